@@ -1,0 +1,345 @@
+/**
+ * The only file that names native symbols: the types of the addon's surface.
+ * Handles are opaque objects owned by C++; ragged rows travel as `Int32Array` tokens laid end to end with
+ * `Int32Array` offsets (row r is `tokens[offsets[r] .. offsets[r + 1])`), copied in at the call.
+ */
+import { loadAddon } from './load.js';
+
+/** A started native job: its result, and a way to stop it within one step. `cancel` is idempotent. */
+export interface NativeJob<T> {
+  promise: Promise<T>;
+  cancel(): void;
+}
+
+/** Progress of a job, delivered at most once a step; later reports replace undelivered earlier ones. */
+export interface NativeProgress {
+  /** Work finished, in the job's own unit (tokens for score and adapt, rows for generate, bytes for load). */
+  done: number;
+  total: number;
+  /** Steps taken so far (forward passes, optimizer steps, decode steps). */
+  step: number;
+  /** Mean loss of the last step where there is one, else NaN. */
+  loss: number;
+}
+export type ProgressCallback = ((progress: NativeProgress) => void) | undefined;
+
+/** Normalised architecture description; TypeScript makes it from config.json or GGUF metadata. */
+export interface ModelConfig {
+  architecture: string; // 'llama' | 'qwen2'
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  maxPositions: number;
+  rmsEps: number;
+  ropeTheta: number;
+  ropeScaling: null | {
+    type: 'linear' | 'llama3';
+    factor: number;
+    lowFreqFactor?: number;
+    highFreqFactor?: number;
+    originalMaxPositions?: number;
+  };
+  /** Biases on q, k and v (Qwen2), on the attention output, on the MLP. */
+  qkvBias: boolean;
+  outputBias: boolean;
+  mlpBias: boolean;
+  /** The head shares the embedding matrix. */
+  tied: boolean;
+}
+
+/** One linear map that a delta can change. Its index in `NativeModel.matrices` is its id. */
+export interface MatrixInfo {
+  /** Hugging Face module path, for example `model.layers.0.self_attn.q_proj`. */
+  name: string;
+  layer: number;
+  /** `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` or `down_proj`. */
+  module: string;
+  out: number;
+  in: number;
+}
+
+export interface NativeModel {
+  readonly config: ModelConfig;
+  readonly matrices: MatrixInfo[];
+  readonly dtype: 'float32' | 'bfloat16' | 'float64';
+  readonly device: string;
+  /** Number of parameters. */
+  readonly parameters: number;
+  /** Host bytes of the weights, packed copies for the products included. */
+  readonly bytes: number;
+  fork(): NativeFork;
+  /** Byte string of every token id, for stop strings: bytes end to end, offsets of length vocabSize + 1. */
+  setTokenBytes(bytes: Uint8Array, offsets: Int32Array): void;
+  /** SHA-256 (hex) over names, shapes and bytes of all weights of a tensor subset; '' for all. For tests and resume. */
+  fingerprint(): NativeJob<string>;
+  createPolicy(spec: NativePolicySpec): NativePolicy;
+  /** Marks closed; weights are freed when the last child is gone. */
+  close(): void;
+}
+
+export interface NativeFork {
+  /** Number of deltas applied. */
+  readonly depth: number;
+  fork(): NativeFork;
+  /** Appends a delta, multiplied by `scale`. O(1), shares the delta's memory. */
+  apply(delta: NativeDelta, scale: number): void;
+  /** Drops all deltas beyond the first `depth`. */
+  revert(depth: number): void;
+  /** Bytes shared with the model, and bytes of the deltas that this fork holds. */
+  memory(): { shared: number; own: number };
+  /** Effective weight of one matrix (base plus all deltas), row-major float32, for tests and export. */
+  weight(matrix: number): NativeJob<Float32Array>;
+  close(): void;
+}
+
+export interface NativeDelta {
+  readonly kind: 'lowRank';
+  /** Changed matrices with their ranks and scales. */
+  readonly parts: { matrix: number; rank: number; scale: number }[];
+  readonly bytes: number;
+  /** Factors of one part: A is [rank, in], B is [out, rank], row-major float32. */
+  factors(part: number): { a: Float32Array; b: Float32Array };
+  /** Writes safetensors in PEFT's layout (temporary name, fsync, rename); names `base_model.model.<matrix>.lora_{A,B}.weight`. */
+  save(path: string): NativeJob<void>;
+  close(): void;
+}
+
+export interface Ragged {
+  tokens: Int32Array;
+  offsets: Int32Array;
+}
+
+export interface ScoreSpec extends Ragged {
+  forks: NativeFork[];
+  /** Row -> index into `forks`. */
+  rowFork: Int32Array;
+  /** Log-probs are of the distribution logits / temperature. 1 by default. */
+  temperature: number;
+  /** Most tokens of one forward pass. 0: chosen from the model. */
+  maxBatchTokens: number;
+}
+
+export interface GenerateSpec extends Ragged {
+  /** `tokens`/`offsets` hold the P prompts. */
+  forks: NativeFork[];
+  /** Prompt -> index into `forks`. */
+  promptFork: Int32Array;
+  /** Row -> prompt. Rows of one prompt share its keys and values. All of the following have one entry a row. */
+  rowPrompt: Int32Array;
+  maxTokens: Int32Array;
+  /** 0 is greedy (log-probs are then those of temperature 1). */
+  temperature: Float32Array;
+  topP: Float32Array;
+  /** 0 is off. */
+  topK: Int32Array;
+  /** Philox key of each row (see `deriveKey`). */
+  keys: BigUint64Array;
+  /** Token ids that end a row; the token itself is part of the result, with its log-prob. */
+  stopTokens: Int32Array;
+  /** Strings that end a row, as UTF-8 bytes of the detokenised text; the tokens that complete one are part of the result. */
+  stopStrings: string[];
+  /** Most rows decoded together. 0: chosen. */
+  maxRows: number;
+}
+export interface GenerateResult extends Ragged {
+  logprobs: Float32Array;
+  /** Per row: 0 'length', 1 'stop token', 2 'stop string', 3 'context full'. */
+  finish: Uint8Array;
+}
+
+/** The inner loop: K slots, each with its own documents and settings. Per-slot arrays have K entries. */
+export interface AdaptSpec extends Ragged {
+  forks: NativeFork[];
+  /** Slot -> index into `forks`: what the slot's delta is stacked on. */
+  slotFork: Int32Array;
+  /** Slot s owns documents `slotDocuments[s] .. slotDocuments[s + 1])` of the ragged rows. */
+  slotDocuments: Int32Array;
+  /** One byte a token: 1 if predicting this token carries loss. Empty: all. The first token of a document never does. */
+  lossMask: Uint8Array;
+  rank: Int32Array;
+  alpha: Float32Array;
+  learningRate: Float32Array;
+  epochs: Int32Array;
+  batchSize: Int32Array;
+  /** 0 constant, 1 linear to 0, 2 cosine to 0. */
+  schedule: Int32Array;
+  warmupSteps: Int32Array;
+  beta1: Float32Array;
+  beta2: Float32Array;
+  epsilon: Float32Array;
+  weightDecay: Float32Array;
+  /** Largest gradient norm; 0 is off. */
+  clip: Float32Array;
+  /** 1: visit the documents in a fresh keyed order each epoch. */
+  shuffle: Uint8Array;
+  keys: BigUint64Array;
+  /** Slot s changes matrices `matrices[matrixOffsets[s] .. matrixOffsets[s + 1])` (ids, ascending). */
+  matrices: Int32Array;
+  matrixOffsets: Int32Array;
+  /** Start from these values instead of the seeded initialisation; null: seeded. */
+  init: (NativeDelta | null)[];
+  /** Tokens of one lockstep step. 0: chosen. */
+  maxStepTokens: number;
+  /** Equal bits whatever the other slots are. */
+  deterministic: boolean;
+}
+export interface AdaptResult {
+  deltas: NativeDelta[];
+  /** Loss of every optimizer step, slot by slot: slot s is `loss[lossOffsets[s] .. lossOffsets[s + 1])`. */
+  loss: Float32Array;
+  lossOffsets: Int32Array;
+  /** Lockstep steps taken. */
+  steps: number;
+}
+
+/** KL(p_fork ‖ p_reference) over the whole vocabulary, in nats, at every position of every row. */
+export interface DivergenceSpec extends Ragged {
+  forks: NativeFork[];
+  rowFork: Int32Array;
+  rowReference: Int32Array;
+  maxBatchTokens: number;
+}
+
+export interface NativePolicySpec {
+  /** Matrix ids, ascending. */
+  matrices: Int32Array;
+  rank: number;
+  alpha: number;
+  key: bigint;
+  valueHead: boolean;
+  /** First bias of the value head. */
+  valueBias: number;
+}
+
+/** One minibatch of the clipped objective; arrays named `…PerToken` have one entry a token of the ragged rows. */
+export interface PolicyStepSpec extends Ragged {
+  /** 'ppo': clipped objective. 'nll': weighted negative log-likelihood (advantages are the weights). */
+  loss: 'ppo' | 'nll';
+  /** 1 where the token is an action of the policy. */
+  actionMask: Uint8Array;
+  oldLogprobs: Float32Array;
+  /** Log-probs of the frozen reference; empty when `klCoefficient` is 0. */
+  referenceLogprobs: Float32Array;
+  advantages: Float32Array;
+  /** Targets and old values of the value head; empty without one. */
+  returns: Float32Array;
+  oldValues: Float32Array;
+  /** Truncated importance weight of the sampler, one a token; empty: 1. */
+  importance: Float32Array;
+  temperature: number;
+  clipLow: number;
+  clipHigh: number;
+  /** Coefficient of the k2 estimate 0.5 (log p − log p_ref)² in the loss. */
+  klCoefficient: number;
+  entropyCoefficient: number;
+  valueCoefficient: number;
+  valueClip: number;
+  /** Sums over action tokens are divided by this constant, not by the batch's own token count. */
+  normalizer: number;
+  learningRate: number;
+  valueLearningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  maxGradNorm: number;
+  maxBatchTokens: number;
+  /** Only compute the statistics and gradients, do not move the weights. */
+  dryRun: boolean;
+}
+export interface PolicyStepStats {
+  loss: number;
+  policyLoss: number;
+  klLoss: number;
+  valueLoss: number;
+  entropy: number;
+  /** k1 and k3 estimates of KL(policy ‖ reference), mean a token. */
+  klReference1: number;
+  klReference3: number;
+  /** k1 and k3 estimates of KL(old ‖ new), mean a token. */
+  klOld1: number;
+  klOld3: number;
+  clipFraction: number;
+  /** 1 − Var(returns − values) / Var(returns); NaN without a value head. */
+  explainedVariance: number;
+  gradNorm: number;
+  /** Largest |new − old| log-prob before this step. */
+  maxLogprobGap: number;
+  tokens: number;
+}
+
+export interface NativePolicy {
+  /** Optimizer steps taken. */
+  readonly steps: number;
+  readonly valueHead: boolean;
+  /** A fork holding the policy's present delta; later updates do not change it. */
+  fork(): NativeFork;
+  /** The present delta, as an immutable snapshot. */
+  delta(): NativeDelta;
+  step(spec: PolicyStepSpec): NativeJob<PolicyStepStats>;
+  /** Value head's estimate before every token: V(state in which token t is chosen); first of a row NaN. */
+  values(rows: Ragged): NativeJob<Float32Array>;
+  /** Gradients of the last step in the order of the values: per part A then B. For tests. */
+  gradients(): Float32Array;
+  /** Values in that same order. */
+  parameters(): Float32Array;
+  setParameters(values: Float32Array): void;
+  /** Values, optimizer moments and counters as safetensors, written atomically. */
+  save(path: string): NativeJob<void>;
+  load(path: string): NativeJob<void>;
+  close(): void;
+}
+
+export interface LoadSpec {
+  config: ModelConfig;
+  /** Absolute paths: one GGUF file, or one or more safetensors shards. */
+  files: string[];
+  format: 'safetensors' | 'gguf';
+  /** GGUF stores Llama's q and k rows permuted. */
+  permutedQK: boolean;
+  dtype: 'float32' | 'bfloat16' | 'float64';
+  device: string;
+}
+
+export interface NativeAddon {
+  /** Build facts. */
+  info(): { version: string; torch: string; cuda: boolean; devices: string[]; threads: number; simd: string };
+  /** Sets the compute thread's number of threads (all cores by default). */
+  setThreads(threads: number): void;
+  /** Header of a .safetensors or .gguf file as JSON, tensors not read. */
+  inspect(path: string): NativeJob<string>;
+  loadModel(spec: LoadSpec, progress: ProgressCallback): NativeJob<NativeModel>;
+  /** Seeded random weights, normal with the given standard deviation (norms 1, biases 0). */
+  randomModel(
+    config: ModelConfig,
+    dtype: 'float32' | 'bfloat16' | 'float64',
+    key: bigint,
+    std: number,
+  ): NativeJob<NativeModel>;
+  loadDelta(model: NativeModel, path: string, scales: { matrix: number; scale: number }[]): NativeJob<NativeDelta>;
+  makeDelta(
+    model: NativeModel,
+    parts: { matrix: number; rank: number; scale: number; a: Float32Array; b: Float32Array }[],
+  ): NativeDelta;
+  score(spec: ScoreSpec, progress: ProgressCallback): NativeJob<Float32Array>;
+  generate(spec: GenerateSpec, progress: ProgressCallback): NativeJob<GenerateResult>;
+  adapt(spec: AdaptSpec, progress: ProgressCallback): NativeJob<AdaptResult>;
+  divergence(spec: DivergenceSpec, progress: ProgressCallback): NativeJob<Float32Array>;
+  /** 64-bit Philox key: hash of a seed, a purpose and indices. */
+  deriveKey(seed: bigint, purpose: string, indices: Int32Array): bigint;
+  /** Keyed permutation of 0 … n − 1. */
+  permutation(key: bigint, n: number): Int32Array;
+  /** Keyed uniform doubles in [0, 1). */
+  uniform(key: bigint, n: number): Float64Array;
+}
+
+let addon: NativeAddon | undefined;
+/** The addon, loaded at first use. Throws `AddonLoadError` with a diagnosis when it cannot be loaded. */
+export function native(): NativeAddon {
+  addon ??= loadAddon() as NativeAddon;
+  return addon;
+}
