@@ -1,0 +1,23 @@
+# GoogleTest from SELFEDIT_GTEST_ROOT (its sources or an installed prefix; scripts/find-gtest.mjs finds it), else from the
+# system. Target: selfedit_gtest (with main).
+set(SELFEDIT_GTEST_ROOT "" CACHE PATH "GoogleTest: a source folder, or a prefix with include/gtest and lib")
+add_library(selfedit_gtest INTERFACE)
+set(gtest_sources "")
+foreach(folder "${SELFEDIT_GTEST_ROOT}" "${SELFEDIT_GTEST_ROOT}/googletest" "/usr/src/googletest/googletest")
+  if(EXISTS "${folder}/src/gtest-all.cc")
+    set(gtest_sources "${folder}")
+    break()
+  endif()
+endforeach()
+if(gtest_sources)
+  # Compiled with our own flags, so that its ABI and options are those of the tests.
+  add_library(selfedit_gtest_main STATIC "${gtest_sources}/src/gtest-all.cc" "${gtest_sources}/src/gtest_main.cc")
+  target_include_directories(selfedit_gtest_main SYSTEM PUBLIC "${gtest_sources}/include" PRIVATE "${gtest_sources}")
+  find_package(Threads REQUIRED)
+  target_link_libraries(selfedit_gtest_main PUBLIC Threads::Threads)
+  target_link_libraries(selfedit_gtest INTERFACE selfedit_gtest_main)
+else()
+  set(GTEST_ROOT "${SELFEDIT_GTEST_ROOT}")
+  find_package(GTest REQUIRED)
+  target_link_libraries(selfedit_gtest INTERFACE GTest::gtest_main)
+endif()
