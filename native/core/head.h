@@ -1,0 +1,41 @@
+// The vocabulary head, chunk by chunk: [tokens, vocabulary] is never materialised (decision 7).
+#pragma once
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <vector>
+
+#include "core/model.h"
+
+namespace selfedit {
+
+// Positions whose next token matters: hidden row `row[i]` predicts `target[i]`.
+struct HeadRows {
+  std::vector<int64_t> row;
+  std::vector<int32_t> target;
+  int64_t size() const { return static_cast<int64_t>(row.size()); }
+};
+
+// Every position of every document but the last predicts the next one; keep(token index) says which targets count.
+HeadRows NextTokenRows(const Ragged& batch, const std::function<bool(int64_t)>& keep = {});
+
+// log p(target | hidden row) of softmax(logits / temperature), in nats.
+std::vector<double> HeadLogprobs(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+                                 double temperature);
+
+// One chunk of rows [begin, begin + count): given log-probs and entropies, sets g = dLoss/dlogprob and
+// e = dLoss/dentropy (both zero on entry).
+using HeadLoss = std::function<void(int64_t begin, int64_t count, const double* logprob, const double* entropy,
+                                    double* g, double* e)>;
+// Returns dLoss/dhidden, [n, hidden]; zero at rows not named. entropy is only computed when wanted (else null).
+at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows, double temperature,
+                        bool entropy, const HeadLoss& loss);
+
+// KL(softmax(head(a[row])) || softmax(head(b[row]))) at each row, in nats.
+std::vector<double> HeadDivergence(const Model& model, const at::Tensor& a, const at::Tensor& b,
+                                   const std::vector<int64_t>& rows);
+
+// Logits of the named rows, [rows, vocabulary].
+at::Tensor HeadLogits(const Model& model, const at::Tensor& hidden, const std::vector<int64_t>& rows);
+
+}  // namespace selfedit

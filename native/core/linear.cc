@@ -1,0 +1,53 @@
+#include "core/linear.h"
+
+#include "core/torch_version.h"
+
+namespace selfedit {
+namespace {
+// Below this a row's bits may depend on the number of rows (measured: oneDNN from 2 up, MKL from 12 up).
+constexpr int64_t kMinRows = 16;
+constexpr int64_t kPackRows = 512;  // the number of rows that oneDNN chooses the layout for
+}  // namespace
+
+at::Tensor Linear::Product(const at::Tensor& x, const at::Tensor& dense, at::Tensor* packed, bool transposed) const {
+  const int64_t n = x.size(0);
+  at::Tensor input = x;
+  if (n < kMinRows) {
+    input = at::zeros({kMinRows, x.size(1)}, x.options());
+    input.narrow(0, 0, n).copy_(x);
+  }
+  const bool half = dense.scalar_type() == at::kBFloat16;
+  if (half) input = input.to(at::kBFloat16);
+  at::Tensor y;
+  if (dense.scalar_type() != at::kDouble && dense.is_cpu() && torch_version::HasPackedLinear()) {
+    if (!packed->defined()) {
+      const at::Tensor plain = transposed ? dense.t().contiguous() : dense.contiguous();
+      *packed = torch_version::PackLinearWeight(plain, kPackRows);
+    }
+    y = torch_version::PackedLinear(input.contiguous(), *packed, std::nullopt);
+  } else {
+    y = transposed ? at::mm(input, dense) : at::mm(input, dense.t());
+  }
+  if (half) y = y.to(at::kFloat);
+  return n < kMinRows ? y.narrow(0, 0, n) : y;
+}
+
+at::Tensor Linear::Forward(const at::Tensor& x) const {
+  at::Tensor y = Product(x, weight_, &packed_, false);
+  if (bias_) y.add_(*bias_);
+  return y;
+}
+
+at::Tensor Linear::BackwardInput(const at::Tensor& dy) const {
+  return Product(dy, weight_, &packed_transposed_, true);
+}
+
+int64_t Linear::bytes() const {
+  int64_t total = static_cast<int64_t>(weight_.nbytes());
+  if (bias_) total += static_cast<int64_t>(bias_->nbytes());
+  if (packed_.defined()) total += static_cast<int64_t>(weight_.nbytes());
+  if (packed_transposed_.defined()) total += static_cast<int64_t>(weight_.nbytes());
+  return total;
+}
+
+}  // namespace selfedit

@@ -1,0 +1,170 @@
+#include "core/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "format/sha256.h"
+#include "core/philox.h"
+
+namespace selfedit {
+
+at::Tensor Model::Embed(const at::Tensor& tokens) const {
+  return at::index_select(embedding_, 0, tokens).to(activation());
+}
+
+std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
+  if (rope_cos_.defined() && rope_cos_.size(0) >= positions) return {rope_cos_, rope_sin_};
+  // As transformers does it: inverse frequencies and angles in float32 (float64 for a float64 model).
+  const int64_t half = config_.head_dim / 2;
+  const int64_t rows = std::min(config_.max_positions, std::max<int64_t>(256, 2 * positions));
+  std::vector<double> inverse(half);
+  const RopeScaling& scaling = config_.rope_scaling;
+  for (int64_t j = 0; j < half; ++j) {
+    double f = 1.0 / std::pow(config_.rope_theta, 2.0 * j / config_.head_dim);
+    if (scaling.type == RopeScaling::Type::kLinear) f /= scaling.factor;
+    if (scaling.type == RopeScaling::Type::kLlama3) {
+      // Llama 3.1: low frequencies are divided by the factor, with a smooth band between.
+      const double wavelength = 2.0 * M_PI / f;
+      const double low = scaling.original_max_positions / scaling.low_freq_factor;
+      const double high = scaling.original_max_positions / scaling.high_freq_factor;
+      if (wavelength > low) {
+        f /= scaling.factor;
+      } else if (wavelength > high) {
+        const double smooth = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) /
+                              (scaling.high_freq_factor - scaling.low_freq_factor);
+        f = (1.0 - smooth) * f / scaling.factor + smooth * f;
+      }
+    }
+    if (rope_factors_.defined()) f /= rope_factors_.const_data_ptr<float>()[j];
+    inverse[j] = f;
+  }
+  at::Tensor cos = at::empty({rows, half}, options()), sin = at::empty_like(cos);
+  for (int64_t p = 0; p < rows; ++p) {
+    for (int64_t j = 0; j < half; ++j) {
+      if (activation() == at::kDouble) {
+        const double angle = p * inverse[j];
+        cos.mutable_data_ptr<double>()[p * half + j] = std::cos(angle);
+        sin.mutable_data_ptr<double>()[p * half + j] = std::sin(angle);
+      } else {
+        const float angle = static_cast<float>(p) * static_cast<float>(inverse[j]);
+        cos.mutable_data_ptr<float>()[p * half + j] = std::cos(angle);
+        sin.mutable_data_ptr<float>()[p * half + j] = std::sin(angle);
+      }
+    }
+  }
+  rope_cos_ = cos;
+  rope_sin_ = sin;
+  return {cos, sin};
+}
+
+std::vector<Model::NamedTensor> Model::Named() const {
+  std::vector<NamedTensor> list{{"model.embed_tokens.weight", &embedding_}, {"model.norm.weight", &final_norm_}};
+  if (!config_.tied) list.push_back({"lm_head.weight", &head_.weight()});
+  for (int64_t l = 0; l < config_.layers; ++l) {
+    const std::string prefix = "model.layers." + std::to_string(l) + ".";
+    list.push_back({prefix + "input_layernorm.weight", &layers_[l].attention_norm});
+    list.push_back({prefix + "post_attention_layernorm.weight", &layers_[l].mlp_norm});
+    for (int m = 0; m < kModulesPerLayer; ++m) {
+      const Linear& linear = layers_[l].linear[m];
+      const std::string& name = matrices_[l * kModulesPerLayer + m].name;
+      list.push_back({name + ".weight", &linear.weight()});
+      if (linear.bias()) list.push_back({name + ".bias", &*linear.bias()});
+    }
+  }
+  return list;
+}
+
+int64_t Model::parameters() const {
+  int64_t total = 0;
+  for (const NamedTensor& named : Named()) total += named.tensor->numel();
+  return total;
+}
+
+int64_t Model::bytes() const {
+  int64_t total = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes());
+  for (const LayerWeights& layer : layers_) {
+    total += static_cast<int64_t>(layer.attention_norm.nbytes() + layer.mlp_norm.nbytes());
+    for (const Linear& linear : layer.linear) total += linear.bytes();
+  }
+  total += head_.bytes();
+  if (head_.weight().is_same(embedding_)) total -= static_cast<int64_t>(embedding_.nbytes());
+  return total;
+}
+
+std::string Model::Fingerprint(const JobControl& control) const {
+  Sha256 hash;
+  for (const NamedTensor& named : Named()) {
+    control.Check();
+    std::string head = named.name;
+    for (const int64_t size : named.tensor->sizes()) head += "," + std::to_string(size);
+    head += std::string(",") + DtypeName(dtype_) + ";";
+    hash.Update(head.data(), head.size());
+    const at::Tensor plain = named.tensor->contiguous();
+    hash.Update(plain.const_data_ptr(), plain.nbytes());
+  }
+  return hash.HexDigest();
+}
+
+void Model::SetTokenBytes(std::vector<uint8_t> bytes, std::vector<int32_t> offsets) {
+  const bool right = offsets.size() == static_cast<size_t>(config_.vocab_size) + 1 && offsets.front() == 0 &&
+                     offsets.back() == static_cast<int64_t>(bytes.size()) &&
+                     std::is_sorted(offsets.begin(), offsets.end());
+  if (!right) throw Error("TOKENIZER_INVALID", "token bytes: offsets do not describe one byte string a token id");
+  token_bytes_ = std::move(bytes);
+  token_offsets_ = std::move(offsets);
+}
+
+std::string_view Model::TokenBytes(int32_t token) const {
+  const char* begin = reinterpret_cast<const char*>(token_bytes_.data());
+  return {begin + token_offsets_[token], static_cast<size_t>(token_offsets_[token + 1] - token_offsets_[token])};
+}
+
+std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uint64_t key, double std) {
+  config.Check();
+  auto model = std::make_shared<Model>();
+  model->config_ = config;
+  model->dtype_ = dtype;
+  model->matrices_ = ListMatrices(config);
+  const at::ScalarType stored = dtype == Dtype::kFloat64    ? at::kDouble
+                                : dtype == Dtype::kBFloat16 ? at::kBFloat16
+                                                            : at::kFloat;
+  uint64_t lane = 0;
+  // Box–Muller over keyed draws; float32 values whatever the dtype, so that models of one key agree across dtypes.
+  auto normal = [&](std::vector<int64_t> shape) {
+    at::Tensor t = at::empty(shape, at::kFloat);
+    float* out = t.mutable_data_ptr<float>();
+    const int64_t count = t.numel();
+    ++lane;
+    for (int64_t i = 0; i < count; i += 4) {
+      const Philox4 draw = Philox(key, i / 4, lane);
+      for (int64_t j = 0; j < 4 && i + j < count; j += 2) {
+        const double radius = std::sqrt(-2.0 * std::log(UniformOpenFloat(draw.v[j])));
+        const double angle = 2.0 * M_PI * UniformOpenFloat(draw.v[j + 1]);
+        out[i + j] = static_cast<float>(std * radius * std::cos(angle));
+        if (i + j + 1 < count) out[i + j + 1] = static_cast<float>(std * radius * std::sin(angle));
+      }
+    }
+    return t.to(stored);
+  };
+  const auto activation = at::TensorOptions().dtype(model->activation());
+  model->embedding_ = normal({config.vocab_size, config.hidden_size});
+  model->final_norm_ = at::ones({config.hidden_size}, activation);
+  model->layers_.resize(config.layers);
+  for (const MatrixInfo& info : model->matrices_) {
+    const bool attention_in = info.module == Module::kQ || info.module == Module::kK || info.module == Module::kV;
+    const bool biased = attention_in ? config.qkv_bias : info.module == Module::kO ? config.output_bias : config.mlp_bias;
+    std::optional<at::Tensor> bias;
+    if (biased) bias = at::zeros({info.out}, activation);
+    model->layers_[info.layer].linear[static_cast<int>(info.module)] = Linear(normal({info.out, info.in}), bias);
+  }
+  for (LayerWeights& layer : model->layers_) {
+    layer.attention_norm = at::ones({config.hidden_size}, activation);
+    layer.mlp_norm = at::ones({config.hidden_size}, activation);
+  }
+  const at::Tensor head = config.tied ? model->embedding_ : normal({config.vocab_size, config.hidden_size});
+  model->head_ = Linear(head.to(model->activation()), std::nullopt);
+  return model;
+}
+
+}  // namespace selfedit

@@ -1,0 +1,83 @@
+// Immutable weights on one device, shared by every fork.
+#pragma once
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/linear.h"
+#include "core/types.h"
+
+namespace selfedit {
+
+class TensorFile;
+
+struct LayerWeights {
+  at::Tensor attention_norm, mlp_norm;  // [hidden]
+  Linear linear[kModulesPerLayer];      // by Module
+};
+
+struct LoadSpec {
+  ModelConfig config;
+  std::vector<std::string> files;  // one GGUF file, or safetensors shards
+  bool gguf = false;
+  bool permuted_qk = false;  // GGUF stores Llama's q and k rows permuted
+  Dtype dtype = Dtype::kFloat32;
+  std::string device = "cpu";
+};
+
+class Model {
+ public:
+  static std::shared_ptr<Model> Load(const LoadSpec& spec, const JobControl& control);
+  // Seeded normal weights (norms 1, biases 0): for tests and for benchmark shapes.
+  static std::shared_ptr<Model> Random(const ModelConfig& config, Dtype dtype, uint64_t key, double std);
+
+  const ModelConfig& config() const { return config_; }
+  const std::vector<MatrixInfo>& matrices() const { return matrices_; }
+  Dtype dtype() const { return dtype_; }
+  // Type of activations, deltas and log-probs: float64 for a float64 model, else float32.
+  at::ScalarType activation() const { return dtype_ == Dtype::kFloat64 ? at::kDouble : at::kFloat; }
+  at::TensorOptions options() const { return at::TensorOptions().dtype(activation()); }
+  const std::string& device() const { return device_; }
+  int64_t parameters() const;
+  int64_t bytes() const;
+  const LayerWeights& layer(int64_t index) const { return layers_[index]; }
+  const Linear& linear(int64_t matrix) const {
+    return layers_[matrix / kModulesPerLayer].linear[matrix % kModulesPerLayer];
+  }
+  const Linear& head() const { return head_; }
+  const at::Tensor& final_norm() const { return final_norm_; }
+  at::Tensor Embed(const at::Tensor& tokens) const;  // int32 [n] -> [n, hidden]
+  // Tables [positions, head_dim / 2]; grown on demand to cover `positions`.
+  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
+  // SHA-256 over names, shapes and bytes of every weight: equal models have equal fingerprints.
+  std::string Fingerprint(const JobControl& control) const;
+
+  // Byte string of every token id, for stop strings.
+  void SetTokenBytes(std::vector<uint8_t> bytes, std::vector<int32_t> offsets);
+  bool has_token_bytes() const { return !token_offsets_.empty(); }
+  std::string_view TokenBytes(int32_t token) const;
+
+ private:
+  struct NamedTensor {
+    std::string name;
+    const at::Tensor* tensor;
+  };
+  std::vector<NamedTensor> Named() const;
+
+  ModelConfig config_;
+  std::vector<MatrixInfo> matrices_;
+  Dtype dtype_ = Dtype::kFloat32;
+  std::string device_ = "cpu";
+  at::Tensor embedding_;  // [vocab, hidden]
+  at::Tensor final_norm_;
+  std::vector<LayerWeights> layers_;
+  Linear head_;               // in the activation type: bfloat16 logits near 20 would be 0.125 apart
+  at::Tensor rope_factors_;  // GGUF's rope_freqs: divisors of the inverse frequencies
+  mutable at::Tensor rope_cos_, rope_sin_;
+  std::vector<uint8_t> token_bytes_;
+  std::vector<int32_t> token_offsets_;
+};
+
+}  // namespace selfedit

@@ -1,0 +1,233 @@
+// Model::Load: names, shapes, dtypes and finiteness of every tensor are checked before a model exists.
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "format/tensor_file.h"
+#include "core/model.h"
+
+namespace selfedit {
+namespace {
+
+// Hugging Face name of a GGUF tensor; empty when it is not one of this graph.
+std::string FromGgufName(const std::string& name) {
+  if (name == "token_embd.weight") return "model.embed_tokens.weight";
+  if (name == "output_norm.weight") return "model.norm.weight";
+  if (name == "output.weight") return "lm_head.weight";
+  if (name == "rope_freqs.weight") return name;
+  if (name.rfind("blk.", 0) != 0) return "";
+  const size_t dot = name.find('.', 4);
+  const size_t last = name.rfind('.');
+  if (dot == std::string::npos || last <= dot) return "";
+  static const std::map<std::string, std::string> kParts = {
+      {"attn_norm", "input_layernorm"},        {"ffn_norm", "post_attention_layernorm"},
+      {"attn_q", "self_attn.q_proj"},          {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},          {"attn_output", "self_attn.o_proj"},
+      {"ffn_gate", "mlp.gate_proj"},           {"ffn_up", "mlp.up_proj"},
+      {"ffn_down", "mlp.down_proj"}};
+  const auto part = kParts.find(name.substr(dot + 1, last - dot - 1));
+  if (part == kParts.end()) return "";
+  return "model.layers." + name.substr(4, dot - 4) + "." + part->second + name.substr(last);
+}
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+struct Source {
+  std::shared_ptr<const TensorFile> file;
+  const TensorInfo* info;
+};
+
+class Loader {
+ public:
+  Loader(const LoadSpec& spec, const JobControl& control) : spec_(spec), control_(control) {
+    for (const std::string& path : spec.files) {
+      auto file = TensorFile::Open(path, spec.gguf ? Format::kGguf : Format::kSafetensors);
+      for (const TensorInfo& info : file->tensors()) {
+        const std::string name = spec.gguf ? FromGgufName(info.name) : info.name;
+        if (name.empty()) {
+          unexpected_.push_back(info.name);
+          continue;
+        }
+        if (!sources_.emplace(name, Source{file, &info}).second) {
+          throw Error("FILE_FORMAT", path + ": tensor \"" + info.name + "\" is present twice");
+        }
+        total_ += static_cast<double>(info.bytes);
+      }
+    }
+  }
+
+  bool Has(const std::string& name) const { return sources_.count(name) > 0; }
+
+  // The tensor in the stored type (weights) or the activation type (norms and biases); undefined when it is missing,
+  // which Finish reports together with all others.
+  at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type, int64_t permuted_heads) {
+    const auto found = sources_.find(name);
+    if (found == sources_.end()) {
+      missing_.push_back(name);
+      return at::zeros({1}, type);
+    }
+    control_.Check();
+    used_.insert(name);
+    const Source source = found->second;
+    if (source.info->shape != shape) {
+      throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
+                                      ShapeText(source.info->shape) + ", the configuration needs " + ShapeText(shape));
+    }
+    at::Tensor tensor = Read(source, shape, type);
+    if (permuted_heads > 0) {
+      // GGUF keeps rotary pairs next to each other: [heads, half, 2, in] -> [heads, 2, half, in].
+      const int64_t half = shape[0] / permuted_heads / 2;
+      tensor = tensor.view({permuted_heads, half, 2, -1}).transpose(1, 2).reshape(shape).contiguous();
+    }
+    done_ += static_cast<double>(source.info->bytes);
+    control_.Report({done_, total_, static_cast<double>(used_.size()), NAN});
+    return tensor;
+  }
+
+  void Ignore(const std::string& name) { used_.insert(name); }
+
+  void Finish() {
+    for (const auto& [name, source] : sources_) {
+      const bool buffer = name.find("rotary_emb.inv_freq") != std::string::npos;
+      if (used_.count(name) == 0 && !buffer) unexpected_.push_back(source.info->name);
+    }
+    Fail("TENSOR_MISSING", "missing", missing_);
+    Fail("TENSOR_UNEXPECTED", "not of this architecture", unexpected_);
+  }
+
+ private:
+  void Fail(const char* code, const char* what, const std::vector<std::string>& names) {
+    if (names.empty()) return;
+    std::string list;
+    for (size_t i = 0; i < names.size() && i < 12; ++i) list += (i ? ", " : "") + names[i];
+    if (names.size() > 12) list += ", …";
+    throw Error(code, spec_.files.at(0) + ": " + std::to_string(names.size()) + " tensor(s) " + what + ": " + list);
+  }
+
+  at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type) {
+    const TensorInfo& info = *source.info;
+    const uint8_t* data = source.file->Data(info);
+    const bool same = (info.dtype == DType::kF32 && type == at::kFloat) ||
+                      (info.dtype == DType::kBF16 && type == at::kBFloat16) ||
+                      (info.dtype == DType::kF64 && type == at::kDouble);
+    at::Tensor tensor;
+    if (same && reinterpret_cast<uintptr_t>(data) % 8 == 0) {
+      // The mapping itself, kept open by the tensor. Nothing ever writes to a weight.
+      tensor = at::from_blob(const_cast<uint8_t*>(data), shape, [file = source.file](void*) {},
+                             at::TensorOptions().dtype(type));
+    } else if (same) {
+      tensor = at::empty(shape, type);
+      std::memcpy(tensor.mutable_data_ptr(), data, info.bytes);
+    } else if (info.dtype == DType::kF64) {
+      at::Tensor wide = at::empty(shape, at::kDouble);
+      std::memcpy(wide.mutable_data_ptr(), data, info.bytes);
+      tensor = wide.to(type);
+    } else {
+      tensor = at::empty(shape, type);
+      const int64_t rows = info.Rows(), width = info.RowLength();
+      at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width)), [&](int64_t b, int64_t e) {
+        if (type == at::kFloat) {
+          Dequantize(info, data, b, e - b, tensor.mutable_data_ptr<float>() + b * width);
+          return;
+        }
+        std::vector<float> row(width);
+        for (int64_t r = b; r < e; ++r) {
+          Dequantize(info, data, r, 1, row.data());
+          if (type == at::kDouble) {
+            std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<double>() + r * width);
+          } else {
+            std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<at::BFloat16>() + r * width);
+          }
+        }
+      });
+    }
+    CheckFinite(source, tensor);
+    return tensor;
+  }
+
+  void CheckFinite(const Source& source, const at::Tensor& tensor) {
+    std::atomic<bool> finite{true};
+    auto scan = [&](const auto* values, auto exponent) {
+      at::parallel_for(0, tensor.numel(), 1 << 18, [&](int64_t b, int64_t e) {
+        decltype(exponent) bad = 0;
+        for (int64_t i = b; i < e; ++i) bad |= (values[i] & exponent) == exponent;
+        if (bad) finite = false;
+      });
+    };
+    if (tensor.scalar_type() == at::kFloat) {
+      scan(static_cast<const uint32_t*>(tensor.const_data_ptr()), uint32_t{0x7F800000u});
+    } else if (tensor.scalar_type() == at::kBFloat16) {
+      scan(static_cast<const uint16_t*>(tensor.const_data_ptr()), uint16_t{0x7F80u});
+    } else {
+      scan(static_cast<const uint64_t*>(tensor.const_data_ptr()), uint64_t{0x7FF0000000000000ull});
+    }
+    if (!finite) {
+      throw Error("WEIGHT_NOT_FINITE", source.file->path() + ": tensor \"" + source.info->name +
+                                           "\" holds NaN or infinite values; expected finite weights");
+    }
+  }
+
+  const LoadSpec& spec_;
+  const JobControl& control_;
+  std::map<std::string, Source> sources_;
+  std::set<std::string> used_;
+  std::vector<std::string> missing_, unexpected_;
+  double done_ = 0, total_ = 0;
+};
+
+}  // namespace
+
+std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& control) {
+  const ModelConfig& config = spec.config;
+  config.Check();
+  if (spec.device != "cpu") {
+    throw Error("DEVICE_UNAVAILABLE", "device \"" + spec.device + "\" is not available in this build; available: cpu");
+  }
+  Loader loader(spec, control);
+  auto model = std::make_shared<Model>();
+  model->config_ = config;
+  model->dtype_ = spec.dtype;
+  model->matrices_ = ListMatrices(config);
+  const at::ScalarType stored = spec.dtype == Dtype::kFloat64    ? at::kDouble
+                                : spec.dtype == Dtype::kBFloat16 ? at::kBFloat16
+                                                                 : at::kFloat;
+  const at::ScalarType wide = model->activation();
+  const int64_t c = config.hidden_size;
+  model->embedding_ = loader.Take("model.embed_tokens.weight", {config.vocab_size, c}, stored, 0);
+  model->final_norm_ = loader.Take("model.norm.weight", {c}, wide, 0);
+  model->layers_.resize(config.layers);
+  for (const MatrixInfo& info : model->matrices_) {
+    const bool q = info.module == Module::kQ, k = info.module == Module::kK, v = info.module == Module::kV;
+    const int64_t permuted = spec.permuted_qk ? (q ? config.heads : k ? config.kv_heads : 0) : 0;
+    const bool biased = (q || k || v) ? config.qkv_bias : info.module == Module::kO ? config.output_bias : config.mlp_bias;
+    std::optional<at::Tensor> bias;
+    if (biased) bias = loader.Take(info.name + ".bias", {info.out}, wide, permuted);
+    model->layers_[info.layer].linear[static_cast<int>(info.module)] =
+        Linear(loader.Take(info.name + ".weight", {info.out, info.in}, stored, permuted), bias);
+  }
+  for (int64_t l = 0; l < config.layers; ++l) {
+    const std::string prefix = "model.layers." + std::to_string(l) + ".";
+    model->layers_[l].attention_norm = loader.Take(prefix + "input_layernorm.weight", {c}, wide, 0);
+    model->layers_[l].mlp_norm = loader.Take(prefix + "post_attention_layernorm.weight", {c}, wide, 0);
+  }
+  if (config.tied) {
+    loader.Ignore("lm_head.weight");
+    model->head_ = Linear(model->embedding_.to(wide), std::nullopt);
+  } else {
+    model->head_ = Linear(loader.Take("lm_head.weight", {config.vocab_size, c}, wide, 0), std::nullopt);
+  }
+  if (loader.Has("rope_freqs.weight")) {
+    model->rope_factors_ = loader.Take("rope_freqs.weight", {config.head_dim / 2}, at::kFloat, 0).contiguous();
+  }
+  loader.Finish();
+  return model;
+}
+
+}  // namespace selfedit

@@ -1,0 +1,112 @@
+#include "core/score.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/head.h"
+#include "core/transformer.h"
+
+namespace selfedit {
+
+std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens) {
+  std::vector<int64_t> order(rows.rows());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return group[a] < group[b]; });
+  std::vector<std::vector<int64_t>> batches;
+  int64_t filled = 0;
+  for (const int64_t row : order) {
+    const int64_t length = rows.length(row);
+    if (batches.empty() || filled + length > max_tokens) {
+      batches.emplace_back();
+      filled = 0;
+    }
+    batches.back().push_back(row);
+    filled += length;
+  }
+  return batches;
+}
+
+Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices) {
+  Ragged batch;
+  for (const int64_t row : indices) batch.Append(rows.tokens.data() + rows.offsets[row], rows.length(row));
+  return batch;
+}
+
+void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t forks) {
+  if (static_cast<int64_t>(row_fork.size()) != rows) {
+    throw Error("INPUT_INVALID", "there are " + std::to_string(row_fork.size()) + " fork indices for " +
+                                     std::to_string(rows) + " rows");
+  }
+  for (const int32_t fork : row_fork) {
+    if (fork < 0 || static_cast<size_t>(fork) >= forks) {
+      throw Error("INPUT_INVALID", "fork index " + std::to_string(fork) + "; there are " + std::to_string(forks) + " forks");
+    }
+  }
+}
+
+namespace {
+
+at::Tensor Hidden(const Model& model, const Ragged& batch, const std::vector<int64_t>& rows,
+                  const std::vector<DeltaStack>& forks, const std::vector<int32_t>& row_fork) {
+  std::vector<DocumentDeltas> deltas;
+  for (const int64_t row : rows) deltas.push_back({&forks[row_fork[row]], nullptr});
+  const OverlayPlan plan = MakeOverlayPlan(model.matrices().size(), batch.offsets, deltas);
+  RaggedAttention attention(model.config(), batch.offsets);
+  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+}
+
+}  // namespace
+
+std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
+  const Model& model = *spec.model;
+  CheckRagged(spec.rows, model.config(), "row");
+  CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
+  if (!(spec.temperature > 0)) throw Error("OPTION_INVALID", "score needs a temperature above 0");
+  std::vector<double> result(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
+  const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
+  const auto batches = PackRows(spec.rows, spec.row_fork, most);
+  double done = 0, step = 0;
+  for (const auto& rows : batches) {
+    control.Check();
+    const Ragged batch = GatherRows(spec.rows, rows);
+    const at::Tensor hidden = Hidden(model, batch, rows, spec.forks, spec.row_fork);
+    const std::vector<double> logprobs = HeadLogprobs(model, hidden, NextTokenRows(batch), spec.temperature);
+    size_t next = 0;
+    for (const int64_t row : rows) {
+      for (int64_t i = 1; i < spec.rows.length(row); ++i) result[spec.rows.offsets[row] + i] = logprobs[next++];
+    }
+    done += static_cast<double>(batch.tokens.size());
+    control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
+  }
+  return result;
+}
+
+std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& control) {
+  const Model& model = *spec.model;
+  CheckRagged(spec.rows, model.config(), "row");
+  CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
+  CheckRowForks(spec.row_reference, spec.rows.rows(), spec.forks.size());
+  std::vector<double> result(spec.rows.tokens.size());
+  const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
+  double done = 0, step = 0;
+  for (const auto& rows : PackRows(spec.rows, spec.row_fork, most)) {
+    control.Check();
+    const Ragged batch = GatherRows(spec.rows, rows);
+    const at::Tensor a = Hidden(model, batch, rows, spec.forks, spec.row_fork);
+    const at::Tensor b = Hidden(model, batch, rows, spec.forks, spec.row_reference);
+    std::vector<int64_t> all(batch.tokens.size());
+    std::iota(all.begin(), all.end(), 0);
+    const std::vector<double> kl = HeadDivergence(model, a, b, all);
+    size_t next = 0;
+    for (const int64_t row : rows) {
+      for (int64_t i = 0; i < spec.rows.length(row); ++i) result[spec.rows.offsets[row] + i] = kl[next++];
+    }
+    done += static_cast<double>(batch.tokens.size());
+    control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
+  }
+  return result;
+}
+
+}  // namespace selfedit

@@ -1,0 +1,43 @@
+// Likelihoods of given tokens under many forks, and divergences between forks.
+#pragma once
+#include <vector>
+
+#include "core/delta.h"
+#include "core/model.h"
+
+namespace selfedit {
+
+struct ScoreSpec {
+  std::shared_ptr<Model> model;
+  Ragged rows;
+  std::vector<DeltaStack> forks;
+  std::vector<int32_t> row_fork;
+  double temperature = 1.0;
+  int64_t max_batch_tokens = 0;  // 0: kDefaultBatchTokens
+};
+constexpr int64_t kDefaultBatchTokens = 1024;
+
+// log p(token | tokens before it), one a token; NaN at the first token of each row.
+std::vector<double> Score(const ScoreSpec& spec, const JobControl& control);
+
+struct DivergenceSpec {
+  std::shared_ptr<Model> model;
+  Ragged rows;
+  std::vector<DeltaStack> forks;
+  std::vector<int32_t> row_fork, row_reference;
+  int64_t max_batch_tokens = 0;
+};
+// KL(p_fork || p_reference) over the vocabulary at every position, in nats.
+std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& control);
+
+// Rows of one forward pass: indices of rows, at least one, at most `max_tokens` tokens when there is more than one.
+// Rows that share a fork are neighbours, so that each fork's delta is one product.
+std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens);
+
+// The named rows as a batch of their own.
+Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
+
+// Throws INPUT_INVALID unless there is one entry a row and each is an index into the forks.
+void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t forks);
+
+}  // namespace selfedit

@@ -1,0 +1,84 @@
+// Plain data that crosses between the parts of the core: configuration, matrix names, ragged batches.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "format/error.h"
+
+namespace selfedit {
+
+enum class Dtype { kFloat32, kBFloat16, kFloat64 };
+Dtype ParseDtype(const std::string& name);
+const char* DtypeName(Dtype dtype);
+
+struct RopeScaling {
+  enum class Type { kNone, kLinear, kLlama3 } type = Type::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  double original_max_positions = 8192;
+};
+
+// The fixed transformer graph; TypeScript makes it from config.json or GGUF metadata (lib/binding.ts, ModelConfig).
+struct ModelConfig {
+  std::string architecture = "llama";
+  int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
+  int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, max_positions = 0;
+  double rms_eps = 1e-5;
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  bool qkv_bias = false, output_bias = false, mlp_bias = false, tied = false;
+  void Check() const;  // throws CONFIG_INVALID
+};
+
+// The linear maps of one layer that deltas can change, in the order of matrix ids.
+enum class Module { kQ, kK, kV, kO, kGate, kUp, kDown };
+constexpr int kModulesPerLayer = 7;
+const char* ModuleName(Module module);  // "q_proj" …
+
+struct MatrixInfo {
+  std::string name;  // "model.layers.0.self_attn.q_proj"
+  int64_t layer = 0;
+  Module module = Module::kQ;
+  int64_t out = 0, in = 0;
+};
+inline int64_t MatrixId(int64_t layer, Module module) {
+  return layer * kModulesPerLayer + static_cast<int64_t>(module);
+}
+std::vector<MatrixInfo> ListMatrices(const ModelConfig& config);
+
+// Rows end to end: row r is tokens[offsets[r] .. offsets[r + 1]).
+struct Ragged {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> offsets{0};
+  int64_t rows() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }
+  void Append(const int32_t* begin, int64_t count) {
+    tokens.insert(tokens.end(), begin, begin + count);
+    offsets.push_back(static_cast<int32_t>(tokens.size()));
+  }
+};
+
+// Checks offsets, token range, row lengths (1 … max_positions); the error names the row.
+void CheckRagged(const Ragged& rows, const ModelConfig& config, const char* what);
+
+struct Progress {
+  double done = 0, total = 0, step = 0, loss = 0;
+};
+
+// What a running job may ask and tell. Check() is called once a step and throws ABORTED.
+struct JobControl {
+  const std::atomic<bool>* stop = nullptr;
+  std::function<void(const Progress&)> report;
+  void Check() const {
+    if (stop != nullptr && stop->load(std::memory_order_relaxed)) throw Error("ABORTED", "the call was aborted");
+  }
+  void Report(const Progress& progress) const {
+    if (report) report(progress);
+  }
+};
+
+}  // namespace selfedit
