@@ -1,5 +1,6 @@
 // A strict JSON reader (RFC 8259, UTF-8 only, no duplicate keys) with limits, and a writer.
-// Header text comes from files that nobody vouches for: nothing is accepted that two parsers could read differently.
+// Header text comes from files that nobody vouches for: nothing is accepted that two parsers could read
+// differently.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -65,7 +66,8 @@ class JsonWriter {
   void String(std::string_view value);
   void Uint(uint64_t value);
   void Int(int64_t value);
-  /// Shortest text that reads back to the same value of that type; null for NaN and infinities, which JSON lacks.
+  /// Shortest text that reads back to the same value of that type; null for NaN and infinities, which JSON
+  /// lacks.
   void Double(double value);
   void Float(float value);
   void Bool(bool value);
@@ -81,7 +83,8 @@ class JsonWriter {
   bool first_ = true;
 };
 
-/// Appends `value` as a JSON string. Bytes that are not UTF-8 become U+FFFD, so the result is always valid JSON.
+/// Appends `value` as a JSON string. Bytes that are not UTF-8 become U+FFFD, so the result is always valid
+/// JSON.
 void AppendJsonString(std::string_view value, std::string* out);
 /// A name from a file for use in a message: quoted, escaped, cut to 200 bytes.
 std::string QuoteForMessage(std::string_view name);

@@ -1,4 +1,5 @@
-// A file's bytes, read-only. Mapped, so that opening a model costs no memory and pages are read when first touched.
+// A file's bytes, read-only. Mapped, so that opening a model costs no memory and pages are read when first
+// touched.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,7 +14,8 @@ namespace selfedit {
 /// every writer of this package replaces files by rename, which leaves an open mapping intact.
 class MappedFile {
  public:
-  /// Maps a regular file. Errors: FILE_UNSAFE (a pickle by name), FILE_NOT_FOUND, FILE_FORMAT (not a regular file), IO.
+  /// Maps a regular file. Errors: FILE_UNSAFE (a pickle by name), FILE_NOT_FOUND, FILE_FORMAT (not a regular
+  /// file), IO.
   static std::shared_ptr<const MappedFile> Open(const std::string& path);
   /// The same view of bytes in memory, for tests and fuzzing; `name` stands for the path in messages.
   static std::shared_ptr<const MappedFile> FromBytes(const std::string& name, std::vector<uint8_t> bytes);

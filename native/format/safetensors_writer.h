@@ -18,10 +18,10 @@ struct TensorToWrite {
   const void* data = nullptr;
 };
 
-/// Writes `tensors` and string metadata to `path`: temporary name in the same folder, fsync, rename, fsync of the
-/// folder. Tensors are laid out like the safetensors library does: by type, largest alignment first, then by name.
-/// Errors: IO (the temporary file is removed, an earlier file is untouched); INTERNAL for duplicate or reserved
-/// names, negative dimensions and quantised types.
+/// Writes `tensors` and string metadata to `path`: temporary name in the same folder, fsync, rename, fsync of
+/// the folder. Tensors are laid out like the safetensors library does: by type, largest alignment first, then
+/// by name. Errors: IO (the temporary file is removed, an earlier file is untouched); INTERNAL for duplicate
+/// or reserved names, negative dimensions and quantised types.
 void WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                       const std::vector<std::pair<std::string, std::string>>& metadata = {});
 

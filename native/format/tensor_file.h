@@ -1,5 +1,5 @@
-// One view of safetensors and GGUF files: named tensors in a mapping. Every size, count and offset is checked before
-// it is used; a TensorFile that exists is sound, so its users need no checks of their own.
+// One view of safetensors and GGUF files: named tensors in a mapping. Every size, count and offset is checked
+// before it is used; a TensorFile that exists is sound, so its users need no checks of their own.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -13,7 +13,23 @@ namespace selfedit {
 class MappedFile;
 struct TensorHeader;
 
-enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0 };
+enum class DType {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU8,
+  kBool,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0
+};
 
 /// "F32", "BF16", "BOOL", "Q4_1" …: the names that safetensors and GGML use.
 const char* DTypeName(DType dtype);
@@ -60,8 +76,9 @@ class TensorFile {
   /// A metadata entry of type string (safetensors `__metadata__`, GGUF key–value).
   std::optional<std::string> MetadataString(std::string_view key) const;
   /// {"format":"gguf","version":3,"metadata":{…},"tensors":[{"name","dtype","shape","offset","bytes"}]}.
-  /// `version` is null for safetensors, which has none. Bytes of GGUF strings that are not UTF-8 become U+FFFD;
-  /// float32 metadata is written with the fewest digits that read back to the same float32, NaN and infinity as null.
+  /// `version` is null for safetensors, which has none. Bytes of GGUF strings that are not UTF-8 become
+  /// U+FFFD; float32 metadata is written with the fewest digits that read back to the same float32, NaN and
+  /// infinity as null.
   std::string HeaderJson() const;
 
  private:
@@ -73,9 +90,10 @@ class TensorFile {
   std::vector<uint32_t> by_name_;  // indices of tensors(), sorted by name
 };
 
-/// Rows [first_row, first_row + rows) of a tensor as float32, row-major. `data` is the tensor's first byte, `out` has
-/// room for rows · RowLength() values. No threads of its own: callers split the rows. Bit-exact for every type that
-/// float32 holds; F64 and I64 and I32 round to nearest. Throws INTERNAL when the range is outside the tensor.
+/// Rows [first_row, first_row + rows) of a tensor as float32, row-major. `data` is the tensor's first byte,
+/// `out` has room for rows · RowLength() values. No threads of its own: callers split the rows. Bit-exact for
+/// every type that float32 holds; F64 and I64 and I32 round to nearest. Throws INTERNAL when the range is
+/// outside the tensor.
 void Dequantize(const TensorInfo& tensor, const uint8_t* data, int64_t first_row, int64_t rows, float* out);
 
 }  // namespace selfedit
