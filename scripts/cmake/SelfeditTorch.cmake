@@ -43,7 +43,10 @@ if(torch_gomp AND NOT MSVC)
   else()
     target_compile_options(selfedit_openmp INTERFACE -fopenmp)
   endif()
-  target_link_libraries(selfedit_openmp INTERFACE selfedit_torch_gomp)
+  # Programs link it. The addon leaves these symbols open: the loader has opened the runtime of whatever libtorch it found,
+  # and its file name differs between distributions of libtorch.
+  target_link_libraries(selfedit_openmp INTERFACE
+    $<$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>:selfedit_torch_gomp>)
 else()
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   target_link_libraries(selfedit_openmp INTERFACE OpenMP::OpenMP_CXX)
