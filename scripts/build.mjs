@@ -29,8 +29,10 @@ function filesBelow(folder) {
 export function sourceHash() {
   const hash = createHash('sha256');
   const files = [join(ROOT, 'CMakeLists.txt'), ...filesBelow('scripts/cmake'), ...filesBelow('native')];
-  for (const file of files) hash.update(file.slice(ROOT.length)).update('\0').update(readFileSync(file)).update('\0');
-  for (const name of ['node-addon-api', 'node-api-headers']) hash.update(require(`${name}/package.json`).version);
+  for (const file of files)
+    hash.update(file.slice(ROOT.length)).update('\0').update(readFileSync(file)).update('\0');
+  for (const name of ['node-addon-api', 'node-api-headers'])
+    hash.update(require(`${name}/package.json`).version);
   hash.update(`${process.platform} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CXXFLAGS ?? ''}`);
   return hash.digest('hex');
 }
@@ -47,7 +49,13 @@ function readJson(path) {
 export function isUpToDate({ tests = false } = {}) {
   const made = readJson(join(RELEASE, 'build.json'));
   const torch = readJson(join(RELEASE, 'libtorch.json'));
-  if (!made || !torch || !existsSync(join(RELEASE, 'selfedit.node')) || !existsSync(join(RELEASE, 'loader.node'))) return false;
+  if (
+    !made ||
+    !torch ||
+    !existsSync(join(RELEASE, 'selfedit.node')) ||
+    !existsSync(join(RELEASE, 'loader.node'))
+  )
+    return false;
   if (tests && !(made.tests && existsSync(join(RELEASE, 'selfedit_tests')))) return false;
   return made.sources === sourceHash() && existsSync(torch.root);
 }
@@ -58,7 +66,8 @@ function asksForAnother(env) {
   const named = env.LIBTORCH || env.SELFEDIT_LIBTORCH_VARIANT || env.SELFEDIT_LIBTORCH_VERSION;
   return Boolean(named) && JSON.stringify(torch?.asked) !== JSON.stringify(asked(env));
 }
-const asked = (env) => [env.LIBTORCH, env.SELFEDIT_LIBTORCH_VARIANT, env.SELFEDIT_LIBTORCH_VERSION].map((v) => v ?? null);
+const asked = (env) =>
+  [env.LIBTORCH, env.SELFEDIT_LIBTORCH_VARIANT, env.SELFEDIT_LIBTORCH_VERSION].map((v) => v ?? null);
 
 /** Compiling one file over ATen takes up to 2 GB. */
 function jobs() {
@@ -69,11 +78,13 @@ function jobs() {
 
 /** The value of one variable of an earlier configuration. */
 function cached(name) {
-  const cache = existsSync(join(ROOT, 'build/CMakeCache.txt')) ? readFileSync(join(ROOT, 'build/CMakeCache.txt'), 'utf8') : '';
+  const cache = existsSync(join(ROOT, 'build/CMakeCache.txt'))
+    ? readFileSync(join(ROOT, 'build/CMakeCache.txt'), 'utf8')
+    : '';
   return new RegExp(`^${name}:[^=]*=(.*)$`, 'm').exec(cache)?.[1];
 }
 
-async function compile({ torch, tests }) {
+async function compile({ torch, tests, env }) {
   // A build folder belongs to one libtorch and one place: start afresh when either has moved.
   const home = cached('CMAKE_HOME_DIRECTORY');
   const before = cached('SELFEDIT_TORCH_ROOT');
@@ -88,6 +99,7 @@ async function compile({ torch, tests }) {
     directory: ROOT,
     out: join(ROOT, 'build'),
     config: 'Release',
+    noLog: !env.SELFEDIT_DEBUG,
     // A folder configured for one generator refuses another, for example after ninja was installed.
     generator: cached('CMAKE_GENERATOR'),
     parallel: jobs(),
@@ -112,7 +124,7 @@ export async function build({ tests = false, force = false, env = process.env } 
     const keep = last && !asksForAnother(env) && existsSync(join(last.root, 'include', 'ATen', 'ATen.h'));
     const torch = keep ? last : await findLibtorch({ env, log });
     const sources = sourceHash();
-    await compile({ torch, tests });
+    await compile({ torch, tests, env });
     const { root, version, variant, source } = torch;
     const facts = { root, version, variant, source, asked: keep ? last.asked : asked(env) };
     writeFileSync(join(RELEASE, 'libtorch.json'), `${JSON.stringify(facts, null, 2)}\n`);

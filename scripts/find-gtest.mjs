@@ -13,7 +13,9 @@ const run = promisify(execFile);
 
 /** A folder that scripts/cmake/SelfeditGTest.cmake can use: GoogleTest's sources or an installed prefix. */
 export function usable(folder) {
-  return ['src/gtest-all.cc', 'googletest/src/gtest-all.cc', 'include/gtest/gtest.h'].some((f) => existsSync(join(folder, f)));
+  return ['src/gtest-all.cc', 'googletest/src/gtest-all.cc', 'include/gtest/gtest.h'].some((f) =>
+    existsSync(join(folder, f)),
+  );
 }
 
 /** Debian's package holds the sources. apt unpacks nothing and needs no root as long as its lists are our own. */
@@ -23,7 +25,15 @@ async function fromApt(env) {
     const lists = join(work, 'state', 'lists');
     await mkdir(join(lists, 'partial'), { recursive: true });
     await mkdir(join(work, 'archives', 'partial'), { recursive: true });
-    const own = ['-o', `Dir::State::lists=${lists}`, '-o', `Dir::Cache=${work}`, '-o', 'APT::Sandbox::User=', '-qq'];
+    const own = [
+      '-o',
+      `Dir::State::lists=${lists}`,
+      '-o',
+      `Dir::Cache=${work}`,
+      '-o',
+      'APT::Sandbox::User=',
+      '-qq',
+    ];
     const options = { cwd: work, timeout: 180_000 };
     // First with the lists that the system already has, then with lists fetched into our own folder.
     await run('apt-get', ['download', '-qq', 'googletest'], options).catch(async () => {
@@ -48,7 +58,13 @@ export async function findGoogleTest({ env = process.env, log = () => {}, apt = 
     if (!usable(env.GTEST_ROOT)) throw new Error(`GTEST_ROOT=${env.GTEST_ROOT} holds no GoogleTest`);
     return env.GTEST_ROOT;
   }
-  const places = ['/usr/src/googletest', join(cacheFolder(env), 'googletest'), '/usr/local', '/opt/homebrew', '/usr'];
+  const places = [
+    '/usr/src/googletest',
+    join(cacheFolder(env), 'googletest'),
+    '/usr/local',
+    '/opt/homebrew',
+    '/usr',
+  ];
   const place = places.find(usable);
   if (place) return place;
   try {

@@ -3,19 +3,35 @@
 // first that can be used is taken and named in one line. `--json` prints the result; `--no-download` stays on this machine.
 import { pathToFileURL } from 'node:url';
 import { fromArchive } from './libtorch/archive.mjs';
-import { cachedRoots, DEFAULT_VERSION, inspectRoot, pythonTorch, SUPPORTED, supportedRange } from './libtorch/root.mjs';
+import {
+  cachedRoots,
+  DEFAULT_VERSION,
+  inspectRoot,
+  pythonTorch,
+  SUPPORTED,
+  supportedRange,
+} from './libtorch/root.mjs';
 import { fromWheel } from './libtorch/wheel.mjs';
 
 /** What can be wanted: a variant (cpu where none is named, but then any complete local one will do) and a version. */
 function wanted(env) {
   const named = env.SELFEDIT_LIBTORCH_VARIANT?.toLowerCase();
   if (named !== undefined && !/^(cpu|cu\d{3}|rocm[\d.]+)$/.test(named)) {
-    throw new Error(`SELFEDIT_LIBTORCH_VARIANT is "${named}"; expected cpu, or a CUDA version such as cu128 or cu130`);
+    throw new Error(
+      `SELFEDIT_LIBTORCH_VARIANT is "${named}"; expected cpu, or a CUDA version such as cu128 or cu130`,
+    );
   }
   const version = env.SELFEDIT_LIBTORCH_VERSION || DEFAULT_VERSION;
   const [major, minor] = version.split('.').map(Number);
-  if (!/^\d+\.\d+\.\d+$/.test(version) || major !== SUPPORTED.major || minor < SUPPORTED.first || minor > SUPPORTED.last) {
-    throw new Error(`SELFEDIT_LIBTORCH_VERSION is "${version}"; expected a version from ${supportedRange()}, such as 2.13.0`);
+  if (
+    !/^\d+\.\d+\.\d+$/.test(version) ||
+    major !== SUPPORTED.major ||
+    minor < SUPPORTED.first ||
+    minor > SUPPORTED.last
+  ) {
+    throw new Error(
+      `SELFEDIT_LIBTORCH_VERSION is "${version}"; expected a version from ${supportedRange()}, such as 2.13.0`,
+    );
   }
   return { variant: named ?? 'cpu', named, version, exactVersion: Boolean(env.SELFEDIT_LIBTORCH_VERSION) };
 }
@@ -23,8 +39,10 @@ function wanted(env) {
 /** Why a local libtorch is passed over, or undefined when it will do. */
 function mismatch(found, want) {
   if (found.problem) return found.problem;
-  if (want.named && found.variant !== want.named) return `it is ${found.variant}, and the variant is ${want.named}`;
-  if (want.exactVersion && found.version !== want.version) return `it is ${found.version}, not ${want.version}`;
+  if (want.named && found.variant !== want.named)
+    return `it is ${found.variant}, and the variant is ${want.named}`;
+  if (want.exactVersion && found.version !== want.version)
+    return `it is ${found.version}, not ${want.version}`;
   return undefined;
 }
 
@@ -34,7 +52,9 @@ function fromCache(want, env) {
   // The default version first, then the newest; CPU before CUDA where no variant is named.
   const best = fitting.sort((a, b) => rank(a) - rank(b))[0];
   if (best) return best;
-  throw new Error(roots.length === 0 ? 'it is empty' : roots.map((r) => `${r.root}: ${mismatch(r, want)}`).join('; '));
+  throw new Error(
+    roots.length === 0 ? 'it is empty' : roots.map((r) => `${r.root}: ${mismatch(r, want)}`).join('; '),
+  );
 
   function rank(found) {
     return (found.variant === want.variant ? 0 : 2) + (found.version === want.version ? 0 : 1);
@@ -54,7 +74,12 @@ function fromPython(want, env) {
  * Returns { root, version, variant, libraries, source, check }. Throws with everything that was tried when there is none.
  * `log` gets the one line that says which was taken.
  */
-export async function findLibtorch({ env = process.env, log = () => {}, download = true, sources = {} } = {}) {
+export async function findLibtorch({
+  env = process.env,
+  log = () => {},
+  download = true,
+  sources = {},
+} = {}) {
   const want = wanted(env);
   const take = (found, source) => {
     const check = found.check ? `, SHA-256 ${found.check}` : '';

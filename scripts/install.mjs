@@ -12,7 +12,11 @@ const say = (line) => console.error(`selfedit: ${line}`);
 
 function works(command, args = ['--version']) {
   try {
-    return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], timeout: 30_000 });
+    return execFileSync(command, args, {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      timeout: 30_000,
+    });
   } catch {
     return undefined;
   }
@@ -23,9 +27,11 @@ function missingTools() {
   const missing = [];
   const cmake = /version (\d+)\.(\d+)/.exec(works('cmake') ?? '');
   if (!cmake) missing.push('CMake');
-  else if (Number(cmake[1]) * 100 + Number(cmake[2]) < 318) missing.push(`CMake 3.18 or newer (found ${cmake[1]}.${cmake[2]})`);
+  else if (Number(cmake[1]) * 100 + Number(cmake[2]) < 318)
+    missing.push(`CMake 3.18 or newer (found ${cmake[1]}.${cmake[2]})`);
   if (process.platform !== 'win32') {
-    if (![process.env.CXX, 'c++', 'g++', 'clang++'].some((c) => c && works(c))) missing.push('a C++20 compiler');
+    if (![process.env.CXX, 'c++', 'g++', 'clang++'].some((c) => c && works(c)))
+      missing.push('a C++20 compiler');
     if (!['ninja', 'make'].some((c) => works(c))) missing.push('make or Ninja');
   }
   return missing;
@@ -50,7 +56,9 @@ try {
   } else if (isUpToDate()) {
     say('the addon is up to date');
   } else if (missing.length > 0) {
-    say(`the native addon was not built: ${missing.join(', ')} not found. Install it, then run "npm rebuild selfedit"`);
+    say(
+      `the native addon was not built: ${missing.join(', ')} not found. Install it, then run "npm rebuild selfedit"`,
+    );
   } else {
     await build();
   }

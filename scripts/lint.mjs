@@ -10,7 +10,11 @@ const fix = process.argv.includes('--fix');
 const bin = (name) => join(root, 'node_modules', '.bin', name);
 
 function run(title, command, args) {
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', shell: process.platform === 'win32' });
+  const { status, error } = spawnSync(command, args, {
+    cwd: root,
+    stdio: 'inherit',
+    shell: process.platform === 'win32',
+  });
   if (error) console.error(`${title}: ${error.message}`);
   if (status !== 0) {
     console.error(`lint: ${title} complains`);

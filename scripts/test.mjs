@@ -35,7 +35,10 @@ function skipReason(name, output) {
   const end = output.indexOf(`[  SKIPPED ] ${name}`, start);
   if (start < 0 || end < 0) return '';
   const text = output.slice(start, end).split('\n').slice(1);
-  return text.filter((line) => !/: Skipped$/.test(line)).join(' ').trim();
+  return text
+    .filter((line) => !/: Skipped$/.test(line))
+    .join(' ')
+    .trim();
 }
 
 /** Runs a program, showing what it prints, and gives its status and text. */
@@ -75,7 +78,9 @@ function vitest(patterns) {
   const args = [entry, 'run', '--reporter=default', '--reporter=./scripts/vitest-summary.mjs', ...patterns];
   const env = { ...process.env, SELFEDIT_VITEST_SUMMARY: file };
   const { status } = spawnSync(process.execPath, args, { cwd: ROOT, stdio: 'inherit', env });
-  const counts = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : { passed: 0, failed: 1, skipped: [] };
+  const counts = existsSync(file)
+    ? JSON.parse(readFileSync(file, 'utf8'))
+    : { passed: 0, failed: 1, skipped: [] };
   if (status !== 0 && counts.failed === 0) counts.failed = 1;
   add(counts);
 }
@@ -95,7 +100,10 @@ function finish() {
 try {
   const patterns = process.argv.slice(2);
   const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-  const typescript = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: ROOT, stdio: 'inherit' });
+  const typescript = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {
+    cwd: ROOT,
+    stdio: 'inherit',
+  });
   if (typescript.status !== 0) throw new Error('TypeScript does not compile');
   await build({ tests: true });
   if (patterns.length === 0) await cppTests();

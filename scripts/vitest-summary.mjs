@@ -10,7 +10,8 @@ export default class Summary {
         own++;
         const result = test.result();
         if (result.state === 'passed') summary.passed++;
-        else if (result.state === 'skipped') summary.skipped.push({ name: test.fullName, reason: result.note ?? '' });
+        else if (result.state === 'skipped')
+          summary.skipped.push({ name: test.fullName, reason: result.note ?? '' });
         else summary.failed++; // failed, or never finished
       }
       // A file or a suite that fails outside its tests (an import, a hook) has failed, whatever its tests say.

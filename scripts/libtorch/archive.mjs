@@ -12,9 +12,12 @@ const STALL_MS = 30_000;
 /** Address of the archive, or undefined where there is none for this platform. */
 export function archiveUrl(version, variant, platform = process.platform, arch = process.arch) {
   const base = `https://download.pytorch.org/libtorch/${variant}`;
-  if (platform === 'linux' && arch === 'x64') return `${base}/libtorch-shared-with-deps-${version}%2B${variant}.zip`;
-  if (platform === 'darwin' && arch === 'arm64' && variant === 'cpu') return `${base}/libtorch-macos-arm64-${version}.zip`;
-  if (platform === 'win32' && arch === 'x64') return `${base}/libtorch-win-shared-with-deps-${version}%2B${variant}.zip`;
+  if (platform === 'linux' && arch === 'x64')
+    return `${base}/libtorch-shared-with-deps-${version}%2B${variant}.zip`;
+  if (platform === 'darwin' && arch === 'arm64' && variant === 'cpu')
+    return `${base}/libtorch-macos-arm64-${version}.zip`;
+  if (platform === 'win32' && arch === 'x64')
+    return `${base}/libtorch-win-shared-with-deps-${version}%2B${variant}.zip`;
   return undefined;
 }
 
@@ -33,7 +36,9 @@ async function download(url, path, connectMs) {
         done(null, chunk);
       },
     });
-    await pipeline(Readable.fromWeb(response.body), watch, createWriteStream(path), { signal: controller.signal });
+    await pipeline(Readable.fromWeb(response.body), watch, createWriteStream(path), {
+      signal: controller.signal,
+    });
   } catch (error) {
     const reason = controller.signal.aborted ? controller.signal.reason : error;
     throw new Error(`${new URL(url).host}: ${reason.cause?.message ?? reason.message}`);

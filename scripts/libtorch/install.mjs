@@ -36,7 +36,10 @@ export async function verify(path, name, env = process.env, known = KNOWN) {
 export function neededPart(name) {
   const path = name.replace(/^libtorch\//, 'torch/').replace(/^[^/]+\.data\/purelib\//, '');
   const library = /^torch\/lib\/([^/]+)$/.exec(path);
-  if (library) return /python|_test|^libshm|backend_with_compiler|aoti_custom_ops|\.a$/.test(library[1]) ? undefined : path;
+  if (library)
+    return /python|_test|^libshm|backend_with_compiler|aoti_custom_ops|\.a$/.test(library[1])
+      ? undefined
+      : path;
   if (/^torch\/(include|share\/cmake)\//.test(path)) return path;
   if (/^torch\/(version\.py|build-version|build-hash)$/.test(path)) return path;
   if (/^nvidia\/.*\/lib\/[^/]+\.so/.test(path)) return path;

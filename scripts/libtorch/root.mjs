@@ -55,11 +55,16 @@ function readVersion(root) {
   if (quoted) {
     const found = splitVersion(quoted[1]);
     const cuda = /^cuda: [^=]*= ['"](\d+)\.(\d+)['"]/m.exec(python);
-    if (found) return { version: found.version, variant: found.variant ?? (cuda ? `cu${cuda[1]}${cuda[2]}` : undefined) };
+    if (found)
+      return {
+        version: found.version,
+        variant: found.variant ?? (cuda ? `cu${cuda[1]}${cuda[2]}` : undefined),
+      };
   }
   for (const header of ['torch/headeronly/version.h', 'torch/csrc/api/include/torch/version.h']) {
     const text = read(join(root, 'include', header));
-    const parts = text && ['MAJOR', 'MINOR', 'PATCH'].map((p) => new RegExp(`TORCH_VERSION_${p} (\\d+)`).exec(text)?.[1]);
+    const parts =
+      text && ['MAJOR', 'MINOR', 'PATCH'].map((p) => new RegExp(`TORCH_VERSION_${p} (\\d+)`).exec(text)?.[1]);
     if (parts?.every(Boolean)) return { version: parts.join('.') };
   }
   return undefined;
@@ -86,7 +91,13 @@ export function inspectRoot(folder, options = {}) {
   const found = readVersion(root);
   if (!found) return { root, problem: 'its version cannot be read (build-version, version.py or version.h)' };
   const variant = found.variant ?? (cuda ? 'cuda' : 'cpu');
-  const result = { root, version: found.version, variant, libraries: libraries(root, files), problem: undefined };
+  const result = {
+    root,
+    version: found.version,
+    variant,
+    libraries: libraries(root, files),
+    problem: undefined,
+  };
   const [major, minor] = found.version.split('.').map(Number);
   if (major !== SUPPORTED.major || minor < SUPPORTED.first || minor > SUPPORTED.last) {
     result.problem = `it is version ${found.version}; selfedit needs ${supportedRange()}`;
@@ -109,8 +120,13 @@ export function supportedRange() {
 
 /** The libraries to open, dependencies first. */
 function libraries(root, files) {
-  const openmp = files.filter((f) => /^(libgomp.*\.so|libi?omp5?\.(dylib|dll))/.test(f)).sort().slice(0, 1);
-  const names = ['libc10', 'libc10_cuda', 'libtorch_cpu', 'libtorch_cuda', 'libtorch'].map((n) => libraryName(n));
+  const openmp = files
+    .filter((f) => /^(libgomp.*\.so|libi?omp5?\.(dylib|dll))/.test(f))
+    .sort()
+    .slice(0, 1);
+  const names = ['libc10', 'libc10_cuda', 'libtorch_cpu', 'libtorch_cuda', 'libtorch'].map((n) =>
+    libraryName(n),
+  );
   return [...openmp, ...names.filter((n) => files.includes(n))].map((f) => join(root, 'lib', f));
 }
 
@@ -122,7 +138,9 @@ export function missingLibraries(library) {
   if (process.platform !== 'linux') return [];
   try {
     const text = execFileSync('ldd', [library], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
-    return [...text.matchAll(/^\s*(\S+) => not found/gm)].map((m) => m[1]).filter((n) => n !== 'libcuda.so.1');
+    return [...text.matchAll(/^\s*(\S+) => not found/gm)]
+      .map((m) => m[1])
+      .filter((n) => n !== 'libcuda.so.1');
   } catch {
     return []; // No ldd: the loader will say what is missing.
   }
@@ -139,7 +157,9 @@ export function cachedRoots(env = process.env) {
 
 /** The Python to ask: SELFEDIT_PYTHON, npm's `python` setting, else python3. */
 export function pythonCommand(env = process.env) {
-  return env.SELFEDIT_PYTHON || env.npm_config_python || (process.platform === 'win32' ? 'python' : 'python3');
+  return (
+    env.SELFEDIT_PYTHON || env.npm_config_python || (process.platform === 'win32' ? 'python' : 'python3')
+  );
 }
 
 /** Folder of the `torch` package that `python3` would import (it is not imported), or undefined. */

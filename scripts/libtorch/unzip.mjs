@@ -80,7 +80,8 @@ export async function unzip(path, folder, rename) {
       const target = entry.name.endsWith('/') ? undefined : rename(entry.name);
       if (target === undefined) continue;
       const inside = normalize(target);
-      if (inside.startsWith('..') || inside.startsWith(sep)) throw new Error(`the zip file names ${entry.name}`);
+      if (inside.startsWith('..') || inside.startsWith(sep))
+        throw new Error(`the zip file names ${entry.name}`);
       const output = join(folder, inside);
       await mkdir(dirname(output), { recursive: true });
       await extract(file, path, entry, output);

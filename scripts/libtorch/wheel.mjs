@@ -16,7 +16,9 @@ async function pip(env, ...args) {
     });
   } catch (error) {
     if (error.code === 'ENOENT') throw new Error(`there is no ${pythonCommand(env)}`);
-    const lines = String(error.stderr || error.message).trim().split('\n');
+    const lines = String(error.stderr || error.message)
+      .trim()
+      .split('\n');
     throw new Error(lines.findLast((line) => line.startsWith('ERROR')) ?? lines.at(-1));
   }
 }
@@ -27,7 +29,14 @@ async function pip(env, ...args) {
  */
 function tagSets() {
   if (process.platform === 'linux' && process.arch === 'x64') {
-    const platform = ['--platform', 'manylinux_2_28_x86_64', '--python-version', '3.11', '--implementation', 'cp'];
+    const platform = [
+      '--platform',
+      'manylinux_2_28_x86_64',
+      '--python-version',
+      '3.11',
+      '--implementation',
+      'cp',
+    ];
     return [[...platform, '--abi', 'cp311', '--only-binary=:all:'], []];
   }
   return [[]];
@@ -43,7 +52,18 @@ async function dryRun(env, version, tags, work) {
   const report = join(work, 'report.json');
   const target = tags.length > 0 ? ['--target', join(work, 'none')] : ['--ignore-installed'];
   try {
-    await pip(env, 'install', '--quiet', '--dry-run', '--no-deps', '--report', report, ...target, ...tags, `torch==${version}`);
+    await pip(
+      env,
+      'install',
+      '--quiet',
+      '--dry-run',
+      '--no-deps',
+      '--report',
+      report,
+      ...target,
+      ...tags,
+      `torch==${version}`,
+    );
     return JSON.parse(await readFile(report, 'utf8')).install[0]?.metadata.requires_dist ?? [];
   } catch {
     return undefined;
@@ -90,7 +110,8 @@ async function unpack({ work, variant, env, known, cuda, version }) {
     // pip judges the markers and brings what these need in turn.
     const beside = join(work, 'nvidia');
     await pip(env, 'download', '--quiet', '--dest', beside, ...cuda);
-    for (const file of await readdir(beside)) if (/^nvidia_.*\.whl$/.test(file)) files.push(join(beside, file));
+    for (const file of await readdir(beside))
+      if (/^nvidia_.*\.whl$/.test(file)) files.push(join(beside, file));
   }
   const found = await unpackIntoCache(files, { source: `wheel ${wheel}`, version, ...check }, env);
   if (variant !== 'cpu' && found.variant !== variant) {
