@@ -1,0 +1,52 @@
+// The inner loop of SEAL: K text edits become K low-rank deltas by K short trainings in lockstep (decisions 3 to 5).
+#pragma once
+#include <vector>
+
+#include "core/delta.h"
+#include "core/model.h"
+
+namespace selfedit {
+
+enum class Schedule { kConstant, kLinear, kCosine };
+
+// Learning-rate factor of step t (0 first) as in transformers' get_*_schedule_with_warmup.
+double ScheduleFactor(Schedule schedule, int64_t step, int64_t warmup, int64_t total);
+
+struct SlotSpec {
+  DeltaStack stack;  // what the new delta is trained on top of
+  int64_t first_document = 0, last_document = 0;
+  int64_t rank = 32;
+  double alpha = 64;
+  double learning_rate = 1e-3;
+  int64_t epochs = 10, batch_size = 1;
+  Schedule schedule = Schedule::kLinear;
+  int64_t warmup_steps = 0;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  double clip = 1.0;  // 0: off
+  bool shuffle = true;
+  uint64_t key = 0;
+  std::vector<int32_t> matrices;
+  DeltaPtr init;  // null: seeded
+};
+
+struct AdaptSpec {
+  std::shared_ptr<Model> model;
+  Ragged documents;
+  std::vector<uint8_t> loss_mask;  // one a token, empty: all
+  std::vector<SlotSpec> slots;
+  int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens
+  int64_t max_active_slots = 0;  // 0: as many as fit into kSlotBytes; finished slots are refilled from the queue
+};
+constexpr int64_t kDefaultStepTokens = 512;
+constexpr int64_t kSlotBytes = int64_t{2} << 30;
+
+struct AdaptResult {
+  std::vector<DeltaPtr> deltas;
+  std::vector<std::vector<double>> loss;  // of every optimizer step of every slot
+  int64_t steps = 0;                      // lockstep steps
+};
+
+// A slot's loss is the mean over the predicted tokens of its batch. What a slot becomes never depends on the others.
+AdaptResult Adapt(const AdaptSpec& spec, const JobControl& control);
+
+}  // namespace selfedit

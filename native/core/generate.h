@@ -1,0 +1,38 @@
+// Sampling from many forks at once: prompts are read once per (fork, prompt), rows decode together, finished rows are
+// replaced from the queue.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/delta.h"
+#include "core/model.h"
+
+namespace selfedit {
+
+struct GenerateSpec {
+  std::shared_ptr<Model> model;
+  Ragged prompts;
+  std::vector<DeltaStack> forks;
+  std::vector<int32_t> prompt_fork;
+  // One entry a row.
+  std::vector<int32_t> row_prompt, max_tokens, top_k;
+  std::vector<float> temperature, top_p;
+  std::vector<uint64_t> keys;
+  std::vector<int32_t> stop_tokens;
+  std::vector<std::string> stop_strings;  // need Model::SetTokenBytes
+  int64_t max_rows = 0;                   // 0: kDefaultRows, fewer when their keys and values exceed kCacheBytes
+};
+constexpr int64_t kDefaultRows = 64;
+constexpr int64_t kCacheBytes = int64_t{4} << 30;
+
+enum class Finish : uint8_t { kLength = 0, kStopToken = 1, kStopString = 2, kContext = 3 };
+
+struct GenerateResult {
+  std::vector<std::vector<int32_t>> tokens;  // a row each; the token that ended a row is part of it
+  std::vector<std::vector<float>> logprobs;  // of the temperature-scaled distribution (temperature 1 when greedy)
+  std::vector<Finish> finish;
+};
+
+GenerateResult Generate(const GenerateSpec& spec, const JobControl& control);
+
+}  // namespace selfedit

@@ -1,0 +1,358 @@
+#include "core/policy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/head.h"
+#include "core/random.h"
+#include "core/score.h"
+#include "core/transformer.h"
+#include "cpu/kernels.h"
+#include "format/safetensors_writer.h"
+#include "format/tensor_file.h"
+
+namespace selfedit {
+namespace {
+
+void CheckLength(const char* name, size_t found, size_t expected) {
+  if (found != expected) {
+    throw Error("INPUT_INVALID", std::string(name) + " has " + std::to_string(found) + " entries; expected " +
+                                     std::to_string(expected) + ", one a token");
+  }
+}
+
+void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_head) {
+  CheckRagged(spec.rows, config, "row");
+  const size_t n = spec.rows.tokens.size();
+  CheckLength("actionMask", spec.action_mask.size(), n);
+  CheckLength("advantages", spec.advantages.size(), n);
+  if (!spec.nll) CheckLength("oldLogprobs", spec.old_logprobs.size(), n);
+  if (spec.kl_coefficient != 0 || !spec.reference_logprobs.empty()) {
+    CheckLength("referenceLogprobs", spec.reference_logprobs.size(), n);
+  }
+  if (!spec.importance.empty()) CheckLength("importance", spec.importance.size(), n);
+  if (!spec.returns.empty()) {
+    if (!value_head) throw Error("INPUT_INVALID", "returns are given, but the policy has no value head");
+    CheckLength("returns", spec.returns.size(), n);
+    CheckLength("oldValues", spec.old_values.size(), n);
+  }
+  if (!(spec.temperature > 0)) throw Error("OPTION_INVALID", "the policy's temperature must be above 0");
+  if (!(spec.normalizer > 0)) throw Error("OPTION_INVALID", "normalizer must be above 0");
+  for (int64_t r = 0; r < spec.rows.rows(); ++r) {
+    if (spec.action_mask[spec.rows.offsets[r]] != 0) {
+      throw Error("INPUT_INVALID", "row " + std::to_string(r) + ": its first token cannot be an action");
+    }
+  }
+}
+
+// Sums over the action tokens of all micro-batches.
+struct Sums {
+  double policy = 0, kl = 0, value = 0, entropy = 0, k1_ref = 0, k3_ref = 0, k1_old = 0, k3_old = 0, clipped = 0;
+  double gap = 0;
+  double returns = 0, returns2 = 0, error = 0, error2 = 0;
+  int64_t tokens = 0;
+};
+
+// Terms of one action token; returns dL/dlogprob before the division by the normalizer.
+double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, Sums* sums) {
+  const double advantage = spec.advantages[t];
+  const double weight = spec.importance.empty() ? 1.0 : spec.importance[t];
+  double g = 0;
+  if (spec.nll) {
+    sums->policy += -weight * advantage * logprob;
+    g = -weight * advantage;
+  } else {
+    const double difference = logprob - spec.old_logprobs[t];
+    const double ratio = std::exp(difference);
+    const double bounded = std::clamp(ratio, 1.0 - spec.clip_low, 1.0 + spec.clip_high);
+    const double plain = ratio * advantage, clipped = bounded * advantage;
+    sums->policy += -weight * std::min(plain, clipped);
+    if (plain <= clipped) g = -weight * advantage * ratio;
+    sums->clipped += clipped < plain;
+    sums->k1_old += -difference;
+    sums->k3_old += ratio - 1.0 - difference;
+    sums->gap = std::max(sums->gap, std::abs(difference));
+  }
+  if (!spec.reference_logprobs.empty()) {
+    const double difference = logprob - spec.reference_logprobs[t];
+    sums->k1_ref += difference;
+    sums->k3_ref += std::exp(-difference) - 1.0 + difference;
+    sums->kl += spec.kl_coefficient * 0.5 * difference * difference;
+    g += spec.kl_coefficient * difference;
+  }
+  return g;
+}
+
+// dL/dV of one action token before the division by the normalizer (clipped value loss, as in PPO's reference code).
+double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, Sums* sums) {
+  const double target = spec.returns[t], old = spec.old_values[t];
+  const double bounded = old + std::clamp(value - old, -spec.value_clip, spec.value_clip);
+  const double plain = (value - target) * (value - target);
+  const double clipped = (bounded - target) * (bounded - target);
+  sums->value += spec.value_coefficient * 0.5 * std::max(plain, clipped);
+  sums->returns += target;
+  sums->returns2 += target * target;
+  sums->error += target - value;
+  sums->error2 += (target - value) * (target - value);
+  if (plain >= clipped) return spec.value_coefficient * (value - target);
+  return std::abs(value - old) < spec.value_clip ? spec.value_coefficient * (bounded - target) : 0.0;
+}
+
+at::Tensor ValuesOf(const at::Tensor& hidden, const at::Tensor& value) {
+  const int64_t c = hidden.size(1);
+  return at::mv(hidden, value.narrow(0, 0, c)).add_(value.narrow(0, c, 1)).to(at::kDouble);
+}
+
+void MoveByAdamW(const at::Tensor& value, const at::Tensor& first, const at::Tensor& second, const at::Tensor& gradient,
+                 const cpu::AdamWStep& step) {
+  if (value.scalar_type() == at::kDouble) {
+    cpu::AdamW<double>(value.mutable_data_ptr<double>(), first.mutable_data_ptr<double>(),
+                       second.mutable_data_ptr<double>(), gradient.const_data_ptr<double>(), step);
+  } else {
+    cpu::AdamW<float>(value.mutable_data_ptr<float>(), first.mutable_data_ptr<float>(),
+                      second.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(), step);
+  }
+}
+
+PolicyStepStats Summarise(const Sums& s, const PolicyStepSpec& spec, bool value_head) {
+  PolicyStepStats stats;
+  const double n = std::max<double>(1, static_cast<double>(s.tokens)), z = spec.normalizer;
+  stats.tokens = s.tokens;
+  stats.policy_loss = s.policy / z;
+  stats.kl_loss = s.kl / z;
+  stats.value_loss = s.value / z;
+  stats.entropy = s.entropy / n;
+  stats.loss = (s.policy + s.kl + s.value - spec.entropy_coefficient * s.entropy) / z;
+  stats.kl_reference_1 = s.k1_ref / n;
+  stats.kl_reference_3 = s.k3_ref / n;
+  stats.kl_old_1 = s.k1_old / n;
+  stats.kl_old_3 = s.k3_old / n;
+  stats.clip_fraction = s.clipped / n;
+  stats.max_logprob_gap = s.gap;
+  stats.explained_variance = std::numeric_limits<double>::quiet_NaN();
+  if (value_head && !spec.returns.empty()) {
+    const double variance = s.returns2 / n - (s.returns / n) * (s.returns / n);
+    const double rest = s.error2 / n - (s.error / n) * (s.error / n);
+    if (variance > 0) stats.explained_variance = 1.0 - rest / variance;
+  }
+  return stats;
+}
+
+}  // namespace
+
+Policy::Policy(std::shared_ptr<Model> model, const PolicySpec& spec)
+    : model_(std::move(model)), delta_(*model_, spec.matrices, spec.rank, spec.alpha) {
+  delta_.Initialise(DeriveKey(spec.key, "policy", {}));
+  if (spec.value_head) {
+    value_ = at::zeros({model_->config().hidden_size + 1}, model_->options());
+    value_.narrow(0, model_->config().hidden_size, 1).fill_(spec.value_bias);
+    value_gradient_ = at::zeros_like(value_);
+    value_first_ = at::zeros_like(value_);
+    value_second_ = at::zeros_like(value_);
+  }
+}
+
+PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& control) {
+  Check(spec, model_->config(), has_value_head());
+  const int64_t c = model_->config().hidden_size;
+  const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
+  const DeltaStack nothing;
+  Sums sums;
+  delta_.ZeroGradient();
+  if (has_value_head()) value_gradient_.zero_();
+  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), most)) {
+    control.Check();
+    const Ragged batch = GatherRows(spec.rows, indices);
+    std::vector<int64_t> source;  // token of the batch -> token of the specification
+    for (const int64_t row : indices) {
+      for (int64_t t = spec.rows.offsets[row]; t < spec.rows.offsets[row + 1]; ++t) source.push_back(t);
+    }
+    const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
+    const OverlayPlan plan = MakeOverlayPlan(model_->matrices().size(), batch.offsets, deltas);
+    RaggedAttention attention(model_->config(), batch.offsets);
+    const at::Tensor positions = PositionTensor(batch.offsets);
+    Tape tape;
+    const at::Tensor hidden = TransformerForward(*model_, TokenTensor(batch), positions, plan, attention, &tape);
+    const HeadRows rows = NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
+    sums.tokens += rows.size();
+    const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
+    const at::Tensor dhidden = HeadBackward(
+        *model_, hidden, rows, spec.temperature, entropy,
+        [&](int64_t begin, int64_t n, const double* logprob, const double* entropies, double* g, double* e) {
+          for (int64_t i = 0; i < n; ++i) {
+            const int64_t token = source[rows.row[begin + i] + 1];
+            g[i] = TokenLoss(spec, token, logprob[i], &sums) / spec.normalizer;
+            if (entropy) {
+              sums.entropy += entropies[i];
+              e[i] = -spec.entropy_coefficient / spec.normalizer;
+            }
+          }
+        });
+    if (has_value_head() && !spec.returns.empty()) {
+      // The trunk is detached: only the head learns from the values.
+      const at::Tensor values = ValuesOf(hidden, value_);
+      at::Tensor dvalue = at::zeros({hidden.size(0)}, at::kDouble);
+      for (const int64_t row : rows.row) {
+        dvalue.mutable_data_ptr<double>()[row] =
+            ValueLoss(spec, source[row + 1], values.const_data_ptr<double>()[row], &sums) / spec.normalizer;
+      }
+      dvalue = dvalue.to(hidden.scalar_type());
+      value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
+      value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
+    }
+    TransformerBackward(*model_, positions, plan, attention, tape, dhidden);
+  }
+  PolicyStepStats stats = Summarise(sums, spec, has_value_head());
+  stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
+  if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm)) {
+    throw Error("LOSS_NOT_FINITE", "policy step " + std::to_string(steps_ + 1) + ": loss " + std::to_string(stats.loss) +
+                                       ", gradient norm " + std::to_string(stats.grad_norm) + "; the policy was not changed");
+  }
+  if (spec.dry_run) return stats;
+  delta_.BeforeWrite();
+  cpu::AdamWStep step;
+  step.count = delta_.count();
+  step.learning_rate = spec.learning_rate;
+  step.beta1 = spec.beta1;
+  step.beta2 = spec.beta2;
+  step.epsilon = spec.epsilon;
+  step.weight_decay = spec.weight_decay;
+  step.clip = spec.max_grad_norm;
+  step.step = ++steps_;
+  MoveByAdamW(delta_.values(), delta_.first_moment(), delta_.second_moment(), delta_.gradient(), step);
+  if (has_value_head()) {
+    step.count = value_.numel();
+    step.learning_rate = spec.value_learning_rate;
+    step.weight_decay = 0;
+    step.clip = 0;
+    MoveByAdamW(value_, value_first_, value_second_, value_gradient_, step);
+  }
+  return stats;
+}
+
+std::vector<double> Policy::Values(const Ragged& all, const JobControl& control) {
+  CheckRagged(all, model_->config(), "row");
+  if (!has_value_head()) throw Error("OPTION_INVALID", "the policy was made without a value head");
+  std::vector<double> result(all.tokens.size(), std::numeric_limits<double>::quiet_NaN());
+  const DeltaStack stack{{Snapshot(), 1.0}};
+  for (const auto& indices : PackRows(all, std::vector<int32_t>(all.rows(), 0), kDefaultBatchTokens)) {
+    control.Check();
+    const Ragged batch = GatherRows(all, indices);
+    const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&stack, nullptr});
+    const OverlayPlan plan = MakeOverlayPlan(model_->matrices().size(), batch.offsets, deltas);
+    RaggedAttention attention(model_->config(), batch.offsets);
+    const at::Tensor hidden =
+        TransformerForward(*model_, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+    const at::Tensor values = ValuesOf(hidden, value_);
+    int64_t next = 0;
+    for (const int64_t row : indices) {
+      for (int64_t i = 0; i < all.length(row); ++i, ++next) {
+        if (i > 0) result[all.offsets[row] + i] = values.const_data_ptr<double>()[next - 1];
+      }
+    }
+  }
+  return result;
+}
+
+namespace {
+void AppendTo(std::vector<double>* out, const at::Tensor& tensor) {
+  if (!tensor.defined()) return;
+  const at::Tensor wide = tensor.to(at::kDouble).contiguous();
+  out->insert(out->end(), wide.const_data_ptr<double>(), wide.const_data_ptr<double>() + wide.numel());
+}
+}  // namespace
+
+std::vector<double> Policy::Parameters() const {
+  std::vector<double> all;
+  AppendTo(&all, delta_.values());
+  AppendTo(&all, value_);
+  return all;
+}
+
+std::vector<double> Policy::Gradients() const {
+  std::vector<double> all;
+  AppendTo(&all, delta_.gradient());
+  AppendTo(&all, value_gradient_);
+  return all;
+}
+
+void Policy::SetParameters(const std::vector<double>& values) {
+  const int64_t count = delta_.count() + (has_value_head() ? value_.numel() : 0);
+  if (static_cast<int64_t>(values.size()) != count) {
+    throw Error("INPUT_INVALID", "there are " + std::to_string(values.size()) + " parameters; the policy has " +
+                                     std::to_string(count));
+  }
+  delta_.BeforeWrite();
+  at::Tensor all = at::empty({count}, at::kDouble);
+  std::copy(values.begin(), values.end(), all.mutable_data_ptr<double>());
+  delta_.values().copy_(all.narrow(0, 0, delta_.count()));
+  if (has_value_head()) value_.copy_(all.narrow(0, delta_.count(), value_.numel()));
+}
+
+namespace {
+struct StateTensor {
+  const char* name;
+  at::Tensor tensor;
+};
+}  // namespace
+
+void Policy::Save(const std::string& path) const {
+  const DType dtype = model_->activation() == at::kDouble ? DType::kF64 : DType::kF32;
+  std::vector<StateTensor> state{{"values", delta_.values()},
+                                 {"first_moment", delta_.first_moment()},
+                                 {"second_moment", delta_.second_moment()}};
+  if (has_value_head()) {
+    state.push_back({"value_head", value_});
+    state.push_back({"value_head.first_moment", value_first_});
+    state.push_back({"value_head.second_moment", value_second_});
+  }
+  std::vector<TensorToWrite> tensors;
+  for (const StateTensor& s : state) tensors.push_back({s.name, dtype, s.tensor.sizes().vec(), s.tensor.const_data_ptr()});
+  WriteSafetensors(path, tensors, {{"format", "selfedit-policy-1"}, {"steps", std::to_string(steps_)}});
+}
+
+void Policy::Load(const std::string& path) {
+  const auto file = TensorFile::Open(path, Format::kSafetensors);
+  if (file->MetadataString("format") != "selfedit-policy-1") {
+    throw Error("FILE_FORMAT", path + ": not a policy checkpoint (metadata \"format\" is not selfedit-policy-1)");
+  }
+  const DType dtype = model_->activation() == at::kDouble ? DType::kF64 : DType::kF32;
+  auto read = [&](const char* name, const at::Tensor& like) {
+    const TensorInfo* info = file->Find(name);
+    if (info == nullptr) throw Error("TENSOR_MISSING", path + ": \"" + name + "\" is missing");
+    if (info->dtype != dtype || info->shape != like.sizes().vec()) {
+      throw Error("TENSOR_SHAPE", path + ": \"" + name + "\" has " + std::to_string(info->Elements()) +
+                                      " values, this policy has " + std::to_string(like.numel()));
+    }
+    at::Tensor tensor = at::empty_like(like);
+    std::copy_n(file->Data(*info), info->bytes, static_cast<uint8_t*>(tensor.mutable_data_ptr()));
+    return tensor;
+  };
+  const at::Tensor values = read("values", delta_.values());
+  const at::Tensor first = read("first_moment", delta_.first_moment());
+  const at::Tensor second = read("second_moment", delta_.second_moment());
+  at::Tensor value, value_first, value_second;
+  if (has_value_head()) {
+    value = read("value_head", value_);
+    value_first = read("value_head.first_moment", value_first_);
+    value_second = read("value_head.second_moment", value_second_);
+  }
+  const auto steps = file->MetadataString("steps");
+  if (!steps || steps->empty() || steps->find_first_not_of("0123456789") != std::string::npos || steps->size() > 15) {
+    throw Error("FILE_FORMAT", path + ": metadata \"steps\" is not a number");
+  }
+  // All was read and checked: only now does the policy change.
+  delta_.BeforeWrite();
+  delta_.values().copy_(values);
+  delta_.first_moment().copy_(first);
+  delta_.second_moment().copy_(second);
+  if (has_value_head()) {
+    value_.copy_(value);
+    value_first_.copy_(value_first);
+    value_second_.copy_(value_second);
+  }
+  steps_ = std::stoll(*steps);
+}
+
+}  // namespace selfedit
