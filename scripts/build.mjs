@@ -13,6 +13,8 @@ import { withLock } from './lock.mjs';
 
 export const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 export const RELEASE = join(ROOT, 'build', 'Release');
+/** CMake's own files; apart from build/ itself, where node-gyp writes a Makefile. */
+const WORK = join(ROOT, 'build', 'cmake');
 const log = (line) => console.error(`selfedit: ${line}`);
 const require = createRequire(import.meta.url);
 
@@ -78,9 +80,8 @@ function jobs() {
 
 /** The value of one variable of an earlier configuration. */
 function cached(name) {
-  const cache = existsSync(join(ROOT, 'build/CMakeCache.txt'))
-    ? readFileSync(join(ROOT, 'build/CMakeCache.txt'), 'utf8')
-    : '';
+  const file = join(WORK, 'CMakeCache.txt');
+  const cache = existsSync(file) ? readFileSync(file, 'utf8') : '';
   return new RegExp(`^${name}:[^=]*=(.*)$`, 'm').exec(cache)?.[1];
 }
 
@@ -90,20 +91,22 @@ async function compile({ torch, tests, env }) {
   const before = cached('SELFEDIT_TORCH_ROOT');
   if ((home && home !== ROOT.replace(/[/\\]$/, '')) || (before && before !== torch.root)) {
     log('another libtorch or another folder than last time: building from scratch');
-    for (const name of readdirSync(join(ROOT, 'build'))) {
-      if (name !== '.lock') rmSync(join(ROOT, 'build', name), { recursive: true, force: true });
-    }
+    rmSync(WORK, { recursive: true, force: true });
   }
   const { BuildSystem } = require('cmake-js');
   const options = {
     directory: ROOT,
-    out: join(ROOT, 'build'),
+    out: WORK,
     config: 'Release',
     noLog: !env.SELFEDIT_DEBUG,
     // A folder configured for one generator refuses another, for example after ninja was installed.
     generator: cached('CMAKE_GENERATOR'),
     parallel: jobs(),
-    cMakeOptions: { SELFEDIT_TORCH_ROOT: torch.root, SELFEDIT_TESTS: tests ? 'ON' : 'OFF' },
+    cMakeOptions: {
+      SELFEDIT_TORCH_ROOT: torch.root,
+      SELFEDIT_TESTS: tests ? 'ON' : 'OFF',
+      SELFEDIT_OUTPUT_DIR: RELEASE,
+    },
   };
   if (tests) options.cMakeOptions.SELFEDIT_GTEST_ROOT = await findGoogleTest({ log });
   // One after the other by hand: cmake-js's own "compile" answers a compiler error with a full rebuild.
