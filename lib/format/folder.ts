@@ -1,0 +1,211 @@
+/** What a model path means: a Hugging Face folder or a .gguf file, resolved to checked absolute paths. */
+import { open, readdir, realpath, stat } from 'node:fs/promises';
+import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { z } from 'zod';
+import type { ModelConfig } from '../binding.js';
+import { makeError } from '../errors.js';
+import { configFromJson } from './config.js';
+import { configFromGguf, type GgufHeader, ggufArchitecture, parseGgufHeader } from './gguf.js';
+import { check, isCode, messageOf, readJsonIfPresent, VOCABULARY_LIMIT } from './json.js';
+
+interface Source {
+  /** Absolute path of the folder or file. */
+  path: string;
+  /** Absolute paths of the weight files. */
+  files: string[];
+  config: ModelConfig;
+  /** The rows of q and k are stored permuted (GGUF of the Llama family). */
+  permutedQK: boolean;
+}
+/** Everything needed to load a model; `format` is that of the native loader. */
+export type ModelSource =
+  | (Source & { kind: 'folder'; format: 'safetensors'; hasTokenizer: boolean })
+  | (Source & { kind: 'gguf'; format: 'gguf'; header: GgufHeader });
+
+export interface ResolveOptions {
+  /** Header of a .gguf file as JSON text: `native().inspect(path).promise`. */
+  inspect(path: string): Promise<string>;
+}
+
+const PICKLES = new Set(['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle']);
+
+/**
+ * Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`, `FILE_UNSAFE` (pickled weights, paths that leave the folder),
+ * `UNSUPPORTED_ARCHITECTURE`, `CONFIG_INVALID`, and those of `inspect`.
+ */
+export async function resolveModel(path: string, options: ResolveOptions): Promise<ModelSource> {
+  const absolute = resolve(path);
+  let facts: Awaited<ReturnType<typeof stat>>;
+  try {
+    facts = await stat(absolute);
+  } catch (error) {
+    if (!isCode(error, 'ENOENT') && !isCode(error, 'ENOTDIR')) {
+      throw makeError('IO', `cannot read ${path}: ${messageOf(error)}`, error);
+    }
+    throw makeError(
+      'FILE_NOT_FOUND',
+      `there is no model ${path}; expected a Hugging Face folder or a .gguf file`,
+    );
+  }
+  if (facts.isDirectory()) return resolveFolder(absolute);
+  const extension = extname(absolute).toLowerCase();
+  if (PICKLES.has(extension)) throw pickled(path);
+  if (extension === '.safetensors') {
+    throw makeError(
+      'FILE_FORMAT',
+      `${path} holds weights only; expected the folder that also has its config.json`,
+    );
+  }
+  if (extension !== '.gguf' && !(await startsAsGguf(absolute))) {
+    throw makeError('FILE_FORMAT', `${path} is not a model; expected a Hugging Face folder or a .gguf file`);
+  }
+  return resolveGguf(absolute, options);
+}
+
+async function resolveGguf(path: string, { inspect }: ResolveOptions): Promise<ModelSource> {
+  const source = basename(path);
+  const header = parseGgufHeader(await inspect(path), source);
+  const parts = header.metadata['split.count'];
+  if (typeof parts === 'number' && parts > 1) {
+    throw makeError(
+      'FILE_FORMAT',
+      `${source} is one of ${parts} parts; expected one file (llama-gguf-split --merge)`,
+    );
+  }
+  const { permutedQK } = ggufArchitecture(header.metadata, source);
+  const config = configFromGguf(header, source, await ropeFactors(path, header));
+  return { kind: 'gguf', format: 'gguf', path, files: [path], config, permutedQK, header };
+}
+
+/** Values of the small float32 tensor in which a GGUF keeps Llama 3's rotary factors. */
+async function ropeFactors(path: string, header: GgufHeader): Promise<Float32Array | undefined> {
+  const tensor = header.tensors.find(({ name }) => name === 'rope_freqs.weight');
+  if (!tensor) return undefined;
+  const expected = { dtype: 'F32', most: 4096 };
+  if (tensor.dtype !== expected.dtype || tensor.bytes % 4 !== 0 || tensor.bytes > expected.most) {
+    const found = `${tensor.dtype} of ${tensor.bytes} bytes`;
+    throw makeError(
+      'TENSOR_SHAPE',
+      `${basename(path)}: tensor "rope_freqs.weight" is ${found}, expected F32 of at most ${expected.most} bytes`,
+    );
+  }
+  const file = await open(path, 'r');
+  try {
+    const buffer = Buffer.alloc(tensor.bytes);
+    const { bytesRead } = await file.read(buffer, 0, tensor.bytes, tensor.offset);
+    if (bytesRead !== tensor.bytes)
+      throw makeError('FILE_TRUNCATED', `${path} ends inside "rope_freqs.weight"`);
+    return Float32Array.from({ length: tensor.bytes / 4 }, (_, i) => buffer.readFloatLE(4 * i));
+  } finally {
+    await file.close();
+  }
+}
+
+async function resolveFolder(path: string): Promise<ModelSource> {
+  const configPath = join(path, 'config.json');
+  const json = await readJsonIfPresent(configPath, undefined, 'CONFIG_INVALID');
+  if (json === undefined) throw await notAModelFolder(path);
+  const config = configFromJson(json, configPath);
+  const roots = await allowedRoots(path);
+  const files: string[] = [];
+  for (const name of await weightNames(path)) files.push(await inside(path, name, roots));
+  const hasTokenizer = (await exists(join(path, 'tokenizer.json'))) === true;
+  return { kind: 'folder', format: 'safetensors', path, files, config, permutedQK: false, hasTokenizer };
+}
+
+const indexSchema = z.looseObject(
+  { weight_map: z.record(z.string(), z.string('a file name'), 'an object of tensor names and file names') },
+  'an object',
+);
+
+/** Relative names of the weight files, in order. transformers, too, prefers the single file to the index. */
+async function weightNames(path: string): Promise<string[]> {
+  if (await exists(join(path, 'model.safetensors'))) return ['model.safetensors'];
+  const indexPath = join(path, 'model.safetensors.index.json');
+  const json = await readJsonIfPresent(indexPath, VOCABULARY_LIMIT);
+  if (json === undefined) {
+    const names = await readdir(path);
+    if (names.some((name) => PICKLES.has(extname(name).toLowerCase()))) throw pickled(path);
+    throw makeError(
+      'FILE_NOT_FOUND',
+      `${path} has no weights; expected model.safetensors or model.safetensors.index.json`,
+    );
+  }
+  const { weight_map: map } = check(indexSchema, json, indexPath, 'FILE_FORMAT');
+  const names = [...new Set(Object.values(map))].sort();
+  if (names.length === 0) throw makeError('FILE_FORMAT', `${indexPath} names no tensors`);
+  const wrong = names.find((name) => extname(name) !== '.safetensors');
+  if (wrong !== undefined) {
+    throw makeError(
+      'FILE_UNSAFE',
+      `${indexPath} names ${JSON.stringify(wrong)}, expected .safetensors files only`,
+    );
+  }
+  return names;
+}
+
+/** Absolute path of a file that lies in the folder, also after its symbolic links are followed. */
+async function inside(folder: string, name: string, roots: readonly string[]): Promise<string> {
+  const path = resolve(folder, name);
+  if (isAbsolute(name) || name.includes('\0') || name.includes('\\') || !isWithin(folder, path)) {
+    throw makeError(
+      'FILE_UNSAFE',
+      `${folder}: weight file ${JSON.stringify(name)} lies outside of the model's folder`,
+    );
+  }
+  let real: string;
+  try {
+    real = await realpath(path);
+  } catch (error) {
+    if (!isCode(error, 'ENOENT')) throw makeError('IO', `cannot read ${path}: ${messageOf(error)}`, error);
+    throw makeError('FILE_NOT_FOUND', `${folder} lacks the weight file ${name} that its index names`);
+  }
+  if (!roots.some((root) => isWithin(root, real))) {
+    throw makeError('FILE_UNSAFE', `${path} is a link to ${real}, outside of the model's folder`);
+  }
+  return path;
+}
+
+/** The folder itself; and for a snapshot in the hub's own cache, the blobs beside it that its links lead to. */
+async function allowedRoots(folder: string): Promise<string[]> {
+  const root = await realpath(folder);
+  const snapshots = dirname(root);
+  return basename(snapshots) === 'snapshots' ? [root, join(dirname(snapshots), 'blobs')] : [root];
+}
+
+function isWithin(root: string, path: string): boolean {
+  const way = relative(root, path);
+  return way !== '' && way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isFile();
+  } catch {
+    return false;
+  }
+}
+
+async function startsAsGguf(path: string): Promise<boolean> {
+  const file = await open(path, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
+    return bytesRead === 4 && buffer.toString('latin1') === 'GGUF';
+  } finally {
+    await file.close();
+  }
+}
+
+async function notAModelFolder(path: string): Promise<Error> {
+  const files = (await readdir(path)).filter((name) => name.endsWith('.gguf')).sort();
+  const advice = files.length > 0 ? `; give one of its files instead: ${files.slice(0, 3).join(', ')}` : '';
+  return makeError('FILE_NOT_FOUND', `${path} has no config.json${advice}`);
+}
+
+function pickled(path: string): Error {
+  return makeError(
+    'FILE_UNSAFE',
+    `${path} has its weights in a pickle, which can run code when it is read, so it is never opened; ` +
+      'expected safetensors (in Python: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…))',
+  );
+}
