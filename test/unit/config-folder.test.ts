@@ -237,9 +237,9 @@ describe('a GGUF file', () => {
     const buffer = Buffer.alloc(16 + 128);
     const values = [
       ...Array<number>(15).fill(1),
-      1.5245606,
-      2.5547657,
-      5.291687,
+      1.553414,
+      2.69453,
+      5.257327,
       ...Array<number>(14).fill(8),
     ];
     values.forEach((value, i) => {
