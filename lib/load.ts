@@ -64,10 +64,14 @@ function minor(version: string | undefined): string {
 
 /** Judges one folder against the version the addon was built with; C++ interfaces change with every minor version. */
 function judge(from: string, folder: string, built: BuiltWith): LibtorchCandidate {
-  const found = inspectRoot(folder, { headers: false });
+  // The folder that the build has checked is not checked again: asking the linker takes longer than opening it.
+  const trusted = folder === built.root ? { missing: () => [] } : {};
+  const found = inspectRoot(folder, { headers: false, ...trusted });
   let problem = found.problem;
   if (!problem && minor(found.version) !== minor(built.version)) {
     problem = `it is version ${found.version}, the addon was built with ${built.version}`;
+  } else if (!problem && built.variant !== 'cpu' && found.variant !== built.variant) {
+    problem = `it is ${found.variant}, the addon was built with ${built.variant}`;
   }
   return problem ? { from, found, problem } : { from, found };
 }

@@ -48,17 +48,14 @@ function mismatch(found, want) {
 
 function fromCache(want, env) {
   const roots = cachedRoots(env).map((root) => inspectRoot(root));
-  const fitting = roots.filter((found) => !mismatch(found, want));
-  // The default version first, then the newest; CPU before CUDA where no variant is named.
-  const best = fitting.sort((a, b) => rank(a) - rank(b))[0];
+  // What the cache holds was brought on request, so the variant counts even where none is named (it is then cpu).
+  const named = { ...want, named: want.variant };
+  const fitting = roots.filter((found) => !mismatch(found, named));
+  const best = fitting.find((found) => found.version === want.version) ?? fitting[0];
   if (best) return best;
   throw new Error(
-    roots.length === 0 ? 'it is empty' : roots.map((r) => `${r.root}: ${mismatch(r, want)}`).join('; '),
+    roots.length === 0 ? 'it is empty' : roots.map((r) => `${r.root}: ${mismatch(r, named)}`).join('; '),
   );
-
-  function rank(found) {
-    return (found.variant === want.variant ? 0 : 2) + (found.version === want.version ? 0 : 1);
-  }
 }
 
 function fromPython(want, env) {
@@ -72,7 +69,9 @@ function fromPython(want, env) {
 
 /**
  * Returns { root, version, variant, libraries, source, check }. Throws with everything that was tried when there is none.
- * `log` gets the one line that says which was taken.
+ * `log` gets the one line that says which was taken; `sources` replaces the two that download, for tests.
+ * @param {{ env?: NodeJS.ProcessEnv, log?: (line: string) => void, download?: boolean,
+ *   sources?: Record<string, (want: object) => Promise<object>> }} [options]
  */
 export async function findLibtorch({
   env = process.env,

@@ -12,6 +12,8 @@ import { unzip } from './unzip.mjs';
 export const KNOWN = {
   'torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl':
     '6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b',
+  'torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl':
+    '305a61f61f35f128579f299c5bd33d475f6a01c6307336139632e30856c4854d',
 };
 
 export async function sha256(path) {
