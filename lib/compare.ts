@@ -1,0 +1,220 @@
+/**
+ * The closing table: how well questions about unseen passages are answered after no edit, after training on the
+ * passage alone, after the untrained model's edits and after the trained policy's.
+ */
+import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
+import { passageOnly } from './edit/parse.js';
+import { WRITE_DEFAULTS, type WriteOptions, writeEdits } from './edit/write.js';
+import { makeError } from './errors.js';
+import type { Fork } from './fork.js';
+import type { Policy } from './policy.js';
+import { deriveKey } from './random.js';
+import { askForks, askOptions, type RewardOptions, rewardOptions } from './reward/evaluate.js';
+import type { MeasureName } from './reward/measure.js';
+import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
+import type { TaskContext } from './task/task.js';
+
+/** The rows of the table. `trained policy` is the policy without an edit: what it knows by itself. */
+export const METHODS = [
+  'unedited',
+  'passage only',
+  'untrained edits',
+  'trained edits',
+  'trained policy',
+] as const;
+export type Method = (typeof METHODS)[number];
+
+export interface CompareOptions {
+  policy: Policy;
+  /** Contexts that training has not shown; all their questions are asked. */
+  contexts: readonly TaskContext[];
+  seed?: number | bigint;
+  /** Edits written (and trained) for each passage; a question's score is the mean over them. */
+  samples?: number;
+  edit?: Partial<WriteOptions>;
+  /** What trained edits are stacked on. The other methods start from the base model. */
+  adaptFrom?: 'policy' | 'base';
+  adapt?: InnerOptions;
+  reward?: Partial<RewardOptions>;
+  signal?: AbortSignal;
+  /** Called when the work on a method begins. */
+  onMethod?: (method: Method) => void;
+}
+
+/** Scores of one method. */
+export interface MethodResult {
+  readonly method: Method;
+  /** measure → contexts × questions. */
+  readonly values: Readonly<Partial<Record<MeasureName, readonly (readonly number[])[]>>>;
+  readonly intervals: Readonly<Partial<Record<MeasureName, Interval>>>;
+  /** Edits written, and how many of them could not be applied (their passages count as unedited). */
+  readonly edits: number;
+  readonly invalid: number;
+}
+
+/** Paired difference of two methods on the same questions. */
+export interface MethodDifference {
+  readonly left: Method;
+  readonly right: Method;
+  readonly measure: MeasureName;
+  readonly interval: Interval;
+}
+
+export interface Comparison {
+  readonly measures: readonly MeasureName[];
+  readonly passages: number;
+  readonly questions: number;
+  readonly samples: number;
+  /** What trained edits were stacked on. */
+  readonly adaptFrom: 'policy' | 'base';
+  readonly methods: readonly MethodResult[];
+  readonly differences: readonly MethodDifference[];
+}
+
+const PAIRS: readonly (readonly [Method, Method])[] = [
+  ['trained edits', 'untrained edits'],
+  ['trained edits', 'passage only'],
+  ['trained edits', 'unedited'],
+  ['untrained edits', 'passage only'],
+  ['passage only', 'unedited'],
+  ['trained policy', 'unedited'],
+];
+
+/**
+ * Scores every method on every question, with 95 % intervals by a bootstrap over passages. Trained and untrained
+ * edits are drawn and trained under the same keys. Throws `INPUT_INVALID` when there is nothing to ask.
+ */
+export async function compareMethods(options: CompareOptions): Promise<Comparison> {
+  const { policy, signal, samples = 1, seed = 0 } = options;
+  const { model } = policy;
+  const reward = rewardOptions(options.reward);
+  const asking = askOptions(reward, model.tokenizer, signal);
+  const contexts = options.contexts
+    .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
+    .filter(({ report }) => report.length > 0);
+  if (contexts.length === 0) {
+    throw makeError('INPUT_INVALID', 'no unseen passage has a question; expected at least one');
+  }
+  const write = { ...WRITE_DEFAULTS, ...options.edit };
+
+  // values[group][question], mean over the samples, for one method.
+  const measure = async (
+    method: Method,
+    parent: Fork,
+    texts: readonly Trial[] | undefined,
+  ): Promise<MethodResult> => {
+    const trials = texts ?? contexts.map((_, group) => ({ group, documents: undefined }));
+    const edited = await forksOf(parent, trials, { seed, ...options });
+    try {
+      const answers = await askForks(
+        edited.map(({ fork }, index) => ({ fork, context: contexts[trials[index]!.group]! })),
+        asking,
+      );
+      const values: Partial<Record<MeasureName, number[][]>> = {};
+      for (const name of asking.measures) {
+        values[name] = contexts.map(({ report }, group) => {
+          const own = answers.filter((_, index) => trials[index]!.group === group);
+          return report.map((_, question) =>
+            average(own.map(({ report: answered }) => answered[question]!.scores[name] ?? Number.NaN)),
+          );
+        });
+      }
+      return {
+        method,
+        values,
+        intervals: intervalsOf(values, method, seed),
+        edits: texts?.length ?? 0,
+        invalid: texts?.filter(({ documents }) => documents === undefined).length ?? 0,
+      };
+    } finally {
+      for (const fork of edited) await fork.close();
+    }
+  };
+  const written = async (fork: Fork): Promise<Trial[]> => {
+    const draw = { seed: deriveKey(seed, 'compare', []), round: 0, signal };
+    const edits = await writeEdits({ fork, tokenizer: model.tokenizer }, contexts, samples, write, draw);
+    return edits.map(({ group, edit }) => ({ group, documents: edit.invalid ? undefined : edit.documents }));
+  };
+  const alone = contexts.map((context, group) => ({
+    group,
+    documents: passageOnly(context, write.parse).documents,
+  }));
+
+  const base = model.fork();
+  const trained = policy.fork();
+  const methods: MethodResult[] = [];
+  try {
+    for (const method of METHODS) {
+      options.onMethod?.(method);
+      if (method === 'unedited') methods.push(await measure(method, base, undefined));
+      if (method === 'passage only') methods.push(await measure(method, base, alone));
+      if (method === 'untrained edits') methods.push(await measure(method, base, await written(base)));
+      if (method === 'trained edits') {
+        const parent = options.adaptFrom === 'base' ? base : trained;
+        methods.push(await measure(method, parent, await written(trained)));
+      }
+      if (method === 'trained policy') methods.push(await measure(method, trained, undefined));
+    }
+  } finally {
+    await trained.close();
+    await base.close();
+  }
+  return {
+    measures: asking.measures,
+    passages: contexts.length,
+    questions: contexts.reduce((sum, { report }) => sum + report.length, 0),
+    samples,
+    adaptFrom: options.adaptFrom ?? 'policy',
+    methods,
+    differences: differencesOf(methods, asking.measures, seed),
+  };
+}
+
+interface Trial {
+  readonly group: number;
+  /** undefined: nothing to train on. */
+  readonly documents: readonly string[] | undefined;
+}
+
+async function forksOf(
+  parent: Fork,
+  trials: readonly Trial[],
+  options: Pick<CompareOptions, 'policy' | 'adapt' | 'signal'> & { seed: number | bigint },
+): Promise<EditedFork[]> {
+  const { tokenizer } = options.policy.model;
+  const edits = trials.map(({ group, documents }) => ({
+    documents: documents ?? [],
+    seed: deriveKey(options.seed, 'compare adapt', [group]),
+  }));
+  return applyEdits(parent, tokenizer, edits, options.adapt, options.signal);
+}
+
+function intervalsOf(
+  values: Partial<Record<MeasureName, number[][]>>,
+  method: Method,
+  seed: number | bigint,
+): Partial<Record<MeasureName, Interval>> {
+  const key = deriveKey(seed, 'bootstrap', [METHODS.indexOf(method)]);
+  const entries = Object.entries(values).map(([name, groups]) => [name, bootstrapMean(groups, { key })]);
+  return Object.fromEntries(entries) as Partial<Record<MeasureName, Interval>>;
+}
+
+function differencesOf(
+  methods: readonly MethodResult[],
+  measures: readonly MeasureName[],
+  seed: number | bigint,
+): MethodDifference[] {
+  const valuesOf = (method: Method, measure: MeasureName) =>
+    methods.find((result) => result.method === method)!.values[measure]!;
+  return PAIRS.flatMap(([left, right], pair) =>
+    measures.map((measure) => {
+      const key = deriveKey(seed, 'bootstrap difference', [pair]);
+      const interval = bootstrapDifference(valuesOf(left, measure), valuesOf(right, measure), { key });
+      return { left, right, measure, interval };
+    }),
+  );
+}
+
+function average(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}

@@ -1,0 +1,150 @@
+/** Tests edited forks against the model that they were made from: questions and retention texts, all in one batch. */
+
+import { divergence } from '../divergence.js';
+import type { PromptForm } from '../edit/prompts.js';
+import { makeError } from '../errors.js';
+import type { Fork } from '../fork.js';
+import type { Model } from '../model.js';
+import type { TaskContext } from '../task/task.js';
+import type { Tokenizer } from '../tokenizer/tokenizer.js';
+import { type Answered, type AskOptions, ask, MEASURES, type MeasureName } from './measure.js';
+import { checkQuestionTemplate, QUESTION_TEMPLATE, type QuestionTemplate } from './question.js';
+import { SHAPE_DEFAULTS } from './shape.js';
+
+export interface RewardOptions {
+  /** What pays. */
+  measure: MeasureName;
+  /** Further measures that are only reported. */
+  report: readonly MeasureName[];
+  /** Weight of KL(edited ‖ unedited) on the retention texts. */
+  beta: number;
+  /** Reward of an edit that cannot be applied; no edit gets less. */
+  floor: number;
+  /** Retention texts that each edit of a round is tested on (keyed choice); 0 leaves the KL out. */
+  retentionTexts: number;
+  /** Most tokens of a retention text. */
+  retentionTokens: number;
+  form: PromptForm;
+  question: QuestionTemplate;
+  maxAnswerTokens: number;
+  stop: readonly string[];
+}
+
+export const REWARD_DEFAULTS: Readonly<RewardOptions> = {
+  measure: 'likelihood',
+  report: [],
+  ...SHAPE_DEFAULTS,
+  retentionTexts: 2,
+  retentionTokens: 256,
+  form: 'auto',
+  question: QUESTION_TEMPLATE,
+  maxAnswerTokens: 64,
+  stop: [],
+};
+
+/** Defaults filled in and checked. Throws `OPTION_INVALID`. */
+export function rewardOptions(given: Partial<RewardOptions> = {}): RewardOptions {
+  const options = { ...REWARD_DEFAULTS, ...given };
+  for (const measure of [options.measure, ...options.report]) {
+    if (MEASURES.includes(measure)) continue;
+    throw makeError(
+      'OPTION_INVALID',
+      `reward measure is "${measure}"; expected one of ${MEASURES.join(', ')}`,
+    );
+  }
+  if (!(options.beta >= 0)) {
+    throw makeError('OPTION_INVALID', `reward beta is ${options.beta}; expected a number of at least 0`);
+  }
+  if (!Number.isFinite(options.floor)) {
+    throw makeError('OPTION_INVALID', `reward floor is ${options.floor}; expected a finite number`);
+  }
+  if (options.beta > 0 && !(options.retentionTexts > 0)) {
+    throw makeError('OPTION_INVALID', 'reward beta is set but retentionTexts is 0; expected at least 1 text');
+  }
+  checkQuestionTemplate(options.question);
+  return options;
+}
+
+/** How questions are asked under these options. */
+export function askOptions(options: RewardOptions, tokenizer: Tokenizer, signal?: AbortSignal): AskOptions {
+  return {
+    tokenizer,
+    measures: [...new Set([options.measure, ...options.report])],
+    form: options.form,
+    template: options.question,
+    maxAnswerTokens: options.maxAnswerTokens,
+    stop: options.stop,
+    signal,
+  };
+}
+
+/** Answers of one fork to the questions of one context. */
+export interface ContextAnswers {
+  readonly paying: readonly Answered[];
+  readonly report: readonly Answered[];
+}
+
+/** Asks every fork the questions of its context, paying and report-only ones, in one call. */
+export async function askForks(
+  rows: readonly { readonly fork: Fork | Model; readonly context: TaskContext }[],
+  options: AskOptions,
+): Promise<ContextAnswers[]> {
+  const asked = rows.flatMap(({ fork, context }) =>
+    [...context.paying, ...context.report].map((question) => ({ fork, title: context.title, question })),
+  );
+  const answered = await ask(asked, options);
+  let next = 0;
+  const take = (count: number) => {
+    next += count;
+    return answered.slice(next - count, next);
+  };
+  return rows.map(({ context }) => ({
+    paying: take(context.paying.length),
+    report: take(context.report.length),
+  }));
+}
+
+/** KL(fork ‖ reference) in nats a token, mean over all positions of all texts, for each fork. */
+export async function meanDivergence(
+  forks: readonly (Fork | Model)[],
+  reference: Fork | Model,
+  texts: readonly Int32Array[],
+  signal?: AbortSignal,
+): Promise<number[]> {
+  if (texts.length === 0) return forks.map(() => Number.NaN);
+  const rows = forks.flatMap((fork) => texts.map((tokens) => ({ fork, reference, tokens })));
+  const divergences = await divergence(rows, { signal });
+  return forks.map((_, index) => {
+    const own = divergences.slice(index * texts.length, (index + 1) * texts.length);
+    const sum = own.reduce((total, row) => total + row.reduce((part, value) => part + value, 0), 0);
+    return sum / own.reduce((total, row) => total + row.length, 0);
+  });
+}
+
+/** Scores of the unedited model, kept by (context, version of the parent): the version moves with every update. */
+export class BaselineCache {
+  #version = '';
+  readonly #answers = new Map<string, ContextAnswers>();
+
+  /** The answers for `contexts`, asking `parent` only for those not yet known at this `version`. */
+  async get(
+    parent: Fork | Model,
+    version: string,
+    contexts: readonly TaskContext[],
+    options: AskOptions,
+  ): Promise<ContextAnswers[]> {
+    if (version !== this.#version) this.#answers.clear();
+    this.#version = version;
+    const unknown = contexts.filter(({ id }, index) => {
+      return !this.#answers.has(id) && contexts.findIndex((other) => other.id === id) === index;
+    });
+    const answers = await askForks(
+      unknown.map((context) => ({ fork: parent, context })),
+      options,
+    );
+    unknown.forEach(({ id }, index) => {
+      this.#answers.set(id, answers[index]!);
+    });
+    return contexts.map(({ id }) => this.#answers.get(id)!);
+  }
+}

@@ -1,0 +1,259 @@
+/** The YAML configuration of a run: schema, defaults, and errors that name path, what was found and what is expected. */
+import { readFile } from 'node:fs/promises';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { parseDocument } from 'yaml';
+import { z } from 'zod';
+import { PPO_DEFAULTS } from '../algorithm/ppo.js';
+import { PARSE_DEFAULTS } from '../edit/parse.js';
+import { DEFAULT_TASK, EDIT_TEMPLATES } from '../edit/prompts.js';
+import { WRITE_DEFAULTS } from '../edit/write.js';
+import { makeError } from '../errors.js';
+import { REWARD_DEFAULTS } from '../reward/evaluate.js';
+import { MEASURES } from '../reward/measure.js';
+import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
+
+const count = z.int().min(0);
+const atLeast1 = z.int().min(1);
+const positive = z.number().positive();
+const notNegative = z.number().min(0);
+const share = z.number().min(0).max(1);
+const modules = z.array(z.string().min(1)).min(1);
+const measure = z.enum(MEASURES);
+
+const template = z.strictObject({
+  name: z.string().min(1),
+  base: z.string(),
+  chat: z.strictObject({ system: z.string().optional(), user: z.string() }),
+  opening: z.string().optional(),
+});
+
+const task = z.strictObject({
+  kind: z.literal('knowledge').default('knowledge'),
+  /** Passages: JSON, JSONL or SQuAD v1.1; relative to the configuration's folder. */
+  data: z.string().min(1),
+  /** Most training passages; all that are left by default. */
+  training: atLeast1.optional(),
+  evaluation: count.default(8),
+  retention: count.default(KNOWLEDGE_DEFAULTS.retention),
+  payingShare: z.number().gt(0).max(1).default(KNOWLEDGE_DEFAULTS.payingShare),
+  description: z.string().default(DEFAULT_TASK),
+});
+
+const parse = z.strictObject({
+  splitSegments: z.boolean().default(PARSE_DEFAULTS.splitSegments),
+  splitQuestions: z.boolean().default(PARSE_DEFAULTS.splitQuestions),
+  splitLines: z.boolean().default(PARSE_DEFAULTS.splitLines),
+  dropAnnouncement: z.boolean().default(PARSE_DEFAULTS.dropAnnouncement),
+  stripNumbering: z.boolean().default(PARSE_DEFAULTS.stripNumbering),
+  titlePrefix: z.boolean().default(PARSE_DEFAULTS.titlePrefix),
+  passageLast: z.boolean().default(PARSE_DEFAULTS.passageLast),
+  maxDocuments: atLeast1.default(PARSE_DEFAULTS.maxDocuments),
+  onEmpty: z.enum(['invalid', 'passage']).default(PARSE_DEFAULTS.onEmpty),
+});
+
+const form = z.enum(['auto', 'base', 'chat']);
+
+const edit = z.strictObject({
+  prompt: z.union([z.enum(EDIT_TEMPLATES as [string, ...string[]]), template]).default('implications'),
+  form: form.default(WRITE_DEFAULTS.form),
+  maxTokens: atLeast1.default(WRITE_DEFAULTS.maxTokens),
+  temperature: positive.default(WRITE_DEFAULTS.temperature),
+  stop: z.array(z.string().min(1)).default([...WRITE_DEFAULTS.stop]),
+  parse: parse.prefault({}),
+});
+
+const adapt = z.strictObject({
+  rank: atLeast1.default(32),
+  alpha: positive.default(64),
+  learningRate: positive.default(1e-3),
+  epochs: atLeast1.default(10),
+  batchSize: atLeast1.default(1),
+  schedule: z.enum(['constant', 'linear', 'cosine']).default('linear'),
+  warmupSteps: count.default(0),
+  clip: notNegative.default(1),
+  weightDecay: notNegative.default(0),
+  shuffle: z.boolean().default(true),
+  targets: modules.default(['q_proj', 'v_proj']),
+  deterministic: z.boolean().default(false),
+});
+
+const reward = z.strictObject({
+  measure: measure.default(REWARD_DEFAULTS.measure),
+  report: z.array(measure).default([...REWARD_DEFAULTS.report]),
+  beta: notNegative.default(REWARD_DEFAULTS.beta),
+  floor: z.number().default(REWARD_DEFAULTS.floor),
+  retentionTexts: count.default(REWARD_DEFAULTS.retentionTexts),
+  retentionTokens: z.int().min(2).default(REWARD_DEFAULTS.retentionTokens),
+  form: form.default(REWARD_DEFAULTS.form),
+  maxAnswerTokens: atLeast1.default(REWARD_DEFAULTS.maxAnswerTokens),
+  stop: z.array(z.string().min(1)).default([...REWARD_DEFAULTS.stop]),
+});
+
+const policy = z.strictObject({
+  rank: atLeast1.default(16),
+  alpha: positive.default(32),
+  targets: modules.default(['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']),
+  /** Where the value head's estimate starts; used with `ppo.baseline: value`. */
+  valueBias: z.number().default(0),
+});
+
+const ppo = z.strictObject({
+  baseline: z.enum(['group', 'value']).default(PPO_DEFAULTS.baseline),
+  discount: share.default(PPO_DEFAULTS.discount),
+  lambda: share.default(PPO_DEFAULTS.lambda),
+  whiten: z.boolean().default(PPO_DEFAULTS.whiten),
+  epochs: atLeast1.default(PPO_DEFAULTS.epochs),
+  minibatch: atLeast1.default(PPO_DEFAULTS.minibatch),
+  clipLow: notNegative.default(PPO_DEFAULTS.clipLow),
+  clipHigh: notNegative.default(PPO_DEFAULTS.clipHigh),
+  learningRate: positive.default(PPO_DEFAULTS.learningRate),
+  valueLearningRate: positive.default(PPO_DEFAULTS.valueLearningRate),
+  valueCoefficient: notNegative.default(PPO_DEFAULTS.valueCoefficient),
+  valueClip: notNegative.default(PPO_DEFAULTS.valueClip),
+  entropyCoefficient: notNegative.default(PPO_DEFAULTS.entropyCoefficient),
+  maxGradNorm: notNegative.default(PPO_DEFAULTS.maxGradNorm),
+  weightDecay: notNegative.default(PPO_DEFAULTS.weightDecay),
+  klCoefficient: notNegative.default(PPO_DEFAULTS.klCoefficient),
+  klIn: z.enum(['loss', 'reward']).default(PPO_DEFAULTS.klIn),
+  klTarget: positive.optional(),
+  klStop: positive.default(PPO_DEFAULTS.klStop),
+  importanceGap: notNegative.default(PPO_DEFAULTS.importanceGap),
+  importanceCap: positive.default(PPO_DEFAULTS.importanceCap),
+  normalizer: positive.optional(),
+});
+
+const schema = z.strictObject({
+  /** A model folder, a .gguf file (both relative to the configuration's folder) or a name that `pull` knows. */
+  model: z.string().min(1),
+  dtype: z.enum(['float32', 'bfloat16', 'float64']).default('float32'),
+  device: z.string().min(1).default('cpu'),
+  threads: atLeast1.optional(),
+  seed: z.int().min(0).default(0),
+  rounds: atLeast1.default(2),
+  contextsPerRound: atLeast1.default(5),
+  editsPerContext: z.int().min(2).default(5),
+  repeats: atLeast1.default(1),
+  adaptFrom: z.enum(['policy', 'base']).default('policy'),
+  task,
+  edit: edit.prefault({}),
+  adapt: adapt.prefault({}),
+  reward: reward.prefault({}),
+  policy: policy.prefault({}),
+  ppo: ppo.prefault({}),
+  /** Newest checkpoints kept; all by default. */
+  keepCheckpoints: atLeast1.optional(),
+  /** Edits a passage in the closing table. */
+  closingSamples: atLeast1.default(1),
+});
+
+/** A configuration with every default filled in. */
+export type RunConfig = z.output<typeof schema>;
+/** A configuration as written: defaults may be left out. */
+export type RunConfigInput = z.input<typeof schema>;
+
+/**
+ * Reads and resolves a YAML configuration; relative paths become absolute ones. Throws `FILE_NOT_FOUND`,
+ * `INPUT_INVALID` for invalid YAML (with the line) and `OPTION_INVALID` for a key or value that does not fit.
+ */
+export async function readConfig(path: string): Promise<RunConfig> {
+  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+    const missing = cause.code === 'ENOENT';
+    throw makeError(
+      missing ? 'FILE_NOT_FOUND' : 'IO',
+      `${path}: ${missing ? 'no such file' : cause.message}`,
+      cause,
+    );
+  });
+  const config = resolveConfig(parseYaml(text, path), path);
+  return withPaths(config, dirname(resolve(path)));
+}
+
+/** Makes the paths of a configuration absolute; a bare model name stays a name. */
+export function withPaths(config: RunConfig, folder: string): RunConfig {
+  const named =
+    !/[\\/]/.test(config.model) && !config.model.endsWith('.gguf') && !config.model.startsWith('.');
+  return {
+    ...config,
+    model: named || isAbsolute(config.model) ? config.model : resolve(folder, config.model),
+    task: { ...config.task, data: resolve(folder, config.task.data) },
+  };
+}
+
+function parseYaml(text: string, path: string): unknown {
+  const document = parseDocument(text);
+  const error = document.errors[0];
+  if (error) {
+    const line = error.linePos?.[0].line;
+    const reason = error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:?$/, '');
+    throw makeError('INPUT_INVALID', `${path}${line ? ` line ${line}` : ''} is not YAML: ${reason}`, error);
+  }
+  try {
+    return document.toJS() as unknown;
+  } catch (cause) {
+    // An alias without its anchor, or aliases that would fill the memory.
+    throw makeError('INPUT_INVALID', `${path} is not YAML: ${(cause as Error).message}`, cause);
+  }
+}
+
+/** Checks a configuration and fills in its defaults; `name` is what errors call it. Throws `OPTION_INVALID`. */
+export function resolveConfig(value: unknown, name = 'configuration'): RunConfig {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const problems = result.error.issues.flatMap((issue) => problemsOf(issue, value));
+  throw makeError('OPTION_INVALID', `${name}: ${problems.join('; ')}`);
+}
+
+function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {
+  const path = issue.path.map(String);
+  const where = path.length > 0 ? path.join('.') : 'the configuration';
+  if (issue.code === 'unrecognized_keys') {
+    const known = keysAt(path);
+    return issue.keys.map(
+      (key) => `${[...path, key].join('.')} is not a known key; expected one of ${known.join(', ')}`,
+    );
+  }
+  const found = issue.path.reduce<unknown>(
+    (value, key) => (value as Record<PropertyKey, unknown> | null)?.[key],
+    root,
+  );
+  const text = found === undefined ? 'missing' : JSON.stringify(found);
+  return [`${where} is ${text.length > 80 ? `${text.slice(0, 80)}…` : text}; expected ${expectation(issue)}`];
+}
+
+function expectation(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'invalid_type':
+      return `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${NAMES[issue.expected] ?? issue.expected}`;
+    case 'invalid_value':
+      return issue.values.length === 1
+        ? `"${String(issue.values[0])}"`
+        : `one of ${issue.values.map(String).join(', ')}`;
+    case 'too_small':
+      return typeof issue.minimum === 'number' && issue.origin !== 'string' && issue.origin !== 'array'
+        ? `a number ${issue.inclusive ? 'of at least' : 'above'} ${issue.minimum}`
+        : 'something that is not empty';
+    case 'too_big':
+      return `a number of at most ${String(issue.maximum)}`;
+    case 'invalid_union':
+      return `a name (${EDIT_TEMPLATES.join(', ')}) or a template with name, base and chat`;
+    default:
+      return issue.message;
+  }
+}
+
+const NAMES: Readonly<Record<string, string>> = { int: 'whole number', object: 'mapping', array: 'list' };
+
+// The keys of the mapping at a path of the schema, for the error about an unknown one.
+function keysAt(path: readonly string[]): string[] {
+  let node: unknown = schema;
+  for (const key of path) node = (shapeOf(node) ?? {})[key];
+  return Object.keys(shapeOf(node) ?? {});
+}
+
+function shapeOf(node: unknown): Record<string, unknown> | undefined {
+  let inner = node;
+  while (inner instanceof z.ZodPrefault || inner instanceof z.ZodDefault || inner instanceof z.ZodOptional) {
+    inner = inner.unwrap();
+  }
+  return inner instanceof z.ZodObject ? (inner.shape as Record<string, unknown>) : undefined;
+}

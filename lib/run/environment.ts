@@ -1,0 +1,85 @@
+/** `environment.json`: what a run's result depends on beyond its configuration, and where each session of it ran. */
+import { cpus } from 'node:os';
+import { join } from 'node:path';
+import { native } from '../binding.js';
+import { makeError } from '../errors.js';
+import { type Disk, exists, writeAtomic } from './disk.js';
+
+/** Must be the same when a run is resumed. */
+export interface Inputs {
+  /** SHA-256 of the model's weights. */
+  readonly model: string;
+  /** SHA-256 of the data file. */
+  readonly data: string;
+}
+
+/** One start or resumption of a run. Bits are only promised to be equal at equal device, threads and libraries. */
+export interface Session {
+  readonly started: string;
+  readonly node: string;
+  readonly platform: string;
+  readonly cpu: string;
+  readonly version: string;
+  readonly libtorch: string;
+  readonly simd: string;
+  readonly threads: number;
+  readonly device: string;
+}
+
+export interface Environment {
+  readonly inputs: Inputs;
+  readonly sessions: readonly Session[];
+}
+
+const NAME = 'environment.json';
+
+/** Describes this process. */
+export function describeSession(device: string): Session {
+  const { version, torch, simd, threads } = native().info();
+  return {
+    started: new Date().toISOString(),
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    cpu: cpus()[0]?.model ?? 'unknown',
+    version,
+    libtorch: torch,
+    simd,
+    threads,
+    device,
+  };
+}
+
+/** Adds a session. Throws `RUN_INVALID` when the run was begun with other weights or other data. */
+export async function recordSession(
+  disk: Disk,
+  run: string,
+  inputs: Inputs,
+  session: Session,
+): Promise<void> {
+  const path = join(run, NAME);
+  const sessions: Session[] = [];
+  if (await exists(disk, path)) {
+    const earlier = await readEnvironment(disk, path);
+    for (const name of ['model', 'data'] as const) {
+      if (earlier.inputs[name] === inputs[name]) continue;
+      throw makeError(
+        'RUN_INVALID',
+        `the ${name} of run ${run} has changed: SHA-256 ${inputs[name].slice(0, 12)}…, begun with ` +
+          `${earlier.inputs[name].slice(0, 12)}…; a resumed run needs what it was begun with`,
+      );
+    }
+    sessions.push(...earlier.sessions);
+  }
+  const environment: Environment = { inputs, sessions: [...sessions, session] };
+  await writeAtomic(disk, path, `${JSON.stringify(environment, null, 2)}\n`);
+}
+
+async function readEnvironment(disk: Disk, path: string): Promise<Environment> {
+  try {
+    const value = JSON.parse(await disk.readFile(path, 'utf8')) as Environment;
+    if (typeof value.inputs.model === 'string' && Array.isArray(value.sessions)) return value;
+  } catch {
+    // Reported below.
+  }
+  throw makeError('RUN_INVALID', `${path} cannot be read; expected JSON with "inputs" and "sessions"`);
+}
