@@ -1,0 +1,175 @@
+/** Text to token ids and back, as the model's own tokenizer does it. */
+import { Tokenizer as Encoder } from '@huggingface/tokenizers';
+import { makeError } from '../errors.js';
+import type { GgufMetadata } from '../format/gguf.js';
+import { show } from '../format/json.js';
+import { type ChatMessage, type ChatTemplate, compileChatTemplate } from './chat.js';
+import { type Decoder, makeDecoder } from './decode.js';
+import { makeExact } from './exact.js';
+import { readTokenizerFolder } from './folder.js';
+import { tokenizerFromGguf } from './gguf.js';
+import { invalid, type TokenizerJson } from './schema.js';
+
+export type { ChatMessage };
+
+/** What a tokenizer is made of, whichever files it came from. */
+export interface TokenizerParts {
+  /** Where it came from, for messages. */
+  source: string;
+  json: TokenizerJson;
+  /** `bos_token`, `eos_token`, `unk_token`, `pad_token`, as chat templates name them. */
+  specialTokens: Readonly<Record<string, string>>;
+  /** Ids that end a text, most important first. */
+  eosTokenIds: readonly number[];
+  chatTemplate?: string;
+}
+
+export interface EncodeOptions {
+  /** Add the special tokens that the tokenizer itself adds, for example one at the beginning. True by default. */
+  specialTokens?: boolean;
+}
+export interface DecodeOptions {
+  /** Leave out special tokens. True by default. */
+  skipSpecialTokens?: boolean;
+}
+export interface ChatOptions {
+  /** End with the opening of the assistant's turn. True by default. */
+  addGenerationPrompt?: boolean;
+}
+
+/** Tokens that end a turn in common chat formats; they end a generation when the model's template writes them. */
+const TURN_ENDS = ['<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>', '<|end|>'];
+
+/**
+ * Ids agree with Hugging Face `tokenizers`; special tokens that stand in the text become their ids.
+ * Immutable; safe to share.
+ */
+export class Tokenizer {
+  /** One more than the largest id. A model's embedding may have more rows than this, never fewer. */
+  readonly vocabSize: number;
+  /** Ids that end a generation, most important first. */
+  readonly eosTokenIds: readonly number[];
+  readonly bosTokenId?: number;
+  /** Jinja source of the chat template. */
+  readonly chatTemplate?: string;
+  readonly #encoder: Encoder;
+  readonly #decoder: Decoder;
+  /** Token of every id; holes are ids without one. */
+  readonly #tokens: (string | undefined)[] = [];
+  readonly #special = new Set<number>();
+  readonly #parts: TokenizerParts;
+  #template?: ChatTemplate;
+
+  /** Errors: `TOKENIZER_INVALID`. */
+  constructor(parts: TokenizerParts) {
+    const { json, source } = parts;
+    this.#parts = parts;
+    for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
+    for (const { id, content, special } of json.added_tokens) {
+      this.#tokens[id] = content;
+      if (special) this.#special.add(id);
+    }
+    if (this.#tokens.length === 0) throw invalid(source, 'the vocabulary is empty');
+    this.vocabSize = this.#tokens.length;
+    this.#decoder = makeDecoder(json, source);
+    const exact = makeExact(json, source);
+    try {
+      this.#encoder = new Encoder(exact, {});
+      // Reaches every part once, so that a broken one is found here and not in the middle of a run.
+      this.#encoder.encode('a', { add_special_tokens: true });
+    } catch (error) {
+      throw makeError('TOKENIZER_INVALID', `${source}: ${(error as Error).message}`, error);
+    }
+    const added = this.#encoder.tokenize('', { add_special_tokens: true });
+    const unknown = added.find((token: string) => this.#encoder.token_to_id(token) === undefined);
+    if (unknown !== undefined)
+      throw invalid(source, `its post-processor adds ${show(unknown)}, which is not a token`);
+
+    this.chatTemplate = parts.chatTemplate;
+    this.bosTokenId = this.#idOf(parts.specialTokens.bos_token);
+    const turnEnds = TURN_ENDS.filter((token) => parts.chatTemplate?.includes(token));
+    const ends = [...parts.eosTokenIds, ...turnEnds.map((token) => this.#idOf(token))];
+    this.eosTokenIds = [...new Set(ends)].filter(
+      (id): id is number => id !== undefined && id < this.vocabSize,
+    );
+  }
+
+  /**
+   * From tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json, generation_config.json,
+   * config.json and chat_template.jinja. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`, `TOKENIZER_INVALID`.
+   */
+  static async fromFolder(path: string): Promise<Tokenizer> {
+    return new Tokenizer(await readTokenizerFolder(path));
+  }
+
+  /** From the metadata of a GGUF header. Errors: `TOKENIZER_INVALID`. */
+  static fromGguf(metadata: GgufMetadata, source = 'GGUF'): Tokenizer {
+    return new Tokenizer(tokenizerFromGguf(metadata, source));
+  }
+
+  /** True when the model has a chat template. */
+  get isChat(): boolean {
+    return this.chatTemplate !== undefined;
+  }
+
+  /** Halves of surrogate pairs are read as U+FFFD. Errors: `INPUT_INVALID` for what is not text. */
+  encode(text: string, { specialTokens = true }: EncodeOptions = {}): Int32Array {
+    if (typeof text !== 'string')
+      throw makeError('INPUT_INVALID', `the text is ${show(text)}, expected a string`);
+    const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd');
+    return Int32Array.from(this.#encoder.encode(wellFormed, { add_special_tokens: specialTokens }).ids);
+  }
+
+  /**
+   * Ids without a token (rows that pad an embedding) decode to nothing; bytes that are not UTF-8 decode to U+FFFD.
+   * Errors: `TOKEN_RANGE` for what is not an id.
+   */
+  decode(tokens: ArrayLike<number>, { skipSpecialTokens = true }: DecodeOptions = {}): string {
+    const known: string[] = [];
+    for (let i = 0; i < tokens.length; i++) {
+      const id = tokens[i]!;
+      if (!Number.isInteger(id) || id < 0)
+        throw makeError('TOKEN_RANGE', `token ${i} is ${show(id)}, expected an id`);
+      const token = this.#tokens[id];
+      if (token !== undefined && !(skipSpecialTokens && this.#special.has(id))) known.push(token);
+    }
+    return this.#decoder.text(known);
+  }
+
+  /** Renders a conversation as text; encode it with `specialTokens: false`. Errors: `TEMPLATE_INVALID`, `INPUT_INVALID`. */
+  chat(messages: readonly ChatMessage[], { addGenerationPrompt = true }: ChatOptions = {}): string {
+    if (this.chatTemplate === undefined) {
+      throw makeError(
+        'TEMPLATE_INVALID',
+        `${this.#parts.source} has no chat template; expected a chat model`,
+      );
+    }
+    this.#template ??= compileChatTemplate(this.chatTemplate, this.#parts.specialTokens);
+    return this.#template(messages, addGenerationPrompt);
+  }
+
+  /** Token ids of a rendered conversation. */
+  encodeChat(messages: readonly ChatMessage[], options?: ChatOptions): Int32Array {
+    return this.encode(this.chat(messages, options), { specialTokens: false });
+  }
+
+  /**
+   * Byte string of every id, end to end: id i is `bytes[offsets[i] .. offsets[i + 1])`. Special tokens and ids without
+   * a token are empty. `size` ids, by default `vocabSize`; a model with a larger embedding passes its own.
+   */
+  tokenBytes(size = this.vocabSize): { bytes: Uint8Array; offsets: Int32Array } {
+    const offsets = new Int32Array(size + 1);
+    const pieces: Uint8Array[] = [];
+    for (let id = 0; id < size; id++) {
+      const token = this.#special.has(id) ? undefined : this.#tokens[id];
+      const bytes = token === undefined ? new Uint8Array(0) : this.#decoder.bytes(token);
+      pieces.push(bytes);
+      offsets[id + 1] = offsets[id]! + bytes.length;
+    }
+    return { bytes: new Uint8Array(Buffer.concat(pieces)), offsets };
+  }
+
+  #idOf(token: string | undefined): number | undefined {
+    return token === undefined ? undefined : this.#encoder.token_to_id(token);
+  }
+}
