@@ -69,10 +69,16 @@ template <typename T>
 void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl);
 
 // ---- sampling -------------------------------------------------------------------------------------------------------
-// One token a row from logits [rows, V]. temperature 0: argmax (lowest id wins ties), log-prob at temperature 1.
-// Otherwise Gumbel-max over logits / temperature with noise Philox(key[r], position[r], j / 4).v[j % 4] for token j,
-// restricted to the top_k largest (0: off) and then to the smallest set of largest probabilities that sums to >= top_p
-// (>= 1: off); ties towards the lower id. logprob[r] is of the full temperature-scaled distribution.
+// One token a row from logits [rows, V], z = logits / temperature. temperature 0: argmax (lowest id wins ties), log-prob
+// at temperature 1. Otherwise Gumbel-max: the token of the largest z_j + g_j (ties towards the lower id) among the top_k
+// largest z (0 or less: off), and of those among the smallest set of largest ones that holds at least the part top_p of
+// their probability (>= 1: off; at least one token is kept); ties at both borders keep the lower id.
+// Noise of token j, in float whatever T is, a function of (key[r], position[r], j) alone:
+//   bits = Philox(key, position, j / 4).v[j % 4]
+//   v = min(float(bits) * 2^-32 + 2^-33, 1 - 2^-24)       float(bits) rounds to nearest; 0 < v < 1, fine-grained at 0
+//   g = -log(-log(1 - v))                                   largest 22.87: rare tokens keep their share
+// logprob[r] is of the full temperature-scaled distribution. A row with NaN or +inf among its logits, or with nothing
+// but -inf, has token -1 and log-prob NaN.
 template <typename T>
 void SampleRows(const T* logits, int64_t rows, int64_t V, const float* temperature, const float* top_p,
                 const int32_t* top_k, const uint64_t* key, const int64_t* position, int32_t* token, float* logprob);
