@@ -19,7 +19,7 @@ export function usable(folder) {
 }
 
 /** Debian's package holds the sources. apt unpacks nothing and needs no root as long as its lists are our own. */
-async function fromApt(env) {
+export async function fromApt(env) {
   const work = await temporaryFolder(env);
   try {
     const lists = join(work, 'state', 'lists');
@@ -53,18 +53,21 @@ async function fromApt(env) {
   }
 }
 
-export async function findGoogleTest({ env = process.env, log = () => {}, apt = fromApt } = {}) {
+/** Where it may be without being brought. */
+function usualPlaces(env) {
+  return ['/usr/src/googletest', join(cacheFolder(env), 'googletest'), '/usr/local', '/opt/homebrew', '/usr'];
+}
+
+/**
+ * @param {{ env?: NodeJS.ProcessEnv, log?: (line: string) => void, places?: string[],
+ *   apt?: (env: NodeJS.ProcessEnv) => Promise<string> }} [options] `places` and `apt` are replaced by tests
+ */
+export async function findGoogleTest({ env = process.env, log = () => {}, places, apt = fromApt } = {}) {
   if (env.GTEST_ROOT) {
     if (!usable(env.GTEST_ROOT)) throw new Error(`GTEST_ROOT=${env.GTEST_ROOT} holds no GoogleTest`);
     return env.GTEST_ROOT;
   }
-  const places = [
-    '/usr/src/googletest',
-    join(cacheFolder(env), 'googletest'),
-    '/usr/local',
-    '/opt/homebrew',
-    '/usr',
-  ];
+  places ??= usualPlaces(env);
   const place = places.find(usable);
   if (place) return place;
   try {

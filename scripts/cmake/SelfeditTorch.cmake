@@ -3,9 +3,12 @@
 #   selfedit_torch   include folders and libraries of ATen and c10
 #   selfedit_openmp  -fopenmp, linked against the OpenMP runtime that libtorch itself ships: with two runtimes in one
 #                    process, at::parallel_for and our own loops would own two sets of threads.
-if(NOT SELFEDIT_TORCH_ROOT AND DEFINED ENV{LIBTORCH})
-  set(SELFEDIT_TORCH_ROOT "$ENV{LIBTORCH}")
-endif()
+# By hand, without the build script: LIBTORCH or CMAKE_PREFIX_PATH.
+foreach(folder $ENV{LIBTORCH} ${CMAKE_PREFIX_PATH})
+  if(NOT SELFEDIT_TORCH_ROOT AND EXISTS "${folder}/include/ATen/ATen.h")
+    set(SELFEDIT_TORCH_ROOT "${folder}")
+  endif()
+endforeach()
 if(NOT EXISTS "${SELFEDIT_TORCH_ROOT}/include/ATen/ATen.h")
   message(FATAL_ERROR "No libtorch at SELFEDIT_TORCH_ROOT=\"${SELFEDIT_TORCH_ROOT}\" (include/ATen/ATen.h is missing). "
                       "Use `npm run build:native`, which finds or brings one.")
