@@ -66,7 +66,7 @@ export function whiten(sequences: readonly Float64Array[]): { mean: number; devi
   // Rewards that differ by rounding alone are equal: scaling would make the noise the signal.
   const scale = deviation > 1e-6 * Math.max(1, Math.abs(mean)) ? 1 / deviation : 0;
   for (const sequence of filled) {
-    for (let t = 0; t < sequence.length; t++) sequence[t] = (sequence[t]! - mean) * scale;
+    for (let t = 0; t < sequence.length; t++) sequence[t] = scale === 0 ? 0 : (sequence[t]! - mean) * scale;
   }
   return { mean, deviation };
 }

@@ -94,7 +94,7 @@ export function ppo(given: Partial<PpoOptions> = {}): Algorithm {
     name: 'ppo',
     state: () => ({ klCoefficient: controller.coefficient }),
     restore: (state) => {
-      controller.coefficient = state['klCoefficient'] ?? options.klCoefficient;
+      controller.coefficient = state.klCoefficient ?? options.klCoefficient;
     },
     update: (policy, rollouts, context) => update(policy, rollouts, context, options, controller),
   };

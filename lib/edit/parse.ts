@@ -12,8 +12,10 @@ export interface ParseOptions {
   splitQuestions: boolean;
   /** Each line is a document. */
   splitLines: boolean;
-  /** A first line that only announces the list ("Sure, here are…") is dropped. */
+  /** With `splitLines`: a first line that only announces the list ("Sure, here are…") is dropped. */
   dropAnnouncement: boolean;
+  /** A piece without a letter or a digit is dropped (the published code keeps it). */
+  dropWordless: boolean;
   /** `1.`, `2)`, `-` and `*` before a line are removed (the published code keeps them). */
   stripNumbering: boolean;
   /** Every document starts with the title on a line of its own. */
@@ -31,6 +33,7 @@ export const PARSE_DEFAULTS: Readonly<ParseOptions> = {
   splitQuestions: true,
   splitLines: true,
   dropAnnouncement: true,
+  dropWordless: true,
   stripNumbering: false,
   titlePrefix: true,
   passageLast: true,
@@ -56,7 +59,8 @@ export function parseEdit(
 ): TextEdit {
   const rules = { ...PARSE_DEFAULTS, ...options };
   const clean = text.replace(/\r\n?/g, '\n').replace(CONTROL, '').trim();
-  const pieces = clean === '' ? [] : split(withOpening(clean, opening), rules).slice(0, rules.maxDocuments);
+  const empty = worded([clean], rules).length === 0;
+  const pieces = empty ? [] : split(withOpening(clean, opening), rules).slice(0, rules.maxDocuments);
   const invalid = pieces.length === 0 && (rules.onEmpty === 'invalid' || !rules.passageLast);
   if (rules.passageLast) pieces.push(passage.context.trim());
   const title = rules.titlePrefix && passage.title !== '' ? `${passage.title}\n` : '';
@@ -80,12 +84,21 @@ function withOpening(text: string, opening: string): string {
 
 function split(text: string, rules: ParseOptions): string[] {
   if (rules.splitQuestions && QUESTION.test(text) && /Answer\s*:/.test(text)) {
-    return nonEmpty(text.split(/\n(?=Question\s+\d+:)/));
+    return worded(text.split(/\n(?=Question\s+\d+:)/), rules);
   }
-  let pieces = rules.splitSegments ? nonEmpty(text.split('---')) : [text];
-  if (rules.splitLines) pieces = nonEmpty(pieces.flatMap((piece) => piece.split('\n')));
-  if (rules.dropAnnouncement && announces(pieces)) pieces = pieces.slice(1);
-  if (rules.stripNumbering) pieces = nonEmpty(pieces.map((piece) => piece.replace(LIST_ITEM, '')));
+  let pieces = rules.splitSegments ? worded(text.split('---'), rules) : worded([text], rules);
+  if (rules.splitLines) {
+    pieces = worded(
+      pieces.flatMap((piece) => piece.split('\n')),
+      rules,
+    );
+    if (rules.dropAnnouncement && announces(pieces)) pieces = pieces.slice(1);
+  }
+  if (rules.stripNumbering)
+    pieces = worded(
+      pieces.map((piece) => piece.replace(LIST_ITEM, '')),
+      rules,
+    );
   return pieces;
 }
 
@@ -95,6 +108,7 @@ function announces(pieces: readonly string[]): boolean {
   return first.endsWith(':') || LIST_ITEM.test(second);
 }
 
-function nonEmpty(pieces: readonly string[]): string[] {
-  return pieces.map((piece) => piece.trim()).filter((piece) => /[\p{L}\p{N}]/u.test(piece));
+function worded(pieces: readonly string[], rules: ParseOptions): string[] {
+  const needed = rules.dropWordless ? /[\p{L}\p{N}]/u : /\S/;
+  return pieces.map((piece) => piece.trim()).filter((piece) => needed.test(piece));
 }

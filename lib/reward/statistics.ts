@@ -25,7 +25,9 @@ export function wilson(successes: number, n: number, level = 0.95): Interval {
   const share = successes / n;
   const center = (share + z ** 2 / (2 * n)) / (1 + z ** 2 / n);
   const half = (z / (1 + z ** 2 / n)) * Math.sqrt((share * (1 - share)) / n + z ** 2 / (4 * n ** 2));
-  return { mean: share, low: Math.max(0, center - half), high: Math.min(1, center + half), n, groups: n };
+  const low = successes === 0 ? 0 : center - half;
+  const high = successes === n ? 1 : center + half;
+  return { mean: share, low, high, n, groups: n };
 }
 
 export interface BootstrapOptions {

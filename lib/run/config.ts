@@ -44,6 +44,7 @@ const parse = z.strictObject({
   splitQuestions: z.boolean().default(PARSE_DEFAULTS.splitQuestions),
   splitLines: z.boolean().default(PARSE_DEFAULTS.splitLines),
   dropAnnouncement: z.boolean().default(PARSE_DEFAULTS.dropAnnouncement),
+  dropWordless: z.boolean().default(PARSE_DEFAULTS.dropWordless),
   stripNumbering: z.boolean().default(PARSE_DEFAULTS.stripNumbering),
   titlePrefix: z.boolean().default(PARSE_DEFAULTS.titlePrefix),
   passageLast: z.boolean().default(PARSE_DEFAULTS.passageLast),
@@ -223,7 +224,7 @@ function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {
 function expectation(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'invalid_type':
-      return `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${NAMES[issue.expected] ?? issue.expected}`;
+      return `a ${NAMES[issue.expected] ?? issue.expected}`;
     case 'invalid_value':
       return issue.values.length === 1
         ? `"${String(issue.values[0])}"`
@@ -246,7 +247,7 @@ const NAMES: Readonly<Record<string, string>> = { int: 'whole number', object: '
 // The keys of the mapping at a path of the schema, for the error about an unknown one.
 function keysAt(path: readonly string[]): string[] {
   let node: unknown = schema;
-  for (const key of path) node = (shapeOf(node) ?? {})[key];
+  for (const key of path) node = shapeOf(node)?.[key];
   return Object.keys(shapeOf(node) ?? {});
 }
 
