@@ -1,21 +1,22 @@
 // GFLOP/s of the low-rank products, one thread, operands in the cache.
-//   bench_gemm [seconds per figure]
+//   bench_gemm [seconds per figure [instruction set]]
 // A figure is the median of five; before it is printed, the result is compared with a plain sum in double.
+#include "cpu/gemm.h"
+
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <ctime>
 #include <random>
 #include <utility>
 #include <vector>
 
-#include "cpu/gemm_variants.h"
+#include "cpu/dispatch.h"
 
 namespace {
-
-using selfedit::cpu::GemmVariant;
 
 struct Case {
   const char* name;
@@ -25,11 +26,10 @@ struct Case {
 };
 
 double Seconds() {
-  using Clock = std::chrono::steady_clock;
-  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;  // of this process, whatever else runs
 }
 
-double Measure(const GemmVariant& variant, const Case& c, double seconds) {
+double Measure(const Case& c, double seconds) {
   std::mt19937 engine(1);
   std::normal_distribution<float> normal(0, 0.01f);
   std::vector<float> a(c.m * c.k), b(c.n * c.k), out(c.m * c.n);
@@ -37,8 +37,8 @@ double Measure(const GemmVariant& variant, const Case& c, double seconds) {
   for (float& x : b) x = normal(engine);
   const int64_t lda = c.transpose_a ? c.m : c.k, ldb = c.transpose_b ? c.k : c.n;
   const auto call = [&] {
-    variant.float32(c.transpose_a, c.transpose_b, c.m, c.n, c.k, 1, a.data(), lda, b.data(), ldb, c.beta,
-                    out.data(), c.n);
+    selfedit::cpu::Gemm<float>(c.transpose_a, c.transpose_b, c.m, c.n, c.k, 1, a.data(), lda, b.data(), ldb,
+                               c.beta, out.data(), c.n);
   };
   call();
   for (int64_t i = 0; i < c.m; ++i) {
@@ -76,15 +76,13 @@ double Measure(const GemmVariant& variant, const Case& c, double seconds) {
 
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0.02;
-  const GemmVariant* variants[] = {&selfedit::cpu::kGemmAvx512, &selfedit::cpu::kGemmAvx2,
-                                   &selfedit::cpu::kGemmPortable};
   std::printf("%-9s %-22s %5s", "set", "product (width, rank)", "m");
   const std::pair<int64_t, int64_t> sizes[] = {{576, 32}, {1536, 32}, {4096, 32}, {576, 8}, {576, 128}};
   for (const auto& [width, r] : sizes)
     std::printf(" %5ldx%-4ld", static_cast<long>(width), static_cast<long>(r));
   std::printf("   GFLOP/s\n");
-  for (const GemmVariant* variant : variants) {
-    if (!Runs(*variant)) continue;
+  for (const char* set : {"avx512", "avx2", "portable"}) {
+    if ((argc > 2 && std::strcmp(argv[2], set) != 0) || !selfedit::cpu::SelectSimd(set)) continue;
     for (int product = 0; product < 6; ++product) {
       for (const int64_t m : {1, 4, 8, 16, 64, 150}) {
         for (size_t s = 0; s < std::size(sizes); ++s) {
@@ -94,8 +92,8 @@ int main(int argc, char** argv) {
               {"v = dy B", false, false, m, r, width, 0},   {"dx += v A", false, false, m, width, r, 1},
               {"dA += v^T x", true, false, r, width, m, 1}, {"dB += dy^T u", true, false, width, r, m, 1}};
           const Case& c = cases[product];
-          if (s == 0) std::printf("%-9s %-22s %5ld", variant->name, c.name, static_cast<long>(m));
-          std::printf(" %10.1f", Measure(*variant, c, seconds));
+          if (s == 0) std::printf("%-9s %-22s %5ld", set, c.name, static_cast<long>(m));
+          std::printf(" %10.1f", Measure(c, seconds));
           std::fflush(stdout);
         }
         std::printf("\n");

@@ -1,14 +1,10 @@
-// Compiled for AVX2 and FMA (CMakeLists.txt); empty where the compiler cannot.
+// Compiled with the flags of avx2 (CMakeLists.txt); run only where dispatch.cc finds it supported.
+#if defined(__x86_64__)
+#define SELFEDIT_ISA avx2
 #include "gemm_variants.h"
+#include "isa/gemm.h"
 
-#if defined(__AVX2__) && defined(__FMA__)
-#include "gemm_kernels.h"
-
-namespace selfedit::cpu {
-const GemmVariant kGemmAvx2 = {"avx2", avx2::Gemm<float>, avx2::Gemm<double>};
-}  // namespace selfedit::cpu
-#else
-namespace selfedit::cpu {
-const GemmVariant kGemmAvx2 = {"avx2", nullptr, nullptr};
-}  // namespace selfedit::cpu
+namespace selfedit::cpu::avx2 {
+const GemmSet kGemm = {GemmOf<float>, GemmOf<double>};
+}
 #endif

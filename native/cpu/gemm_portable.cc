@@ -1,8 +1,8 @@
 // Compiled for the oldest processor that the build aims at.
-#include "gemm_kernels.h"
+#define SELFEDIT_ISA portable
 #include "gemm_variants.h"
+#include "isa/gemm.h"
 
-namespace selfedit::cpu {
-const GemmVariant kGemmPortable = {"portable", SELFEDIT_GEMM_SET::Gemm<float>,
-                                   SELFEDIT_GEMM_SET::Gemm<double>};
-}  // namespace selfedit::cpu
+namespace selfedit::cpu::portable {
+const GemmSet kGemm = {GemmOf<float>, GemmOf<double>};
+}

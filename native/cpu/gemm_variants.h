@@ -1,24 +1,24 @@
-// The product once for every instruction set. gemm.cc takes the best one that the processor has; tests take
-// each.
+// The product once for every instruction set (gemm_<set>.cc); gemm.cc takes the one in use (dispatch.h).
 #pragma once
-#include <cstdint>
+#include "gemm.h"
 
 namespace selfedit::cpu {
 
-template <typename T>
-using GemmFunction = void (*)(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha,
-                              const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc);
-
-// Functions are null where the compiler could not make them.
-struct GemmVariant {
-  const char* name;
-  GemmFunction<float> float32;
-  GemmFunction<double> float64;
+struct GemmSet {
+  decltype(&Gemm<float>) f32;
+  decltype(&Gemm<double>) f64;
 };
 
-extern const GemmVariant kGemmAvx512, kGemmAvx2, kGemmPortable;
-
-// Whether this processor (and operating system) can run the variant.
-bool Runs(const GemmVariant& variant);
+namespace portable {
+extern const GemmSet kGemm;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const GemmSet kGemm;
+}
+namespace avx512 {
+extern const GemmSet kGemm;
+}
+#endif
 
 }  // namespace selfedit::cpu
