@@ -1,5 +1,7 @@
 #include "core/linear.h"
 
+#include <atomic>
+
 #include "core/torch_version.h"
 
 namespace selfedit {
@@ -23,6 +25,7 @@ at::Tensor Linear::Product(const at::Tensor& x, const at::Tensor& dense, at::Ten
     if (!packed->defined()) {
       const at::Tensor plain = transposed ? dense.t().contiguous() : dense.contiguous();
       *packed = torch_version::PackLinearWeight(plain, kPackRows);
+      std::atomic_ref(packed_bytes_).fetch_add(static_cast<int64_t>(dense.nbytes()));
     }
     y = torch_version::PackedLinear(input.contiguous(), *packed, std::nullopt);
   } else {
@@ -45,9 +48,7 @@ at::Tensor Linear::BackwardInput(const at::Tensor& dy) const {
 int64_t Linear::bytes() const {
   int64_t total = static_cast<int64_t>(weight_.nbytes());
   if (bias_) total += static_cast<int64_t>(bias_->nbytes());
-  if (packed_.defined()) total += static_cast<int64_t>(weight_.nbytes());
-  if (packed_transposed_.defined()) total += static_cast<int64_t>(weight_.nbytes());
-  return total;
+  return total + std::atomic_ref(packed_bytes_).load();
 }
 
 }  // namespace selfedit

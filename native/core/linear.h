@@ -2,7 +2,6 @@
 #pragma once
 #include <ATen/ATen.h>
 
-#include <mutex>
 #include <optional>
 
 namespace selfedit {
@@ -27,8 +26,9 @@ class Linear {
 
   at::Tensor weight_;  // [out, in]
   std::optional<at::Tensor> bias_;
-  // Only the compute thread packs; a mutex is not needed.
+  // Only the compute thread packs; no mutex is needed.
   mutable at::Tensor packed_, packed_transposed_;
+  mutable int64_t packed_bytes_ = 0;  // read by other threads, through atomic_ref
 };
 
 }  // namespace selfedit

@@ -36,7 +36,6 @@ std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
         f = (1.0 - smooth) * f / scaling.factor + smooth * f;
       }
     }
-    if (rope_factors_.defined()) f /= rope_factors_.const_data_ptr<float>()[j];
     inverse[j] = f;
   }
   at::Tensor cos = at::empty({rows, half}, options()), sin = at::empty_like(cos);

@@ -63,8 +63,6 @@ class Loader {
     }
   }
 
-  bool Has(const std::string& name) const { return sources_.count(name) > 0; }
-
   // The tensor in the stored type (weights) or the activation type (norms and biases); undefined when it is missing,
   // which Finish reports together with all others.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type, int64_t permuted_heads) {
@@ -223,9 +221,8 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   } else {
     model->head_ = Linear(loader.Take("lm_head.weight", {config.vocab_size, c}, wide, 0), std::nullopt);
   }
-  if (loader.Has("rope_freqs.weight")) {
-    model->rope_factors_ = loader.Take("rope_freqs.weight", {config.head_dim / 2}, at::kFloat, 0).contiguous();
-  }
+  // The factors are already part of the configuration as its rope scaling.
+  loader.Ignore("rope_freqs.weight");
   loader.Finish();
   return model;
 }

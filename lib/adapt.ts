@@ -1,0 +1,210 @@
+import { native } from './binding.js';
+import { Delta } from './delta.js';
+import { makeError } from './errors.js';
+import type { Fork } from './fork.js';
+import type { Model } from './model.js';
+import { type CallOptions, runJob } from './native-job.js';
+import { deriveKey, toSeed } from './random.js';
+import { ForkTable, type TokenInput, toRagged, toTokens } from './rows.js';
+import { DEFAULT_TARGETS, resolveTargets } from './targets.js';
+
+/** Constants of the inner loop; the defaults are those of SEAL (arXiv 2506.10943) for knowledge incorporation. */
+export interface AdaptOptions {
+  /** Rank of the low-rank delta. 32. */
+  rank: number;
+  /** The delta is scaled by alpha / rank. 64. */
+  alpha: number;
+  /** 1e-3. */
+  learningRate: number;
+  /** 10. */
+  epochs: number;
+  /** Documents of one optimizer step. 1. */
+  batchSize: number;
+  /** From the learning rate to 0 over all steps. `linear`. */
+  schedule: 'constant' | 'linear' | 'cosine';
+  /** Steps of linear warm-up from 0. 0. */
+  warmupSteps: number;
+  /** Largest gradient norm of a step; 0 is off. 1. */
+  clip: number;
+  /** AdamW. [0.9, 0.999]. */
+  betas: readonly [number, number];
+  /** 1e-8. */
+  epsilon: number;
+  /** 0. */
+  weightDecay: number;
+  /** Visit the documents in a fresh order each epoch, keyed by the edit's seed. true. */
+  shuffle: boolean;
+  /** Patterns over modules and layers (see `resolveTargets`). q_proj and v_proj. */
+  targets: readonly string[];
+}
+
+export const ADAPT_DEFAULTS: AdaptOptions = {
+  rank: 32,
+  alpha: 64,
+  learningRate: 1e-3,
+  epochs: 10,
+  batchSize: 1,
+  schedule: 'linear',
+  warmupSteps: 0,
+  clip: 1,
+  betas: [0.9, 0.999],
+  epsilon: 1e-8,
+  weightDecay: 0,
+  shuffle: true,
+  targets: DEFAULT_TARGETS,
+};
+
+export interface AdaptEdit {
+  /** What the new delta is trained on top of; it is not changed. */
+  fork: Fork | Model;
+  /** Training documents, at least one, each of at least two tokens. */
+  documents: readonly TokenInput[];
+  /** For each document one byte a token: 1 if predicting that token carries loss. All by default. */
+  lossMask?: readonly Uint8Array[];
+  /** Start from this delta (same targets and rank; its scale is kept) instead of the seeded initialisation. */
+  init?: Delta;
+  /** Key of initialisation and document order. By default derived from the call's seed and the edit's index. */
+  seed?: number | bigint;
+  /** Overrides of the call's options for this edit. */
+  options?: Partial<AdaptOptions>;
+}
+
+export interface AdaptCallOptions extends Partial<AdaptOptions>, CallOptions {
+  seed?: number | bigint;
+  /** Equal bits whatever the other edits of the call are, at equal thread count and device. On the CPU this always holds. */
+  deterministic?: boolean;
+  /** Tokens of one lockstep step; chosen when absent. Does not change results. */
+  maxStepTokens?: number;
+}
+
+export interface Adapted {
+  delta: Delta;
+  /** Loss of every optimizer step: mean over its predicted tokens, in nats. */
+  loss: Float32Array;
+  /** Optimizer steps. */
+  steps: number;
+}
+
+/**
+ * The inner loop: K text edits become K low-rank deltas by K short trainings that run together. Each edit has its own
+ * optimizer state, schedule, clipping and document order; what it becomes does not depend on the others.
+ * Progress counts tokens. Errors: `InputError` (no documents, documents too short or too long), `DeltaError` (targets,
+ * initial delta), `WorkError` (`LOSS_NOT_FINITE`, memory), `AbortedError`.
+ */
+export async function adapt(
+  edits: readonly AdaptEdit[],
+  callOptions: AdaptCallOptions = {},
+): Promise<Adapted[]> {
+  const first = edits[0];
+  if (!first) return [];
+  const table = new ForkTable(first.fork);
+  const { model } = table;
+  const settings = edits.map((edit, e) => settingsOf(callOptions, edit, e));
+  const slotFork = Int32Array.from(edits, ({ fork }, e) => table.indexOf(fork, `edit ${e}`));
+  const documents: Int32Array[] = [];
+  const slotDocuments = new Int32Array(edits.length + 1);
+  for (const [e, edit] of edits.entries()) {
+    if (edit.documents.length === 0) throw makeError('INPUT_INVALID', `edit ${e} has no documents`);
+    for (const [d, document] of edit.documents.entries()) {
+      const tokens = toTokens(model, document, `edit ${e}, document ${d}`);
+      const longest = model.config.maxPositions;
+      if (tokens.length < 2) {
+        throw makeError('INPUT_INVALID', `edit ${e}, document ${d} has 1 token; expected at least 2`);
+      }
+      if (tokens.length > longest) {
+        throw makeError(
+          'CONTEXT_LENGTH',
+          `edit ${e}, document ${d} has ${tokens.length} tokens; the model's context holds ${longest}`,
+        );
+      }
+      documents.push(tokens);
+    }
+    slotDocuments[e + 1] = documents.length;
+  }
+  const targets = settings.map(({ targets: patterns }) => resolveTargets(model, patterns));
+  const matrices = toRagged(targets);
+  const seed = toSeed(callOptions.seed ?? 0);
+  const floats = (pick: (options: AdaptOptions) => number): Float32Array => Float32Array.from(settings, pick);
+  const integers = (pick: (options: AdaptOptions) => number): Int32Array => Int32Array.from(settings, pick);
+  const inits = edits.flatMap(({ init }) => (init ? [init] : []));
+  const spec = {
+    ...toRagged(documents),
+    forks: table.natives,
+    slotFork,
+    slotDocuments,
+    lossMask: maskOf(edits, documents),
+    rank: integers(({ rank }) => rank),
+    alpha: floats(({ alpha }) => alpha),
+    learningRate: floats(({ learningRate }) => learningRate),
+    epochs: integers(({ epochs }) => epochs),
+    batchSize: integers(({ batchSize }) => batchSize),
+    schedule: integers(({ schedule }) => SCHEDULES.indexOf(schedule)),
+    warmupSteps: integers(({ warmupSteps }) => warmupSteps),
+    beta1: floats(({ betas }) => betas[0]),
+    beta2: floats(({ betas }) => betas[1]),
+    epsilon: floats(({ epsilon }) => epsilon),
+    weightDecay: floats(({ weightDecay }) => weightDecay),
+    clip: floats(({ clip }) => clip),
+    shuffle: Uint8Array.from(settings, ({ shuffle }) => (shuffle ? 1 : 0)),
+    keys: BigUint64Array.from(edits, ({ seed: own }, e) =>
+      own === undefined ? deriveKey(seed, 'edit', [e]) : toSeed(own),
+    ),
+    matrices: matrices.tokens,
+    matrixOffsets: matrices.offsets,
+    init: edits.map(({ init }) => init?.handle ?? null),
+    maxStepTokens: callOptions.maxStepTokens ?? 0,
+    deterministic: callOptions.deterministic ?? false,
+  };
+  const uses = [model, ...table.resources, ...inits];
+  const result = await runJob((onProgress) => native().adapt(spec, onProgress), callOptions, uses);
+  return result.deltas.map((handle, e) => {
+    const loss = result.loss.slice(result.lossOffsets[e], result.lossOffsets[e + 1]);
+    return { delta: new Delta(model, handle), loss, steps: loss.length };
+  });
+}
+
+const SCHEDULES: readonly AdaptOptions['schedule'][] = ['constant', 'linear', 'cosine'];
+
+function settingsOf(call: AdaptCallOptions, edit: AdaptEdit, index: number): AdaptOptions {
+  const merged: AdaptOptions = { ...ADAPT_DEFAULTS };
+  for (const source of [call, edit.options ?? {}]) {
+    for (const name of Object.keys(ADAPT_DEFAULTS) as (keyof AdaptOptions)[]) {
+      if (source[name] !== undefined) Object.assign(merged, { [name]: source[name] });
+    }
+  }
+  const fail = (name: string, found: unknown, expected: string): never => {
+    throw makeError('OPTION_INVALID', `edit ${index}: ${name} is ${String(found)}; expected ${expected}`);
+  };
+  for (const name of ['rank', 'epochs', 'batchSize'] as const) {
+    if (!Number.isInteger(merged[name]) || merged[name] < 1) fail(name, merged[name], 'an integer from 1');
+  }
+  if (!Number.isInteger(merged.warmupSteps) || merged.warmupSteps < 0) {
+    fail('warmupSteps', merged.warmupSteps, 'an integer from 0');
+  }
+  for (const name of ['learningRate', 'weightDecay', 'clip'] as const) {
+    if (!(merged[name] >= 0 && Number.isFinite(merged[name]))) fail(name, merged[name], 'a number from 0');
+  }
+  if (!Number.isFinite(merged.alpha)) fail('alpha', merged.alpha, 'a number');
+  if (!SCHEDULES.includes(merged.schedule)) fail('schedule', merged.schedule, SCHEDULES.join(', '));
+  return merged;
+}
+
+function maskOf(edits: readonly AdaptEdit[], documents: readonly Int32Array[]): Uint8Array {
+  if (edits.every(({ lossMask }) => lossMask === undefined)) return new Uint8Array(0);
+  const masks: Uint8Array[] = [];
+  let next = 0;
+  for (const [e, edit] of edits.entries()) {
+    for (const d of edit.documents.keys()) {
+      const length = documents[next++]!.length;
+      const mask = edit.lossMask ? edit.lossMask[d] : new Uint8Array(length).fill(1);
+      if (mask?.length !== length) {
+        throw makeError(
+          'INPUT_INVALID',
+          `edit ${e}, document ${d}: the loss mask has ${mask?.length ?? 0} entries for ${length} tokens`,
+        );
+      }
+      masks.push(mask);
+    }
+  }
+  return Uint8Array.from(Buffer.concat(masks));
+}

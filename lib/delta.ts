@@ -1,0 +1,205 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { type NativeDelta, native } from './binding.js';
+import { makeError } from './errors.js';
+import type { Model } from './model.js';
+import { runJob, runSync } from './native-job.js';
+import { Resource } from './resource.js';
+import { resolveTargets } from './targets.js';
+import { writeAtomically } from './write-file.js';
+
+/** One changed matrix: W + scale · B A, A [rank, in], B [out, rank], row-major float32. */
+export interface LowRankFactors {
+  /** Id, or full name such as `model.layers.0.self_attn.q_proj`. */
+  matrix: number | string;
+  rank: number;
+  scale: number;
+  a: Float32Array;
+  b: Float32Array;
+}
+
+const CONFIG = 'adapter_config.json';
+const WEIGHTS = 'adapter_model.safetensors';
+
+/** Keys of PEFT's configuration that decide the numbers; others are accepted and ignored. */
+const peftConfig = z.looseObject({
+  peft_type: z.literal('LORA'),
+  r: z.int().min(1),
+  lora_alpha: z.number(),
+  target_modules: z.union([z.array(z.string()), z.string()]),
+  use_rslora: z.boolean().nullish(),
+  use_dora: z.boolean().nullish(),
+  bias: z.string().nullish(),
+  fan_in_fan_out: z.boolean().nullish(),
+  rank_pattern: z.record(z.string(), z.number()).nullish(),
+  alpha_pattern: z.record(z.string(), z.number()).nullish(),
+});
+
+/** An immutable change of a named subset of the weights. Low-rank (LoRA, arXiv 2106.09685); saved in PEFT's layout. */
+export class Delta extends Resource {
+  protected readonly noun = 'delta';
+  readonly model: Model;
+  /** @internal */
+  readonly handle: NativeDelta;
+
+  /** @internal Made by `adapt`, `policy.delta()`, `Delta.load` and `Delta.fromFactors`. */
+  constructor(model: Model, handle: NativeDelta) {
+    super();
+    this.model = model;
+    this.handle = handle;
+  }
+
+  get kind(): 'lowRank' {
+    return this.handle.kind;
+  }
+
+  /** Changed matrices (ids of `model.matrices`, ascending) with their ranks and scales. */
+  get parts(): { matrix: number; rank: number; scale: number }[] {
+    this.assertOpen();
+    return this.handle.parts;
+  }
+
+  /** Bytes of the values. */
+  get bytes(): number {
+    this.assertOpen();
+    return this.handle.bytes;
+  }
+
+  /** Factors of one part: A [rank, in] and B [out, rank], row-major. */
+  factors(part: number): { a: Float32Array; b: Float32Array } {
+    this.assertOpen();
+    return runSync(() => this.handle.factors(part));
+  }
+
+  /** Makes a delta from its factors. Errors: `DeltaError` naming the matrix and both shapes. */
+  static fromFactors(model: Model, parts: readonly LowRankFactors[]): Delta {
+    model.assertOpen();
+    const native_ = parts.map((part) => ({ ...part, matrix: matrixId(model, part.matrix) }));
+    native_.sort((a, b) => a.matrix - b.matrix);
+    return new Delta(
+      model,
+      runSync(() => native().makeDelta(model.handle, native_)),
+    );
+  }
+
+  /**
+   * Writes a PEFT LoRA adapter folder (adapter_config.json, adapter_model.safetensors, float32); each file appears whole
+   * or not at all. Parts of different rank or scale go into PEFT's rank and alpha patterns. Errors: `WorkError` (`IO`).
+   */
+  async save(folder: string): Promise<void> {
+    this.assertOpen();
+    const parts = this.parts;
+    const first = parts[0];
+    if (!first) throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
+    const names = parts.map(({ matrix }) => this.model.matrices[matrix]!);
+    const alpha = first.scale * first.rank;
+    const rank_pattern: Record<string, number> = {};
+    const alpha_pattern: Record<string, number> = {};
+    for (const [index, part] of parts.entries()) {
+      const name = names[index]!.name;
+      if (part.rank !== first.rank) rank_pattern[name] = part.rank;
+      if (part.rank !== first.rank || part.scale !== first.scale) alpha_pattern[name] = part.scale * part.rank;
+    }
+    const config = {
+      peft_type: 'LORA',
+      task_type: 'CAUSAL_LM',
+      base_model_name_or_path: this.model.path ?? null,
+      r: first.rank,
+      lora_alpha: alpha,
+      lora_dropout: 0,
+      bias: 'none',
+      fan_in_fan_out: false,
+      init_lora_weights: true,
+      inference_mode: true,
+      use_rslora: false,
+      use_dora: false,
+      target_modules: targetModules(this.model, parts),
+      rank_pattern,
+      alpha_pattern,
+    };
+    try {
+      await mkdir(folder, { recursive: true });
+    } catch (error) {
+      throw makeError('IO', `cannot make ${folder}: ${(error as Error).message}`, error);
+    }
+    await runJob(() => this.handle.save(join(folder, WEIGHTS)), {}, [this]);
+    await writeAtomically(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+  }
+
+  /**
+   * Reads a PEFT LoRA adapter folder. Errors: `FileError` for missing or unexpected keys (listed), `DeltaError` for
+   * shapes that do not fit, `OPTION_INVALID` for a kind of adapter that is not supported (DoRA, trained biases).
+   */
+  static async load(model: Model, folder: string): Promise<Delta> {
+    const path = join(folder, CONFIG);
+    let text: string;
+    try {
+      text = await readFile(path, 'utf8');
+    } catch (error) {
+      throw makeError(
+        'FILE_NOT_FOUND',
+        `${folder} is not a PEFT adapter folder: ${CONFIG} cannot be read`,
+        error,
+      );
+    }
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch (error) {
+      throw makeError('FILE_FORMAT', `${path} is not JSON: ${(error as Error).message}`, error);
+    }
+    const parsed = peftConfig.safeParse(json);
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0]!;
+      throw makeError(
+        'FILE_FORMAT',
+        `${path}: "${issue.path.join('.')}": ${issue.message} (expected a PEFT LoRA configuration)`,
+      );
+    }
+    const config = parsed.data;
+    if (config.use_dora) throw makeError('OPTION_INVALID', `${path}: DoRA adapters are not supported`);
+    if (config.fan_in_fan_out) throw makeError('OPTION_INVALID', `${path}: fan_in_fan_out is not supported`);
+    if (config.bias && config.bias !== 'none') {
+      throw makeError('OPTION_INVALID', `${path}: bias is "${config.bias}"; only "none" is supported`);
+    }
+    const scales = model.matrices.map(({ name }, matrix) => {
+      const rank = patternValue(config.rank_pattern, name) ?? config.r;
+      const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha;
+      return { matrix, scale: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
+    });
+    const handle = await runJob(
+      () => native().loadDelta(model.handle, join(folder, WEIGHTS), scales),
+      {},
+      [model],
+    );
+    return new Delta(model, handle);
+  }
+
+  protected release(): void {
+    this.handle.close();
+  }
+}
+
+function matrixId(model: Model, matrix: number | string): number {
+  if (typeof matrix === 'number') return matrix;
+  const id = model.matrices.findIndex(({ name }) => name === matrix);
+  if (id < 0) throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
+  return id;
+}
+
+/** Module names when they choose exactly these matrices, else the full names. */
+function targetModules(model: Model, parts: readonly { matrix: number }[]): string[] {
+  const modules = [...new Set(parts.map(({ matrix }) => model.matrices[matrix]!.module))];
+  const all = resolveTargets(model, modules);
+  return all.length === parts.length ? modules : parts.map(({ matrix }) => model.matrices[matrix]!.name);
+}
+
+/** PEFT matches a pattern's key against the end of a module's name. */
+function patternValue(pattern: Record<string, number> | null | undefined, name: string): number | undefined {
+  if (!pattern) return undefined;
+  for (const [key, value] of Object.entries(pattern)) {
+    if (new RegExp(`^(.*\\.)?(${key})$`).test(name)) return value;
+  }
+  return undefined;
+}

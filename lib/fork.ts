@@ -1,0 +1,76 @@
+import type { NativeFork } from './binding.js';
+import type { Delta } from './delta.js';
+import { makeError } from './errors.js';
+import type { Model } from './model.js';
+import { runJob, runSync } from './native-job.js';
+import { Resource } from './resource.js';
+
+/** A copy-on-write copy of a model: the shared weights plus an ordered list of deltas. */
+export class Fork extends Resource {
+  protected readonly noun = 'fork';
+  readonly model: Model;
+  /** @internal */
+  readonly handle: NativeFork;
+
+  /** @internal Made by `model.fork()`, `fork.fork()` and `policy.fork()`. */
+  constructor(model: Model, handle: NativeFork) {
+    super();
+    this.model = model;
+    this.handle = handle;
+  }
+
+  /** Number of deltas applied. */
+  get depth(): number {
+    this.assertOpen();
+    return this.handle.depth;
+  }
+
+  /** A copy with the same deltas; from here on the two go their own ways. */
+  fork(): Fork {
+    this.assertOpen();
+    return new Fork(
+      this.model,
+      runSync(() => this.handle.fork()),
+    );
+  }
+
+  /**
+   * Adds a delta on top, multiplied by `scale` (1). O(1): shares the delta's memory, which stays as long as a fork holds
+   * it, also after `delta.close()`. Calls in flight keep the deltas they began with.
+   * Errors: `DeltaError` when the shapes do not fit this model.
+   */
+  apply(delta: Delta, { scale = 1 }: { scale?: number } = {}): this {
+    this.assertOpen();
+    delta.assertOpen();
+    runSync(() => this.handle.apply(delta.handle, scale));
+    return this;
+  }
+
+  /** Drops all deltas beyond the first `depth`. Errors: `InputError` when it holds fewer. */
+  revert(depth: number): this {
+    this.assertOpen();
+    if (!Number.isInteger(depth)) {
+      throw makeError('OPTION_INVALID', `cannot revert to depth ${depth}; expected an integer`);
+    }
+    runSync(() => this.handle.revert(depth));
+    return this;
+  }
+
+  /** Bytes shared with the model, and bytes of the deltas that this fork holds (each delta once). */
+  memory(): { shared: number; own: number } {
+    this.assertOpen();
+    return runSync(() => this.handle.memory());
+  }
+
+  /** Effective weight of one matrix, base plus all deltas: row-major [out, in]. `matrix` is an id or a full name. */
+  async weight(matrix: number | string): Promise<Float32Array> {
+    const id =
+      typeof matrix === 'number' ? matrix : this.model.matrices.findIndex(({ name }) => name === matrix);
+    if (id < 0) throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
+    return runJob(() => this.handle.weight(id), {}, [this]);
+  }
+
+  protected release(): void {
+    this.handle.close();
+  }
+}

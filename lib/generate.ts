@@ -1,0 +1,133 @@
+import { native } from './binding.js';
+import { makeError } from './errors.js';
+import type { Fork } from './fork.js';
+import type { Model } from './model.js';
+import { type CallOptions, runJob } from './native-job.js';
+import { deriveKey, toSeed } from './random.js';
+import { ForkTable, splitBy, type TokenInput, toRagged, toTokens } from './rows.js';
+
+/** Sampling settings; those of a row override those of the call. */
+export interface SamplingOptions {
+  /** Most new tokens. 64. */
+  maxTokens?: number;
+  /** 0 is greedy. 1. */
+  temperature?: number;
+  /** Smallest set of most likely tokens whose probability reaches this. 1 (off). */
+  topP?: number;
+  /** Only the k most likely tokens. 0 (off). */
+  topK?: number;
+}
+
+export interface GenerateRow extends SamplingOptions {
+  fork: Fork | Model;
+  prompt: TokenInput;
+  /** Samples of this prompt; they share its keys and values. 1. */
+  samples?: number;
+  /**
+   * Key of the row's draws. The same fork, prompt, settings and seed give the same tokens whatever else is in the call.
+   * By default derived from the call's seed and the row's index.
+   */
+  seed?: number | bigint;
+}
+
+export interface GenerateOptions extends SamplingOptions, CallOptions {
+  seed?: number | bigint;
+  /** Strings that end a row; the text is cut before the first of them. */
+  stop?: readonly string[];
+  /** Token ids that end a row. The tokenizer's end-of-text tokens by default. */
+  stopTokens?: readonly number[];
+  /** Most rows decoded together; chosen when absent. Does not change results. */
+  maxRows?: number;
+}
+
+export interface Generation {
+  /** New text, without special tokens, cut before a stop string. */
+  text: string;
+  /** New token ids; the one that ended the row is part of them. */
+  tokens: Int32Array;
+  /** Natural log-probs of the tokens under the temperature-scaled distribution (temperature 1 when greedy). */
+  logprobs: Float32Array;
+  /** `stop`: an end-of-text token or a stop string; `length`: maxTokens; `context`: the model's context is full. */
+  finish: 'length' | 'stop' | 'context';
+  prompt: Int32Array;
+  row: number;
+  sample: number;
+}
+
+/**
+ * Samples continuations. Rows may belong to different forks of one model; finished rows are replaced from the queue.
+ * Results come row by row, sample by sample. Progress counts finished rows.
+ * Errors: `InputError` (empty prompt, prompt beyond the context, options out of range), `ClosedError`.
+ */
+export async function generate(
+  rows: readonly GenerateRow[],
+  options: GenerateOptions = {},
+): Promise<Generation[]> {
+  const first = rows[0];
+  if (!first) return [];
+  const table = new ForkTable(first.fork);
+  const { model } = table;
+  const stop = [...(options.stop ?? [])];
+  const seed = toSeed(options.seed ?? 0);
+  const promptFork = Int32Array.from(rows, ({ fork }, r) => table.indexOf(fork, `row ${r}`));
+  const prompts = rows.map(({ prompt }, r) => toTokens(model, prompt, `prompt ${r}`));
+  const samples: { row: number; sample: number; key: bigint }[] = [];
+  for (const [row, { samples: count = 1, seed: own }] of rows.entries()) {
+    if (!Number.isInteger(count) || count < 1) {
+      throw makeError('OPTION_INVALID', `row ${row}: samples is ${count}; expected an integer from 1`);
+    }
+    const key = own === undefined ? deriveKey(seed, 'row', [row]) : toSeed(own);
+    for (let sample = 0; sample < count; sample++) {
+      samples.push({ row, sample, key: count === 1 ? key : deriveKey(key, 'sample', [sample]) });
+    }
+  }
+  const each = (name: keyof SamplingOptions, preset: number): number[] =>
+    samples.map(({ row }) => rows[row]![name] ?? options[name] ?? preset);
+  const integers = (name: keyof SamplingOptions, preset: number, least: number): Int32Array =>
+    Int32Array.from(each(name, preset), (value) => {
+      if (Number.isInteger(value) && value >= least && value < 2 ** 31) return value;
+      throw makeError('OPTION_INVALID', `${name} is ${value}; expected an integer from ${least}`);
+    });
+  const ragged = toRagged(prompts);
+  const spec = {
+    ...ragged,
+    forks: table.natives,
+    promptFork,
+    rowPrompt: Int32Array.from(samples, ({ row }) => row),
+    maxTokens: integers('maxTokens', 64, 1),
+    temperature: Float32Array.from(each('temperature', 1)),
+    topP: Float32Array.from(each('topP', 1)),
+    topK: integers('topK', 0, 0),
+    keys: BigUint64Array.from(samples, ({ key }) => key),
+    stopTokens: Int32Array.from(
+      options.stopTokens ?? (model.hasTokenizer ? model.tokenizer.eosTokenIds : []),
+    ),
+    stopStrings: stop,
+    maxRows: options.maxRows ?? 0,
+  };
+  const result = await runJob(
+    (onProgress) => native().generate(spec, onProgress),
+    options,
+    [model, ...table.resources],
+  );
+  const tokens = splitBy(result.tokens, result.offsets);
+  const logprobs = splitBy(result.logprobs, result.offsets);
+  return samples.map(({ row, sample }, index) => ({
+    text: model.hasTokenizer ? cutAt(model.tokenizer.decode(tokens[index]!), stop) : '',
+    tokens: tokens[index]!,
+    logprobs: logprobs[index]!,
+    finish: (['length', 'stop', 'stop', 'context'] as const)[result.finish[index]!]!,
+    prompt: prompts[row]!,
+    row,
+    sample,
+  }));
+}
+
+function cutAt(text: string, stops: readonly string[]): string {
+  let end = text.length;
+  for (const stop of stops) {
+    const found = text.indexOf(stop);
+    if (found >= 0 && found < end) end = found;
+  }
+  return text.slice(0, end);
+}

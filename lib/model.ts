@@ -1,0 +1,133 @@
+import { cpus } from 'node:os';
+import { type MatrixInfo, type ModelConfig, type NativeModel, native } from './binding.js';
+import { makeError } from './errors.js';
+import { resolveModel } from './format/folder.js';
+import { Fork } from './fork.js';
+import { type CallOptions, runJob, runSync } from './native-job.js';
+import { toSeed } from './random.js';
+import { Resource } from './resource.js';
+import { loadTokenizer } from './tokenizer/load.js';
+import type { Tokenizer } from './tokenizer/tokenizer.js';
+
+export type Dtype = 'float32' | 'bfloat16' | 'float64';
+
+export interface LoadOptions extends CallOptions {
+  /** Type of the frozen weights. float32 by default on the CPU; activations, deltas and log-probs are float32. */
+  dtype?: Dtype;
+  /** `cpu`, or `auto` for the best there is. */
+  device?: string;
+  /** Threads of the process-wide compute thread; all cores by default. */
+  threads?: number;
+}
+
+export interface RandomOptions {
+  seed?: number | bigint;
+  dtype?: Dtype;
+  /** Standard deviation of the weights. */
+  std?: number;
+  tokenizer?: Tokenizer;
+}
+
+/** Immutable weights, configuration and tokenizer. Loaded once, shared by all its forks; closing waits for calls in flight. */
+export class Model extends Resource {
+  protected readonly noun = 'model';
+  /** @internal */
+  readonly handle: NativeModel;
+  readonly config: ModelConfig;
+  /** The linear maps that deltas can change; a matrix's id is its index. */
+  readonly matrices: readonly MatrixInfo[];
+  readonly dtype: Dtype;
+  readonly device: string;
+  /** Number of parameters. */
+  readonly parameters: number;
+  /** Folder or file that it was loaded from. */
+  readonly path?: string;
+  readonly #tokenizer: Tokenizer | undefined;
+
+  private constructor(handle: NativeModel, tokenizer: Tokenizer | undefined, path?: string) {
+    super();
+    this.handle = handle;
+    this.config = handle.config;
+    this.matrices = handle.matrices;
+    this.dtype = handle.dtype;
+    this.device = handle.device;
+    this.parameters = handle.parameters;
+    this.#tokenizer = tokenizer;
+    if (path !== undefined) this.path = path;
+    if (tokenizer) {
+      const { bytes, offsets } = tokenizer.tokenBytes(this.config.vocabSize);
+      handle.setTokenBytes(bytes, offsets);
+    }
+  }
+
+  /**
+   * Loads a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file.
+   * Progress counts bytes. Errors: `FileError`, `ModelError`, `AbortedError`, `WorkError` (memory).
+   */
+  static async load(path: string, options: LoadOptions = {}): Promise<Model> {
+    const { dtype = 'float32', device = 'cpu', threads } = options;
+    if (threads !== undefined) setThreads(threads);
+    const source = await resolveModel(path, { inspect: (file) => runJob(() => native().inspect(file)) });
+    const tokenizer = await loadTokenizer(source);
+    const { config, files, format, permutedQK } = source;
+    const spec = {
+      config,
+      files: [...files],
+      format,
+      permutedQK,
+      dtype,
+      device: device === 'auto' ? 'cpu' : device,
+    };
+    const handle = await runJob((onProgress) => native().loadModel(spec, onProgress), options);
+    return new Model(handle, tokenizer, source.path);
+  }
+
+  /** A model with seeded random weights, for tests and benchmark shapes. */
+  static async random(config: ModelConfig, options: RandomOptions = {}): Promise<Model> {
+    const { seed = 0, dtype = 'float32', std = 0.02, tokenizer } = options;
+    const handle = await runJob(() => native().randomModel(config, dtype, toSeed(seed), std));
+    return new Model(handle, tokenizer);
+  }
+
+  /** Throws `ModelError` (`TOKENIZER_INVALID`) when the model came without one. */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw makeError(
+      'TOKENIZER_INVALID',
+      `${this.path ?? 'this model'} has no tokenizer; pass token ids, or add its tokenizer.json`,
+    );
+  }
+
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
+  }
+
+  /** Host bytes of the weights, the copies packed for the products included. */
+  get bytes(): number {
+    this.assertOpen();
+    return this.handle.bytes;
+  }
+
+  /** A copy-on-write copy: shares all weights, costs microseconds and no weight memory. */
+  fork(): Fork {
+    this.assertOpen();
+    return new Fork(this, this.handle.fork());
+  }
+
+  /** SHA-256 over names, shapes and bytes of all weights. */
+  fingerprint(): Promise<string> {
+    return runJob(() => this.handle.fingerprint(), {}, [this]);
+  }
+
+  protected release(): void {
+    this.handle.close();
+  }
+}
+
+/** Threads of the compute thread that all models of the process share; takes effect with the next call. */
+export function setThreads(threads: number): void {
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw makeError('OPTION_INVALID', `threads is ${threads}; expected an integer from 1 (here: ${cpus().length})`);
+  }
+  runSync(() => native().setThreads(threads));
+}

@@ -1,0 +1,42 @@
+/** Patterns that choose the matrices of a delta. */
+import { makeError } from './errors.js';
+import type { Model } from './model.js';
+
+/** What PEFT trains when SEAL's constants are used. */
+export const DEFAULT_TARGETS: readonly string[] = ['q_proj', 'v_proj'];
+
+/**
+ * Ids, ascending, of the matrices that the patterns choose. A pattern is a module (`q_proj`), a full name or its end
+ * (`layers.3.mlp.up_proj`), any of them with `*` for a run of characters (`layers.1?.*` has `?` for one); `all` is every
+ * matrix. Errors: `DeltaError` (`TARGET_UNKNOWN`) naming a pattern that matches nothing, and what there is.
+ */
+export function resolveTargets(model: Model, patterns: readonly string[]): Int32Array {
+  if (patterns.length === 0) {
+    throw makeError('TARGET_UNKNOWN', 'no target is given; expected at least one module such as q_proj');
+  }
+  const chosen = new Set<number>();
+  for (const pattern of patterns) {
+    const expression = new RegExp(`(^|\\.)${escape(pattern)}$`);
+    let matched = 0;
+    for (const [id, { name }] of model.matrices.entries()) {
+      if (pattern !== 'all' && !expression.test(name)) continue;
+      chosen.add(id);
+      matched++;
+    }
+    if (matched === 0) {
+      const modules = [...new Set(model.matrices.map(({ module }) => module))].join(', ');
+      throw makeError(
+        'TARGET_UNKNOWN',
+        `target "${pattern}" matches no matrix; the model has the modules ${modules} in layers 0 to ${model.config.layers - 1}`,
+      );
+    }
+  }
+  return Int32Array.from([...chosen].sort((a, b) => a - b));
+}
+
+function escape(pattern: string): string {
+  return pattern
+    .replace(/[.+^${}()|[\]\\]/g, '\\$&')
+    .replace(/\*/g, '.*')
+    .replace(/\?/g, '.');
+}

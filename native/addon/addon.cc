@@ -1,0 +1,109 @@
+// Entry of the addon: classes and calls of lib/binding.ts, made once for each environment.
+#include <napi.h>
+#include <torch/headeronly/version.h>
+
+#include "addon/calls.h"
+#include "addon/convert.h"
+#include "addon/engine.h"
+#include "addon/environment.h"
+#include "addon/handles.h"
+#include "addon/job.h"
+#include "core/random.h"
+#include "cpu/kernels.h"
+
+#ifndef SELFEDIT_VERSION
+#define SELFEDIT_VERSION "0.1.0"
+#endif
+
+namespace selfedit::addon {
+namespace {
+
+Napi::Value Info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("version", SELFEDIT_VERSION);
+  o.Set("torch", TORCH_VERSION);
+  o.Set("cuda", false);
+  Napi::Array devices = Napi::Array::New(env);
+  devices.Set(0u, "cpu");
+  o.Set("devices", devices);
+  o.Set("threads", Engine::Get().threads());
+  o.Set("simd", cpu::SimdName());
+  return o;
+}
+
+Napi::Value SetThreads(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    const double threads = info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : 0;
+    if (!(threads >= 1 && threads <= 4096) || threads != static_cast<int>(threads)) {
+      throw Error("OPTION_INVALID", "threads must be an integer from 1 to 4096");
+    }
+    Engine::Get().SetThreads(static_cast<int>(threads));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value DeriveKeyCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const uint64_t key =
+        DeriveKey(Key(info[0], "seed"), Text(info[1], "purpose"), Values<int32_t>(info[2], "indices"));
+    return Napi::BigInt::New(info.Env(), key);
+  });
+}
+
+int64_t Count(const Napi::Value& value) {
+  const double n = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  if (!(n >= 0 && n <= 1e9) || n != static_cast<double>(static_cast<int64_t>(n))) {
+    Invalid("n", "an integer from 0 to 1e9");
+  }
+  return static_cast<int64_t>(n);
+}
+
+Napi::Value PermutationCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    return Ints(info.Env(), Permutation(Key(info[0], "key"), static_cast<int32_t>(Count(info[1]))));
+  });
+}
+
+Napi::Value UniformCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::vector<double> draws = Uniform(Key(info[0], "key"), Count(info[1]));
+    Napi::Float64Array array = Napi::Float64Array::New(info.Env(), draws.size());
+    std::copy(draws.begin(), draws.end(), array.Data());
+    return array;
+  });
+}
+
+}  // namespace
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  auto* environment = new Environment(env);
+  env.SetInstanceData(environment);
+  environment->model = Napi::Persistent(ModelHandle::Define(env));
+  environment->fork = Napi::Persistent(ForkHandle::Define(env));
+  environment->delta = Napi::Persistent(DeltaHandle::Define(env));
+  environment->policy = Napi::Persistent(PolicyHandle::Define(env));
+  auto call = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  call("info", Info);
+  call("setThreads", SetThreads);
+  call("inspect", InspectCall);
+  call("loadModel", LoadModelCall);
+  call("randomModel", RandomModelCall);
+  call("loadDelta", LoadDeltaCall);
+  call("makeDelta", MakeDeltaCall);
+  call("score", ScoreCall);
+  call("generate", GenerateCall);
+  call("adapt", AdaptCall);
+  call("divergence", DivergenceCall);
+  call("deriveKey", DeriveKeyCall);
+  call("permutation", PermutationCall);
+  call("uniform", UniformCall);
+  return exports;
+}
+
+}  // namespace selfedit::addon
+
+static Napi::Object InitModule(Napi::Env env, Napi::Object exports) { return selfedit::addon::Init(env, exports); }
+NODE_API_MODULE(selfedit, InitModule)

@@ -1,0 +1,90 @@
+#include "addon/engine.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+namespace selfedit::addon {
+
+Engine& Engine::Get() {
+  static Engine* const engine = new Engine();  // never destroyed: the thread is joined by the last environment
+  return *engine;
+}
+
+int Engine::threads() const {
+  const int applied = applied_;
+  return applied > 0 ? applied : at::get_num_threads();
+}
+
+void Engine::Post(const void* owner, std::function<void()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back({owner, std::move(work)});
+    if (!thread_.joinable()) {
+      exit_ = false;
+      thread_ = std::thread([this] { Loop(); });
+    }
+  }
+  wake_.notify_one();
+}
+
+void Engine::Dispose(std::shared_ptr<const void> thing) {
+  if (thing == nullptr) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (!thread_.joinable()) return;  // let go here
+    queue_.push_back({nullptr, [thing = std::move(thing)]() mutable { thing.reset(); }});
+  }
+  wake_.notify_one();
+}
+
+void Engine::Loop() {
+  // OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere else.
+  const c10::InferenceMode inference;
+  for (;;) {
+    Item item;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return exit_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      item = std::move(queue_.front());
+      queue_.pop_front();
+      running_ = item.owner;
+    }
+    const int wanted = threads_;
+    if (wanted > 0 && wanted != applied_) at::set_num_threads(wanted);
+    applied_ = at::get_num_threads();
+    item.work();
+    item.work = nullptr;  // let go of what it held before anyone is told that it ended
+    {
+      std::lock_guard lock(mutex_);
+      running_ = nullptr;
+    }
+    idle_.notify_all();
+  }
+}
+
+void Engine::Enter() {
+  std::lock_guard lock(mutex_);
+  ++environments_;
+}
+
+void Engine::Leave(const void* owner) {
+  std::thread last;
+  {
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [&] {
+      return running_ != owner &&
+             std::none_of(queue_.begin(), queue_.end(), [&](const Item& item) { return item.owner == owner; });
+    });
+    if (--environments_ == 0) {
+      exit_ = true;
+      last = std::move(thread_);
+    }
+  }
+  wake_.notify_all();
+  if (last.joinable()) last.join();
+}
+
+}  // namespace selfedit::addon

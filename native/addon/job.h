@@ -1,0 +1,133 @@
+// The one job template: parse on the event loop, compute on the compute thread, convert on the event loop.
+#pragma once
+#include <napi.h>
+
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "addon/engine.h"
+#include "addon/environment.h"
+#include "core/types.h"
+
+namespace selfedit::addon {
+
+struct Failure {
+  std::string code, message;
+};
+// Turns whatever is being thrown into a code and a message.
+Failure DescribeException();
+Napi::Error MakeError(Napi::Env env, const Failure& failure);
+
+// Runs a synchronous body; native exceptions become JavaScript errors with a code.
+template <typename Body>
+auto Guard(Napi::Env env, Body&& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw MakeError(env, DescribeException());
+  }
+}
+
+template <typename Result>
+struct RunningJob : Job {
+  explicit RunningJob(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise::Deferred deferred;
+  Napi::FunctionReference on_progress;
+  std::optional<Result> result;
+  std::optional<Failure> failure;
+  // Latest progress that the event loop has not seen yet: reports never queue up.
+  std::mutex progress_mutex;
+  std::optional<Progress> progress;
+};
+
+inline Napi::Object ProgressObject(Napi::Env env, const Progress& progress) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("done", progress.done);
+  object.Set("total", progress.total);
+  object.Set("step", progress.step);
+  object.Set("loss", progress.loss);
+  return object;
+}
+
+// work: Result(const JobControl&) on the compute thread; convert: Napi::Value(Napi::Env, Result&&) on the event loop.
+// Returns { promise, cancel }.
+template <typename Work, typename Convert>
+Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
+  using Result = decltype(work(std::declval<const JobControl&>()));
+  Environment& environment = Environment::Of(env);
+  auto job = std::make_shared<RunningJob<Result>>(env);
+  if (on_progress.IsFunction()) job->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
+  const bool wants_progress = on_progress.IsFunction();
+  environment.Begin(job);
+  const void* owner = &environment;
+  Engine::Get().Post(owner, [job, mailbox = environment.mailbox(), wants_progress, work = std::move(work),
+                             convert = std::move(convert)]() mutable {
+    JobControl control;
+    control.stop = &job->stop;
+    if (wants_progress) {
+      control.report = [&job, &mailbox](const Progress& progress) {
+        {
+          std::lock_guard lock(job->progress_mutex);
+          const bool waiting = job->progress.has_value();
+          job->progress = progress;
+          if (waiting) return;
+        }
+        mailbox->Send([job](Napi::Env env) {
+          std::optional<Progress> latest;
+          {
+            std::lock_guard lock(job->progress_mutex);
+            std::swap(latest, job->progress);
+          }
+          if (!latest) return;
+          try {
+            job->on_progress.Call({ProgressObject(env, *latest)});
+          } catch (const Napi::Error& error) {
+            // A callback that throws stops the job; its promise tells.
+            job->stop = true;
+            if (!job->failure) job->failure = Failure{"ABORTED", "the progress callback threw: " + error.Message()};
+          }
+        });
+      };
+    }
+    std::optional<Failure> failure;
+    try {
+      control.Check();
+      job->result.emplace(work(control));
+    } catch (...) {
+      failure = DescribeException();
+    }
+    // Everything the work pinned is let go here, before the caller can know that the job has ended.
+    { Work done = std::move(work); }
+    auto shared_convert = std::make_shared<Convert>(std::move(convert));
+    mailbox->Send([job, failure, shared_convert](Napi::Env env) {
+      Environment::Of(env).End(job);
+      job->on_progress.Reset();  // here, not where the last pointer happens to go
+      if (failure && !job->failure) job->failure = failure;
+      if (job->failure) {
+        job->deferred.Reject(MakeError(env, *job->failure).Value());
+        return;
+      }
+      try {
+        job->deferred.Resolve((*shared_convert)(env, std::move(*job->result)));
+      } catch (const Napi::Error& error) {
+        job->deferred.Reject(error.Value());
+      } catch (...) {
+        job->deferred.Reject(MakeError(env, DescribeException()).Value());
+      }
+    });
+  });
+  Napi::Object handle = Napi::Object::New(env);
+  handle.Set("promise", job->deferred.Promise());
+  std::weak_ptr<Job> weak = job;
+  handle.Set("cancel", Napi::Function::New(env, [weak](const Napi::CallbackInfo&) {
+               if (auto alive = weak.lock()) alive->stop = true;
+             }));
+  return handle;
+}
+
+}  // namespace selfedit::addon
