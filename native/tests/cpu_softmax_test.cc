@@ -79,12 +79,12 @@ TYPED_TEST(CpuSoftmax, Backward) {
       const auto row = Row(logits, r, V);
       const auto lp = twin::LogSoftmax(row, temperature);
       lse.push_back(static_cast<T>(row[0] / temperature - lp[0]));
-      entropy.push_back(static_cast<T>(twin::Entropy(lp)));
+      const double mean = twin::Entropy(lp);
+      entropy.push_back(static_cast<T>(mean));
       for (int64_t j = 0; j < V; ++j) {
         const double p = std::exp(lp[j]), first = g[r] * ((j == target[r]) - p) / temperature;
         without.push_back(first);
-        expected.push_back(first - e[r] * p * (lp[j] + twin::Entropy(lp)) / temperature);
-        if (V > 2000 && j == 0) j = V - 2000;  // the middle of a large row is looked at in other tests
+        expected.push_back(first - e[r] * p * (lp[j] + mean) / temperature);
       }
     }
     ForEachSimd([&] {
@@ -103,7 +103,6 @@ TYPED_TEST(CpuSoftmax, Backward) {
         for (int64_t j = 0; j < V; ++j, ++at) {
           ASSERT_NEAR(both[r * V + j], expected[at], tolerance) << V << " " << j;
           ASSERT_NEAR(one[r * V + j], without[at], tolerance) << V << " " << j;
-          if (V > 2000 && j == 0) j = V - 2000;
         }
       }
     });
