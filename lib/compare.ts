@@ -4,7 +4,7 @@
  */
 import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
 import { passageOnly } from './edit/parse.js';
-import { WRITE_DEFAULTS, type WriteOptions, writeEdits } from './edit/write.js';
+import { type WriteOptions, writeEdits } from './edit/write.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Policy } from './policy.js';
@@ -88,14 +88,13 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   const { policy, signal, samples = 1, seed = 0 } = options;
   const { model } = policy;
   const reward = rewardOptions(options.reward);
-  const asking = askOptions(reward, model.tokenizer, signal);
+  const asking = askOptions(reward, model.tokenizer, { signal });
   const contexts = options.contexts
     .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
     .filter(({ report }) => report.length > 0);
   if (contexts.length === 0) {
     throw makeError('INPUT_INVALID', 'no unseen passage has a question; expected at least one');
   }
-  const write = { ...WRITE_DEFAULTS, ...options.edit };
 
   // values[group][question], mean over the samples, for one method.
   const measure = async (
@@ -131,13 +130,14 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
     }
   };
   const written = async (fork: Fork): Promise<Trial[]> => {
-    const draw = { seed: deriveKey(seed, 'compare', []), round: 0, signal };
-    const edits = await writeEdits({ fork, tokenizer: model.tokenizer }, contexts, samples, write, draw);
+    // Its own purpose: these keys belong to no round of training.
+    const keyed = { seed: deriveKey(seed, 'compare'), samples, signal };
+    const edits = await writeEdits(fork, contexts, { ...options.edit, ...keyed });
     return edits.map(({ group, edit }) => ({ group, documents: edit.invalid ? undefined : edit.documents }));
   };
   const alone = contexts.map((context, group) => ({
     group,
-    documents: passageOnly(context, write.parse).documents,
+    documents: passageOnly(context, options.edit?.parse).documents,
   }));
 
   const base = model.fork();
@@ -179,14 +179,13 @@ interface Trial {
 async function forksOf(
   parent: Fork,
   trials: readonly Trial[],
-  options: Pick<CompareOptions, 'policy' | 'adapt' | 'signal'> & { seed: number | bigint },
+  options: Pick<CompareOptions, 'adapt' | 'signal'> & { seed: number | bigint },
 ): Promise<EditedFork[]> {
-  const { tokenizer } = options.policy.model;
   const edits = trials.map(({ group, documents }) => ({
     documents: documents ?? [],
     seed: deriveKey(options.seed, 'compare adapt', [group]),
   }));
-  return applyEdits(parent, tokenizer, edits, options.adapt, options.signal);
+  return applyEdits(parent, edits, { ...options.adapt, signal: options.signal });
 }
 
 function intervalsOf(

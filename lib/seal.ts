@@ -6,26 +6,28 @@ import type { Algorithm, UpdateStatistics } from './algorithm/algorithm.js';
 import { type PpoOptions, ppo } from './algorithm/ppo.js';
 import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
 import type { InvalidReason } from './edit/edit.js';
-import { WRITE_DEFAULTS, type WriteOptions, type WrittenEdit, writeEdits } from './edit/write.js';
+import { toRollouts, WRITE_DEFAULTS, type WriteOptions, type WrittenEdit, writeEdits } from './edit/write.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
+import type { CallOptions, Progress } from './native-job.js';
 import type { Policy } from './policy.js';
 import { deriveKey, permutation } from './random.js';
 import {
-  askForks,
   askOptions,
   BaselineCache,
   type ContextAnswers,
-  meanDivergence,
+  type ForkReward,
   type RewardOptions,
+  rewardForks,
   rewardOptions,
+  scoresOf,
 } from './reward/evaluate.js';
-import type { Answered, MeasureName } from './reward/measure.js';
-import { floorReward, meanReward, type RewardParts, type ShapedReward, shapeReward } from './reward/shape.js';
-import type { Task, TaskContext } from './task/task.js';
+import type { MeasureName } from './reward/measure.js';
+import { floorReward, meanReward, type RewardParts } from './reward/shape.js';
+import type { Task } from './task/task.js';
 
 /** The parts of a round, in order. */
-export type Phase = 'write' | 'baseline' | 'adapt' | 'evaluate' | 'divergence' | 'update';
+export type Phase = 'write' | 'baseline' | 'adapt' | 'evaluate' | 'update';
 
 export interface SealOptions {
   policy: Policy;
@@ -50,6 +52,8 @@ export interface SealOptions {
   signal?: AbortSignal;
   /** Called when a phase of a round begins. */
   onPhase?: (round: number, phase: Phase) => void;
+  /** Progress within a phase, in the unit of the call under way; at most once a step. */
+  onProgress?: (round: number, phase: Phase, progress: Progress) => void;
 }
 
 /** Mean scores of the edited and the unedited model by one measure. */
@@ -144,96 +148,64 @@ async function playRound(
   baselines: BaselineCache,
 ): Promise<RoundResult> {
   const { policy, task, signal } = options;
-  const { tokenizer } = policy.model;
-  const timings: Record<Phase, number> = {
-    write: 0,
-    baseline: 0,
-    adapt: 0,
-    evaluate: 0,
-    divergence: 0,
-    update: 0,
-  };
-  const timed = async <T>(phase: Phase, work: () => Promise<T>): Promise<T> => {
+  const timings: Record<Phase, number> = { write: 0, baseline: 0, adapt: 0, evaluate: 0, update: 0 };
+  const timed = async <T>(phase: Phase, work: (call: CallOptions) => Promise<T>): Promise<T> => {
     options.onPhase?.(round, phase);
     const start = performance.now();
-    const result = await work();
-    timings[phase] += (performance.now() - start) / 1000;
+    const onProgress =
+      options.onProgress && ((progress: Progress) => options.onProgress?.(round, phase, progress));
+    const result = await work({ signal, onProgress });
+    timings[phase] = (performance.now() - start) / 1000;
     return result;
   };
+  const { seed, samples, repeats, algorithm, reward } = settings;
   const contexts = task.contexts(round, settings.contexts);
-  const asking = askOptions(settings.reward, tokenizer, signal);
+  const retention = retentionTokens(round, options, settings);
   const base = options.adaptFrom === 'base';
-  const version = base ? 'base' : `policy ${policy.version}`;
   const writer = policy.fork();
   const parent = base ? policy.model.fork() : policy.fork();
   let forks: EditedFork[] = [];
   try {
-    const draw = { seed: settings.seed, round, signal };
-    const written = await timed('write', () =>
-      writeEdits({ fork: writer, tokenizer }, contexts, settings.samples, settings.edit, draw),
+    const written = await timed('write', (call) =>
+      writeEdits(writer, contexts, { ...settings.edit, ...call, samples, seed, round }),
     );
-    const baseline = await timed('baseline', () => baselines.get(parent, version, contexts, asking));
+    const baseline = await timed('baseline', (call) => {
+      const version = base ? 'base' : `policy ${policy.version}`;
+      return baselines.get(parent, version, contexts, askOptions(reward, policy.model.tokenizer, call));
+    });
     // Every edit is trained `repeats` times. The key leaves out the edit: edits of one context start from the same
     // values, so that luck with them cancels where their rewards are compared.
     const trials = written.flatMap((item) =>
-      item.edit.invalid
-        ? []
-        : Array.from({ length: settings.repeats }, (_, repeat) => ({
-            item,
-            documents: item.edit.documents,
-            seed: deriveKey(settings.seed, 'adapt', [round, item.group, repeat]),
-          })),
-    );
-    forks = await timed('adapt', () => applyEdits(parent, tokenizer, trials, options.adapt, signal));
-    const answers = await timed('evaluate', () =>
-      askForks(
-        forks.map(({ fork }, index) => ({ fork, context: contexts[trials[index]!.item.group]! })),
-        asking,
-      ),
-    );
-    const kl = await timed('divergence', () =>
-      meanDivergence(
-        forks.map(({ fork }) => fork),
-        parent,
-        retentionTokens(round, options, settings),
-        signal,
-      ),
-    );
-    const outcomes = new Map<WrittenEdit, Trial[]>();
-    trials.forEach(({ item }, index) => {
-      const trial = { fork: forks[index]!, answers: answers[index]!, kl: kl[index]! };
-      outcomes.set(item, [...(outcomes.get(item) ?? []), trial]);
-    });
-    const edits = written.map((item) =>
-      judge(
-        round,
+      Array.from({ length: item.edit.invalid ? 0 : repeats }, (_, repeat) => ({
         item,
-        contexts[item.group]!,
-        baseline[item.group]!,
-        outcomes.get(item) ?? [],
-        settings.reward,
-      ),
+        documents: item.edit.documents,
+        seed: deriveKey(seed, 'adapt', [round, item.group, repeat]),
+      })),
     );
-    const update = await timed('update', () =>
-      settings.algorithm.update(
-        policy,
-        written.map(({ group, tokens, promptLength, logprobs }, index) => ({
-          group,
-          tokens,
-          promptLength,
-          samplerLogprobs: logprobs,
-          reward: edits[index]!.reward,
-        })),
-        { ...draw, temperature: settings.edit.temperature, signal },
-      ),
-    );
-    const rewards = edits.map(({ reward }) => reward);
+    forks = await timed('adapt', (call) => applyEdits(parent, trials, { ...options.adapt, ...call }));
+    const rewarded = await timed('evaluate', (call) => {
+      const rows = trials.map(({ item }, index) => {
+        return { fork: forks[index]!.fork, context: item.context, baseline: baseline[item.group]! };
+      });
+      return rewardForks(parent, rows, retention, { ...reward, ...call });
+    });
+    const edits = written.map((item) => {
+      const own = trials.flatMap((trial, index) =>
+        trial.item === item ? [trialOf(rewarded[index]!, forks[index]!, reward)] : [],
+      );
+      return judge(round, item, baseline[item.group]!, own, reward);
+    });
+    const rewards = edits.map((edit) => edit.reward);
+    const update = await timed('update', () => {
+      const context = { seed, round, temperature: settings.edit.temperature, signal };
+      return algorithm.update(policy, toRollouts(written, rewards), context);
+    });
     return {
       round,
       edits,
       update,
       reward: {
-        mean: rewards.reduce((sum, value) => sum + value, 0) / rewards.length,
+        mean: average(rewards),
         best: Math.max(...rewards),
         invalid: edits.filter(({ invalid }) => invalid).length,
       },
@@ -267,30 +239,29 @@ function retentionTokens(round: number, options: SealOptions, settings: Settings
   );
 }
 
-interface Trial {
-  readonly fork: EditedFork;
-  readonly answers: ContextAnswers;
-  readonly kl: number;
+type Trial = ForkReward & { readonly loss: Float32Array };
+
+// A fork whose training diverged is unedited; its score is not the edit's.
+function trialOf(rewarded: ForkReward, { loss, diverged }: EditedFork, options: RewardOptions): Trial {
+  const unedited = scoresOf(rewarded.baseline.paying, options.measure);
+  return { ...rewarded, ...(diverged ? floorReward(unedited, options) : {}), loss };
 }
 
 /** What became of one edit, from all its trials; none when it was invalid. */
 function judge(
   round: number,
   item: WrittenEdit,
-  context: TaskContext,
   baseline: ContextAnswers,
   trials: readonly Trial[],
   options: RewardOptions,
 ): EditResult {
-  const unedited = scoresOf(baseline.paying, options.measure);
-  const shaped = trials.map(({ answers, kl }) =>
-    shapeReward({ edited: scoresOf(answers.paying, options.measure), unedited, kl }, options),
-  );
-  const diverged = shaped.length > 0 && shaped.every(({ parts }) => !Number.isFinite(parts.gain));
-  const outcome: ShapedReward & { spread: number } =
-    shaped.length > 0 ? meanReward(shaped) : { ...floorReward(unedited, options), spread: Number.NaN };
+  const diverged = trials.length > 0 && trials.every(({ parts }) => !Number.isFinite(parts.gain));
+  const outcome =
+    trials.length > 0
+      ? meanReward(trials)
+      : { ...floorReward(scoresOf(baseline.paying, options.measure), options), spread: Number.NaN };
   const invalid = item.edit.invalid ?? (diverged ? 'diverged' : undefined);
-  const loss = trials[0]?.fork.loss;
+  const loss = trials[0]?.loss;
   const pairs = (side: 'paying' | 'report') => {
     const scores: Partial<Record<MeasureName, ScorePair>> = {};
     for (const measure of new Set([options.measure, ...options.report])) {
@@ -301,8 +272,8 @@ function judge(
   };
   return {
     round,
-    context: context.id,
-    title: context.title,
+    context: item.context.id,
+    title: item.context.title,
     sample: item.sample,
     text: item.edit.text,
     documents: item.edit.documents,
@@ -311,14 +282,10 @@ function judge(
     spread: outcome.spread,
     parts: outcome.parts,
     scores: { paying: pairs('paying'), report: pairs('report') },
-    tokens: item.logprobs.length,
+    tokens: item.samplerLogprobs.length,
     finish: item.finish,
     loss: { first: loss?.[0] ?? Number.NaN, last: loss?.[loss.length - 1] ?? Number.NaN },
   };
-}
-
-function scoresOf(answers: readonly Answered[], measure: MeasureName): number[] {
-  return answers.map(({ scores }) => scores[measure] ?? Number.NaN);
 }
 
 function average(values: readonly number[]): number {

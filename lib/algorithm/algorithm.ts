@@ -17,11 +17,11 @@ export interface Rollout {
 /** What an update needs beyond the rollouts. */
 export interface UpdateContext {
   /** Philox seed of the run and the round: an update is a pure function of (policy, rollouts, seed, round, state). */
-  readonly seed: number | bigint;
-  readonly round: number;
-  /** Temperature at which the rollouts were sampled: log-probs are of the scaled distribution. */
-  readonly temperature: number;
-  readonly signal?: AbortSignal;
+  readonly seed?: number | bigint;
+  readonly round?: number;
+  /** Temperature at which the rollouts were sampled (1): log-probs are of the scaled distribution. */
+  readonly temperature?: number;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Figures of one update; NaN where a figure does not apply. */
@@ -30,7 +30,7 @@ export type UpdateStatistics = Readonly<Record<string, number | boolean>>;
 /** What turns rewards into a policy update. */
 export interface Algorithm {
   readonly name: string;
-  update(policy: Policy, rollouts: readonly Rollout[], context: UpdateContext): Promise<UpdateStatistics>;
+  update(policy: Policy, rollouts: readonly Rollout[], context?: UpdateContext): Promise<UpdateStatistics>;
   /** Everything that the next update depends on besides the policy, for checkpoints. */
   state(): Readonly<Record<string, number>>;
   restore(state: Readonly<Record<string, number>>): void;

@@ -75,6 +75,9 @@ export const PPO_DEFAULTS: Readonly<PpoOptions> = {
   maxTokens: 256,
 };
 
+/** The context with its defaults filled in. */
+type Settled = Required<Omit<UpdateContext, 'signal'>> & Pick<UpdateContext, 'signal'>;
+
 /** A row of the rollout buffer. Arrays named `…A` have one entry an action, the others one a token. */
 interface Row {
   readonly rollout: Rollout;
@@ -96,14 +99,15 @@ export function ppo(given: Partial<PpoOptions> = {}): Algorithm {
     restore: (state) => {
       controller.coefficient = state.klCoefficient ?? options.klCoefficient;
     },
-    update: (policy, rollouts, context) => update(policy, rollouts, context, options, controller),
+    update: (policy, rollouts, { seed = 0, round = 0, temperature = 1, signal } = {}) =>
+      update(policy, rollouts, { seed, round, temperature, signal }, options, controller),
   };
 }
 
 async function update(
   policy: Policy,
   rollouts: readonly Rollout[],
-  context: UpdateContext,
+  context: Settled,
   options: PpoOptions,
   controller: KlController,
 ): Promise<UpdateStatistics> {
@@ -191,7 +195,7 @@ async function update(
 async function firstPass(
   policy: Policy,
   rollouts: readonly Rollout[],
-  context: UpdateContext,
+  context: Settled,
   options: PpoOptions,
 ): Promise<{ rows: Row[]; samplerGap: number }> {
   const acting = rollouts.filter((rollout) => actions(rollout) > 0);
@@ -284,7 +288,7 @@ function setAdvantages(rows: Row[], options: PpoOptions, klCoefficient: number) 
 }
 
 /** Rows in keyed order, in ⌈n / size⌉ minibatches whose sizes differ by at most one. */
-function minibatches(rows: readonly Row[], size: number, context: UpdateContext, epoch: number): Row[][] {
+function minibatches(rows: readonly Row[], size: number, context: Settled, epoch: number): Row[][] {
   const order = permutation(deriveKey(context.seed, 'minibatch', [context.round, epoch]), rows.length);
   const count = Math.ceil(rows.length / size);
   return Array.from({ length: count }, (_, batch) => {

@@ -1,10 +1,10 @@
 /** The policy writes edits: prompts for all contexts, all samples of all of them in one call, parsed. */
+import type { Rollout } from '../algorithm/algorithm.js';
 import type { Fork } from '../fork.js';
 import { generate } from '../generate.js';
-import type { Model } from '../model.js';
+import type { CallOptions } from '../native-job.js';
 import { deriveKey } from '../random.js';
 import type { TaskContext } from '../task/task.js';
-import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import type { TextEdit } from './edit.js';
 import { type ParseOptions, parseEdit } from './parse.js';
 import { type EditTemplate, editTemplate, type PromptForm, renderEditPrompt } from './prompts.js';
@@ -31,8 +31,17 @@ export const WRITE_DEFAULTS: Readonly<WriteOptions> = {
   parse: {},
 };
 
+/** Which edits to write, beyond how. */
+export interface WriteCall extends CallOptions {
+  /** Edits for each context. */
+  samples?: number;
+  seed?: number | bigint;
+  round?: number;
+}
+
 /** One edit as written: the parsed edit, and the tokens that an algorithm trains on. */
 export interface WrittenEdit {
+  readonly context: TaskContext;
   /** Index of the context in the call. */
   readonly group: number;
   /** Index of the edit within its context. */
@@ -42,55 +51,68 @@ export interface WrittenEdit {
   readonly tokens: Int32Array;
   readonly promptLength: number;
   /** The sampler's log-prob of each written token. */
-  readonly logprobs: Float32Array;
+  readonly samplerLogprobs: Float32Array;
   readonly finish: 'length' | 'stop' | 'context';
 }
 
 /**
- * Writes `samples` edits for each context, context by context. The draws of an edit depend only on
+ * Writes `samples` edits (1) for each context, context by context. The draws of an edit depend only on
  * (seed, round, index of the context, index of the edit), not on what else is in the call.
  */
 export async function writeEdits(
-  writer: { readonly fork: Fork | Model; readonly tokenizer: Tokenizer },
+  writer: Fork,
   contexts: readonly TaskContext[],
-  samples: number,
-  options: WriteOptions,
-  draw: { readonly seed: number | bigint; readonly round: number; readonly signal?: AbortSignal | undefined },
+  given: Partial<WriteOptions> & WriteCall = {},
 ): Promise<WrittenEdit[]> {
+  const { samples = 1, seed = 0, round = 0, signal, onProgress, ...rest } = given;
+  const options = { ...WRITE_DEFAULTS, ...rest };
+  const { tokenizer } = writer.model;
   const template = editTemplate(options.prompt);
-  const prompts = contexts.map((context) =>
-    renderEditPrompt(template, context, writer.tokenizer, options.form),
-  );
+  const prompts = contexts.map((context) => renderEditPrompt(template, context, tokenizer, options.form));
   const written = await generate(
     prompts.map(({ tokens }, group) => ({
-      fork: writer.fork,
+      fork: writer,
       prompt: tokens,
       samples,
-      seed: deriveKey(draw.seed, 'edit', [draw.round, group]),
+      seed: deriveKey(seed, 'edit', [round, group]),
     })),
     {
       maxTokens: options.maxTokens,
       temperature: options.temperature,
       topP: 1,
       topK: 0,
-      ...(options.stop.length > 0 ? { stop: [...options.stop] } : {}),
-      signal: draw.signal,
+      stop: [...options.stop],
+      signal,
+      onProgress,
     },
   );
   return written.map(({ text, tokens, logprobs, finish }, index) => {
     const group = Math.floor(index / samples);
+    const context = contexts[group]!;
     const { tokens: prompt, opening } = prompts[group]!;
-    const joined = new Int32Array(prompt.length + tokens.length);
-    joined.set(prompt);
-    joined.set(tokens, prompt.length);
     return {
+      context,
       group,
       sample: index % samples,
-      edit: parseEdit(text, contexts[group]!, options.parse, opening),
-      tokens: joined,
+      edit: parseEdit(text, context, options.parse, opening),
+      tokens: concatenate(prompt, tokens),
       promptLength: prompt.length,
-      logprobs,
+      samplerLogprobs: logprobs,
       finish,
     };
   });
+}
+
+/** What an algorithm learns from: the edits with their rewards, one group a context. */
+export function toRollouts(edits: readonly WrittenEdit[], rewards: readonly number[]): Rollout[] {
+  return edits.map(({ group, tokens, promptLength, samplerLogprobs }, index) => {
+    return { group, tokens, promptLength, samplerLogprobs, reward: rewards[index]! };
+  });
+}
+
+function concatenate(left: Int32Array, right: Int32Array): Int32Array {
+  const joined = new Int32Array(left.length + right.length);
+  joined.set(left);
+  joined.set(right, left.length);
+  return joined;
 }

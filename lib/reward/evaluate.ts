@@ -5,11 +5,12 @@ import type { PromptForm } from '../edit/prompts.js';
 import { makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
+import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import { type Answered, type AskOptions, ask, MEASURES, type MeasureName } from './measure.js';
 import { checkQuestionTemplate, QUESTION_TEMPLATE, type QuestionTemplate } from './question.js';
-import { SHAPE_DEFAULTS } from './shape.js';
+import { SHAPE_DEFAULTS, type ShapedReward, shapeReward } from './shape.js';
 
 export interface RewardOptions {
   /** What pays. */
@@ -66,7 +67,7 @@ export function rewardOptions(given: Partial<RewardOptions> = {}): RewardOptions
 }
 
 /** How questions are asked under these options. */
-export function askOptions(options: RewardOptions, tokenizer: Tokenizer, signal?: AbortSignal): AskOptions {
+export function askOptions(options: RewardOptions, tokenizer: Tokenizer, call: CallOptions = {}): AskOptions {
   return {
     tokenizer,
     measures: [...new Set([options.measure, ...options.report])],
@@ -74,7 +75,7 @@ export function askOptions(options: RewardOptions, tokenizer: Tokenizer, signal?
     template: options.question,
     maxAnswerTokens: options.maxAnswerTokens,
     stop: options.stop,
-    signal,
+    ...call,
   };
 }
 
@@ -109,11 +110,11 @@ export async function meanDivergence(
   forks: readonly (Fork | Model)[],
   reference: Fork | Model,
   texts: readonly Int32Array[],
-  signal?: AbortSignal,
+  call: CallOptions = {},
 ): Promise<number[]> {
-  if (texts.length === 0) return forks.map(() => Number.NaN);
+  if (texts.length === 0 || forks.length === 0) return forks.map(() => Number.NaN);
   const rows = forks.flatMap((fork) => texts.map((tokens) => ({ fork, reference, tokens })));
-  const divergences = await divergence(rows, { signal });
+  const divergences = await divergence(rows, call);
   return forks.map((_, index) => {
     const own = divergences.slice(index * texts.length, (index + 1) * texts.length);
     const sum = own.reduce((total, row) => total + row.reduce((part, value) => part + value, 0), 0);
@@ -121,10 +122,68 @@ export async function meanDivergence(
   });
 }
 
+/** One edited fork to be judged on its context, and the unedited model's answers where they are known. */
+export interface RewardRow {
+  readonly fork: Fork | Model;
+  readonly context: TaskContext;
+  readonly baseline?: ContextAnswers;
+}
+
+/** What a fork earned, and the answers that it earned it with. */
+export interface ForkReward extends ShapedReward {
+  readonly answers: ContextAnswers;
+  readonly baseline: ContextAnswers;
+}
+
+/**
+ * Rewards of edited forks over the fork that they were made from: the gain on the paying questions less β times the KL
+ * on the texts of `retention` (text or tokens; all of them).
+ */
+export async function rewardForks(
+  parent: Fork,
+  rows: readonly RewardRow[],
+  retention: readonly (string | Int32Array)[],
+  given: Partial<RewardOptions> & CallOptions = {},
+): Promise<ForkReward[]> {
+  const { signal, onProgress, ...rest } = given;
+  const call = { signal, onProgress };
+  const options = rewardOptions(rest);
+  const { tokenizer } = parent.model;
+  const asking = askOptions(options, tokenizer, call);
+  const known = new BaselineCache();
+  for (const { context, baseline } of rows) if (baseline) known.set(context, baseline);
+  const baselines = await known.get(
+    parent,
+    '',
+    rows.map(({ context }) => context),
+    asking,
+  );
+  const answers = await askForks(rows, asking);
+  const texts = retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text));
+  const forks = rows.map(({ fork }) => fork);
+  const kl = await meanDivergence(forks, parent, texts, call);
+  return rows.map((_, index) => {
+    const edited = scoresOf(answers[index]!.paying, options.measure);
+    const unedited = scoresOf(baselines[index]!.paying, options.measure);
+    const shaped = shapeReward({ edited, unedited, kl: kl[index]! }, options);
+    return { ...shaped, answers: answers[index]!, baseline: baselines[index]! };
+  });
+}
+
+/** Scores by one measure. */
+export function scoresOf(answers: readonly Answered[], measure: MeasureName): number[] {
+  return answers.map(({ scores }) => scores[measure] ?? Number.NaN);
+}
+
 /** Scores of the unedited model, kept by (context, version of the parent): the version moves with every update. */
 export class BaselineCache {
   #version = '';
   readonly #answers = new Map<string, ContextAnswers>();
+
+  /** Enters answers that are known for the present version. */
+  set(context: TaskContext, answers: ContextAnswers): void {
+    this.#answers.set(context.id, answers);
+  }
 
   /** The answers for `contexts`, asking `parent` only for those not yet known at this `version`. */
   async get(

@@ -1,5 +1,6 @@
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
+import type { CallOptions } from '../native-job.js';
 import { score } from '../score.js';
 
 /** A prompt and the answer whose likelihood is measured, on one fork. */
@@ -15,7 +16,7 @@ export interface LikelihoodRow {
  */
 export async function likelihood(
   rows: readonly LikelihoodRow[],
-  options: { signal?: AbortSignal } = {},
+  options: CallOptions = {},
 ): Promise<number[]> {
   const scored = await score(
     rows.map(({ fork, prompt, answer }) => ({ fork, tokens: concatenate(prompt, answer) })),

@@ -6,6 +6,7 @@ import type { PromptForm } from '../edit/prompts.js';
 import type { Fork } from '../fork.js';
 import { generate } from '../generate.js';
 import type { Model } from '../model.js';
+import type { CallOptions } from '../native-job.js';
 import type { Question } from '../task/task.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import { exact } from './exact.js';
@@ -33,7 +34,7 @@ export interface Answered {
   readonly answer?: string;
 }
 
-export interface AskOptions {
+export interface AskOptions extends CallOptions {
   readonly tokenizer: Tokenizer;
   readonly measures: readonly MeasureName[];
   readonly form?: PromptForm;
@@ -42,12 +43,11 @@ export interface AskOptions {
   readonly maxAnswerTokens?: number;
   /** Strings that end an answer. */
   readonly stop?: readonly string[];
-  readonly signal?: AbortSignal;
 }
 
 /** Scores every row by every measure, in row order. */
 export async function ask(rows: readonly Asked[], options: AskOptions): Promise<Answered[]> {
-  const { tokenizer, measures, form = 'auto', template, signal } = options;
+  const { tokenizer, measures, form = 'auto', template, signal, onProgress } = options;
   if (rows.length === 0) return [];
   const prompts = rows.map(({ title, question }) =>
     renderQuestion({ title, question: question.question }, tokenizer, form, template),
@@ -59,7 +59,7 @@ export async function ask(rows: readonly Asked[], options: AskOptions): Promise<
           prompt: prompts[row]!,
           answer: tokenizer.encode(question.answers[0]!, { specialTokens: false }),
         })),
-        { signal },
+        { signal, onProgress },
       )
     : undefined;
   const answers = measures.some((measure) => measure !== 'likelihood')
@@ -68,8 +68,9 @@ export async function ask(rows: readonly Asked[], options: AskOptions): Promise<
         {
           maxTokens: options.maxAnswerTokens ?? 64,
           temperature: 0,
-          ...(options.stop?.length ? { stop: [...options.stop] } : {}),
+          stop: [...(options.stop ?? [])],
           signal,
+          onProgress,
         },
       )
     : undefined;

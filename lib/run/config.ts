@@ -93,7 +93,7 @@ const reward = z.strictObject({
 const policy = z.strictObject({
   rank: atLeast1.default(16),
   alpha: positive.default(32),
-  targets: modules.default(['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']),
+  targets: modules.default(['all']),
   /** Where the value head's estimate starts; used with `ppo.baseline: value`. */
   valueBias: z.number().default(0),
 });

@@ -6,6 +6,7 @@ import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
 import { makeError } from '../errors.js';
 import { Model } from '../model.js';
+import type { Progress } from '../native-job.js';
 import { Policy } from '../policy.js';
 import { type Phase, type RoundResult, type SealOptions, seal } from '../seal.js';
 import { knowledge } from '../task/knowledge.js';
@@ -17,12 +18,13 @@ import { type Disk, exists, realDisk, writeAtomic } from './disk.js';
 import { describeSession, recordSession } from './environment.js';
 import { checkSameConfig, createRun } from './folder.js';
 import { appendJournal, journalLines, truncateJournal } from './journal.js';
-import { resolveModel } from './model-path.js';
+import { modelPath } from './model-path.js';
 
 /** What a run tells while it works. */
 export type TrainEvent =
   | { readonly type: 'begin'; readonly run: string; readonly firstRound: number; readonly rounds: number }
   | { readonly type: 'phase'; readonly round: number; readonly phase: Phase }
+  | { readonly type: 'progress'; readonly round: number; readonly phase: Phase; readonly progress: Progress }
   | { readonly type: 'round'; readonly result: RoundResult }
   | { readonly type: 'method'; readonly method: Method }
   | { readonly type: 'comparison'; readonly comparison: Comparison };
@@ -99,6 +101,7 @@ async function trainModel(
       algorithm,
       startRound: firstRound,
       onPhase: (round, phase) => onEvent?.({ type: 'phase', round, phase }),
+      onProgress: (round, phase, progress) => onEvent?.({ type: 'progress', round, phase, progress }),
       signal,
     };
     for await (const result of seal(loop)) {
@@ -177,7 +180,7 @@ async function close(
 }
 
 async function openModel(config: RunConfig, signal?: AbortSignal): Promise<Model> {
-  return Model.load(await resolveModel(config.model), {
+  return Model.load(await modelPath(config.model), {
     dtype: config.dtype,
     device: config.device,
     ...(config.threads ? { threads: config.threads } : {}),

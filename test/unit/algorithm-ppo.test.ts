@@ -87,7 +87,7 @@ describe('ppo', () => {
     expect(actionsOf(row.oldLogprobs)).toEqual(
       Array.from(row.tokens.subarray(PROMPT), (t) => Math.fround(oldLogprob(t))),
     );
-    expect(row.referenceLogprobs![PROMPT]!).toBeCloseTo(row.oldLogprobs[PROMPT]! - 0.25, 6);
+    expect(row.referenceLogprobs![PROMPT]!).toBeCloseTo(row.oldLogprobs![PROMPT]! - 0.25, 6);
     expect(steps[0]!.temperature).toBe(0.7);
   });
 
