@@ -57,7 +57,8 @@ function preTokenizer(part: Part, source: string): Part[] {
       // Its built-in pattern uses JavaScript's \s, which has U+FEFF and lacks U+0085; that of Split is translated.
       const bytes: Part = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
       const pattern = part.use_regex === false ? [] : [split(GPT2_PATTERN)];
-      const prefix: Part = { type: 'Replace', pattern: { Regex: '\\A(?! )' }, content: ' ' };
+      // The prefix comes before the pattern, so it is a step of its own: a Metaspace of spaces adds just that.
+      const prefix: Part = { type: 'Metaspace', replacement: ' ', prepend_scheme: 'always' };
       return [...(part.add_prefix_space === true ? [prefix] : []), ...pattern, bytes];
     }
     case 'Digits':

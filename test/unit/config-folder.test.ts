@@ -235,13 +235,7 @@ describe('a GGUF file', () => {
   test('rotary factors are read from the file', async () => {
     // Llama 3.1: factor 8, head dimension 64 (values of transformers, as in config.test.ts).
     const buffer = Buffer.alloc(16 + 128);
-    const values = [
-      ...Array<number>(15).fill(1),
-      1.553414,
-      2.69453,
-      5.257327,
-      ...Array<number>(14).fill(8),
-    ];
+    const values = [...Array<number>(15).fill(1), 1.553414, 2.69453, 5.257327, ...Array<number>(14).fill(8)];
     values.forEach((value, i) => {
       buffer.writeFloatLE(value, 16 + 4 * i);
     });
