@@ -28,6 +28,8 @@ export interface PolicyRow {
   tokens: Int32Array;
   /** Tokens before this index are the prompt; the others are actions. At least 1. */
   promptLength: number;
+  /** One byte a token, 1 for an action, where the actions are not simply all tokens after the prompt. */
+  actionMask?: Uint8Array;
   oldLogprobs?: Float32Array;
   referenceLogprobs?: Float32Array;
   advantages: Float32Array;
@@ -151,7 +153,17 @@ export class Policy extends Resource {
     if (rows.length === 0) throw makeError('INPUT_INVALID', 'the minibatch has no rows');
     const ragged = toRagged(rows.map(({ tokens }) => tokens));
     const actionMask = new Uint8Array(ragged.tokens.length);
-    for (const [r, { promptLength, tokens }] of rows.entries()) {
+    for (const [r, { promptLength, tokens, actionMask: own }] of rows.entries()) {
+      if (own) {
+        if (own.length !== tokens.length) {
+          throw makeError(
+            'INPUT_INVALID',
+            `row ${r}: actionMask has ${own.length} entries; expected ${tokens.length}, one a token`,
+          );
+        }
+        actionMask.set(own, ragged.offsets[r]);
+        continue;
+      }
       if (!Number.isInteger(promptLength) || promptLength < 1 || promptLength > tokens.length) {
         throw makeError(
           'INPUT_INVALID',
