@@ -258,7 +258,8 @@ TEST(FormatGguf, RefusesHostileTensors) {
   Refused([](Gguf* g) { g->Tensor("\xFF", {1}, kF32, 64); }, "FILE_FORMAT", {"tensor name", "UTF-8"});
   Refused([](Gguf* g) { g->Tensor("third", std::vector<uint64_t>(9, 1), kF32, 64); }, "FILE_FORMAT",
           {"\"third\"", "9 dimensions"});
-  Refused([](Gguf* g) { g->Tensor("third", {uint64_t{1} << 63}, kF32, 64); }, "FILE_FORMAT", {"\"third\""});
+  Refused([](Gguf* g) { g->Tensor("third", {uint64_t{1} << 63}, kF32, 64); }, "FILE_FORMAT",
+          {"\"third\"", "dimension of 9223372036854775808"});
   Refused(
       [](Gguf* g) {
         g->Tensor("third", {1u << 31, 1u << 31, 2}, kF32, 64);
