@@ -62,7 +62,7 @@ describe('byte-level BPE', () => {
   });
 
   test('user-defined tokens match in text and are not special; unused ones never match', () => {
-    const types = byId.map((_, id) => (id < 4 ? 3 : 1));
+    const types: number[] = byId.map((_, id) => (id < 4 ? 3 : 1));
     types[511] = 5;
     types[510] = 4;
     const tokens = byId.map(([token]) => token);
