@@ -47,35 +47,32 @@ function readJson(path) {
   }
 }
 
-/** True when the addon is there and was made from these very sources, and its libtorch is still where it was. */
-export function isUpToDate({ tests = false } = {}) {
-  const made = readJson(join(RELEASE, 'build.json'));
-  const torch = readJson(join(RELEASE, 'libtorch.json'));
-  if (
-    !made ||
-    !torch ||
-    !existsSync(join(RELEASE, 'selfedit.node')) ||
-    !existsSync(join(RELEASE, 'loader.node'))
-  )
-    return false;
-  if (tests && !(made.tests && existsSync(join(RELEASE, 'selfedit_tests')))) return false;
-  return made.sources === sourceHash() && existsSync(torch.root);
+/** The variables by which the user asks for a certain libtorch, as they were when `libtorch.json` was written. */
+const asked = (env) =>
+  [env.LIBTORCH, env.SELFEDIT_LIBTORCH_VARIANT, env.SELFEDIT_LIBTORCH_VERSION].map((v) => v || null);
+
+/** True when the user names a libtorch now, and not the one that the last build was made with. */
+function asksForAnother(torch, env) {
+  const named = asked(env);
+  return named.some(Boolean) && JSON.stringify(torch?.asked) !== JSON.stringify(named);
 }
 
-/** The variables by which the user may ask for another libtorch than the one built with. */
-function asksForAnother(env) {
+/** True when the addon is there and was made from these very sources, with a libtorch that is still there and wanted. */
+export function isUpToDate({ tests = false, env = process.env } = {}) {
+  const made = readJson(join(RELEASE, 'build.json'));
   const torch = readJson(join(RELEASE, 'libtorch.json'));
-  const named = env.LIBTORCH || env.SELFEDIT_LIBTORCH_VARIANT || env.SELFEDIT_LIBTORCH_VERSION;
-  return Boolean(named) && JSON.stringify(torch?.asked) !== JSON.stringify(asked(env));
+  if (!made || !torch || asksForAnother(torch, env)) return false;
+  const files = ['selfedit.node', 'loader.node', ...(tests ? ['selfedit_tests'] : [])];
+  if (files.some((file) => !existsSync(join(RELEASE, file))) || (tests && !made.tests)) return false;
+  return made.sources === sourceHash() && existsSync(torch.root);
 }
-const asked = (env) =>
-  [env.LIBTORCH, env.SELFEDIT_LIBTORCH_VARIANT, env.SELFEDIT_LIBTORCH_VERSION].map((v) => v ?? null);
 
 /** Compiling one file over ATen takes up to 2 GB. */
 function jobs() {
   const named = Number(process.env.SELFEDIT_BUILD_JOBS);
   if (named > 0) return named;
-  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 31)));
+  const memory = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(memory / 2 ** 31)));
 }
 
 /** The value of one variable of an earlier configuration. */
@@ -118,13 +115,14 @@ async function compile({ torch, tests, env }) {
 export async function build({ tests = false, force = false, env = process.env } = {}) {
   mkdirSync(RELEASE, { recursive: true });
   return withLock(join(ROOT, 'build', '.lock'), log, async () => {
-    if (!force && !asksForAnother(env) && isUpToDate({ tests })) {
+    if (!force && isUpToDate({ tests, env })) {
       log('the addon is up to date');
       return 'up to date';
     }
     // A rebuild keeps the libtorch it had, unless the user names another or it has gone.
     const last = readJson(join(RELEASE, 'libtorch.json'));
-    const keep = last && !asksForAnother(env) && existsSync(join(last.root, 'include', 'ATen', 'ATen.h'));
+    const keep =
+      last && !asksForAnother(last, env) && existsSync(join(last.root, 'include', 'ATen', 'ATen.h'));
     const torch = keep ? last : await findLibtorch({ env, log });
     const sources = sourceHash();
     await compile({ torch, tests, env });

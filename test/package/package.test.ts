@@ -187,7 +187,7 @@ describe('the install script', { timeout: 120_000 }, () => {
     }
   });
 
-  it('exits 1 when a build that started fails', () => {
+  it('exits 1 when a build that started fails, also where there is an addon', () => {
     const result = withEnv({ LIBTORCH: '/nonexistent/libtorch' });
     expect(result.status).toBe(1);
     expect(result.stderr).toContain('LIBTORCH=/nonexistent/libtorch cannot be used: there is no such folder');
@@ -203,5 +203,7 @@ describe('the install script', { timeout: 120_000 }, () => {
     writeFileSync(join(build(), 'Release/build.json'), JSON.stringify({ sources: hash, tests: false }));
     const result = script();
     expect(result).toMatchObject({ status: 0, stderr: 'selfedit: the addon is up to date\n' });
+    // Naming another libtorch asks for another addon.
+    expect(withEnv({ LIBTORCH: '/nonexistent/libtorch' }).status).toBe(1);
   });
 });
