@@ -1,6 +1,8 @@
 // Attention of one query token a row over cached keys and values. Every key and value is read once a kv head,
 // for all query heads of its group: the cache's bandwidth is what bounds it.
 #pragma once
+#include <type_traits>
+
 #include "attention.h"
 
 namespace selfedit::cpu::SELFEDIT_ISA {
@@ -56,10 +58,10 @@ void Scores(const T* q, const T* keys, int64_t stride, int64_t count, int64_t d,
   }
 }
 
-// out[r] (+)= p[r] . values, for the group's heads.
+// out[r] += p[r] . values, for a group of heads; p from column `first` on.
 template <typename T>
-void WeightedValues(const T* const* p, int64_t first, int64_t heads, const T* values, int64_t stride,
-                    int64_t count, int64_t d, T* copy, T* const* out, bool accumulate) {
+void AddValues(const T* const* p, int64_t first, int64_t heads, const T* values, int64_t stride,
+               int64_t count, int64_t d, T* copy, T* const* out) {
   constexpr int W = kWidth<T>;
   const int64_t padded = RoundUp(d, W);
   if (d % W != 0) {
@@ -69,76 +71,107 @@ void WeightedValues(const T* const* p, int64_t first, int64_t heads, const T* va
   }
   for (int64_t r = 0; r < heads; r += kTileRows) {
     const ByRows<T> a{p + r, first};
+    const auto product = [&](auto rows) {
+      Product<T, rows>(a, count, values, stride, out + r, padded / W, true);
+    };
     switch (Min(kTileRows, heads - r)) {
       case 1:
-        Product<T, 1>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 1>());
         break;
       case 2:
-        Product<T, 2>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 2>());
         break;
       case 3:
-        Product<T, 3>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 3>());
         break;
       case 4:
-        Product<T, 4>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 4>());
         break;
       case 5:
-        Product<T, 5>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 5>());
         break;
       default:
-        Product<T, 6>(a, count, values, stride, out + r, padded / W, accumulate);
+        product(std::integral_constant<int, 6>());
     }
   }
 }
 
-// One row and kv head; the pointers are those of the group's first head.
+// Keys (or values) of one row: those of the shared prefix, then its own.
 template <typename T>
-void DecodeHead(const T* q, const T* prefix_k, const T* prefix_v, int64_t prefix, const T* own_k,
-                const T* own_v, int64_t own, int64_t group, int64_t stride, int64_t d, T scale, T* out) {
+struct Cached {
+  const T* part[2];
+  int64_t length[2];
+};
+
+constexpr int64_t kSplitRows = 8;
+constexpr int64_t kRun = 32;  // keys that stay in the nearest cache while all heads pass over them
+
+// Slice i of n of the next run: spread over the work on this one, so that the requests do not queue up.
+template <typename T>
+SELFEDIT_INLINE void PrefetchNext(const T* run, int64_t left, int64_t stride, int64_t width, int64_t i, int64_t n) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const int64_t last = Min(kRun + kRun * (i + 1) / n, left);
+  for (int64_t j = kRun + kRun * i / n; j < last; ++j) {
+    for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(run + j * stride + c);
+  }
+}
+
+// One row and some kv heads; q, out and the cache point at the first of them. Memory is read in the order it
+// lies in.
+template <typename T>
+void DecodeRow(const T* q, const Cached<T>& keys, const Cached<T>& values, int64_t kv_heads, int64_t group,
+               int64_t stride, int64_t d, T scale, T* out) {
   constexpr int W = kWidth<T>;
-  const int64_t padded = RoundUp(d, W), total = prefix + own, width = RoundUp(total, W) + W;
-  const int64_t copied = d % W != 0 ? Max(prefix, own) * padded : 0;
+  const int64_t padded = RoundUp(d, W), total = keys.length[0] + keys.length[1],
+                width = RoundUp(total, W) + W;
+  const int64_t heads = kv_heads * group;
   Arena arena{
-      static_cast<char*>(Scratch(Arena::Bytes<T>(group * width) + Arena::Bytes<T>(group * padded) * 2 +
-                                 Arena::Bytes<T>(copied) + Arena::Bytes<T*>(group) * 2))};
-  T* scores = arena.Take<T>(group * width);
-  T* query = arena.Take<T>(group * padded);
-  T* sums = arena.Take<T>(group * padded);
-  T* copy = arena.Take<T>(copied);
-  const T** score_row = arena.Take<const T*>(group);
-  T** sum_row = arena.Take<T*>(group);
-  for (int64_t r = 0; r < group; ++r) {
-    CopyPadded(q + r * d, d, query + r * padded);
-    score_row[r] = scores + r * width;
-    sum_row[r] = sums + r * padded;
+      static_cast<char*>(Scratch(Arena::Bytes<T>(heads * width) + Arena::Bytes<T>(heads * padded) * 2 +
+                                 Arena::Bytes<T>(kRun * padded) + Arena::Bytes<T*>(heads) * 2))};
+  T* scores = arena.Take<T>(heads * width);
+  T* query = arena.Take<T>(heads * padded);
+  T* sums = arena.Take<T>(heads * padded);
+  T* copy = arena.Take<T>(kRun * padded);
+  const T** score_row = arena.Take<const T*>(heads);
+  T** sum_row = arena.Take<T*>(heads);
+  for (int64_t h = 0; h < heads; ++h) {
+    CopyPadded(q + h * d, d, query + h * padded);
+    for (int64_t c = 0; c < padded; c += W) Store(sums + h * padded + c, Vec<T>{});
+    score_row[h] = scores + h * width;
+    sum_row[h] = sums + h * padded;
   }
-  // Keys in runs that stay in the nearest cache while every head of the group passes over them.
-  constexpr int64_t kRun = 32;
-  for (int64_t j = 0; j < prefix; j += kRun) {
-    for (int64_t r = 0; r < group; ++r) {
-      Scores(query + r * padded, prefix_k + j * stride, stride, Min(kRun, prefix - j), d,
-             scores + r * width + j);
-    }
-  }
-  for (int64_t j = 0; j < own; j += kRun) {
-    for (int64_t r = 0; r < group; ++r) {
-      Scores(query + r * padded, own_k + j * stride, stride, Min(kRun, own - j), d,
-             scores + r * width + prefix + j);
+  for (int part = 0; part < 2; ++part) {
+    const int64_t first = part == 0 ? 0 : keys.length[0];
+    for (int64_t j = 0; j < keys.length[part]; j += kRun) {
+      const T* run = keys.part[part] + j * stride;
+      for (int64_t h = 0; h < heads; ++h) {
+        PrefetchNext(run, keys.length[part] - j, stride, kv_heads * d, h, heads);
+        Scores(query + h * padded, run + h / group * d, stride, Min(kRun, keys.length[part] - j), d,
+               scores + h * width + first + j);
+      }
     }
   }
   const int64_t vectors = (total + W - 1) / W;
-  for (int64_t r = 0; r < group; ++r) {
+  for (int64_t h = 0; h < heads; ++h) {
     T maximum = kLowest<T>;
-    const T sum = Exponentials(scores + r * width, total, vectors, scale, &maximum);
-    const T inverse = 1 / sum;
+    const T inverse = 1 / Exponentials(scores + h * width, total, vectors, scale, &maximum);
     for (int64_t b = 0; b < vectors; ++b) {
-      Store(scores + r * width + b * W, Load(scores + r * width + b * W) * inverse);
+      Store(scores + h * width + b * W, Load(scores + h * width + b * W) * inverse);
     }
   }
-  WeightedValues(score_row, 0, group, prefix_v, stride, prefix, d, copy, sum_row, false);
-  WeightedValues(score_row, prefix, group, own_v, stride, own, d, copy, sum_row, true);
-  for (int64_t r = 0; r < group; ++r) {
-    for (int64_t c = 0; c < d; c += W) StoreUpTo<T>(out + r * d + c, Load(sums + r * padded + c), d - c);
+  for (int part = 0; part < 2; ++part) {
+    const int64_t first = part == 0 ? 0 : values.length[0];
+    for (int64_t j = 0; j < values.length[part]; j += kRun) {
+      const T* run = values.part[part] + j * stride;
+      for (int64_t g = 0; g < kv_heads; ++g) {
+        PrefetchNext(run, values.length[part] - j, stride, kv_heads * d, g, kv_heads);
+        AddValues(score_row + g * group, first + j, group, run + g * d, stride,
+                  Min(kRun, values.length[part] - j), d, copy, sum_row + g * group);
+      }
+    }
+  }
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t c = 0; c < d; c += W) StoreUpTo<T>(out + h * d + c, Load(sums + h * padded + c), d - c);
   }
 }
 
@@ -147,14 +180,17 @@ void AttentionDecode(const T* q, const T* const* prefix_k, const T* const* prefi
                      const int32_t* prefix_length, const T* const* own_k, const T* const* own_v,
                      const int32_t* own_length, int64_t rows, int64_t H, int64_t G, int64_t d, T scale,
                      T* out) {
-  const int64_t group = H / G;
-#pragma omp parallel for schedule(dynamic, 1) if (rows * G > 1)
-  for (int64_t i = 0; i < rows * G; ++i) {
-    const int64_t b = i / G, g = i % G, at = (b * H + g * group) * d, head = g * d;
+  // Few rows are split by kv head, to give every thread some; the arithmetic of a head is the same either
+  // way.
+  const int64_t pieces = rows < kSplitRows ? G : 1, kv_heads = G / pieces, group = H / G;
+#pragma omp parallel for schedule(dynamic, 1) if (rows * pieces > 1)
+  for (int64_t i = 0; i < rows * pieces; ++i) {
+    const int64_t b = i / pieces, g = i % pieces, at = (b * H + g * group) * d, head = g * d;
     const int64_t prefix = prefix_length[b], own = own_length[b];
-    DecodeHead(q + at, prefix ? prefix_k[b] + head : nullptr, prefix ? prefix_v[b] + head : nullptr, prefix,
-               own ? own_k[b] + head : nullptr, own ? own_v[b] + head : nullptr, own, group, G * d, d, scale,
-               out + at);
+    DecodeRow<T>(q + at,
+                 {{prefix ? prefix_k[b] + head : nullptr, own ? own_k[b] + head : nullptr}, {prefix, own}},
+                 {{prefix ? prefix_v[b] + head : nullptr, own ? own_v[b] + head : nullptr}, {prefix, own}},
+                 kv_heads, group, G * d, d, scale, out + at);
   }
 }
 

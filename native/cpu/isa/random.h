@@ -59,22 +59,25 @@ SELFEDIT_INLINE void PhiloxLanes(uint64_t key, uint64_t position, uint64_t first
   out[1] = (HalfWord)InterleaveHigh(a, b, lanes);
 }
 
-// The Gumbel noise of kernels.h.
-SELFEDIT_INLINE Vec<float> Gumbel(HalfWord bits) {
-  Vec<float> v = __builtin_convertvector(bits, Vec<float>) * 0x1p-32f + 0x1p-33f;
-  v = v < 1 - 0x1p-24f ? v : Splat(1 - 0x1p-24f);
-  return -Log(-LogOneMinus(v));
+// The uniform v of kernels.h, and the Gumbel noise -log(-log(1 - v)); small v is large noise.
+SELFEDIT_INLINE Vec<float> Uniform(HalfWord bits) {
+  const Vec<float> v = __builtin_convertvector(bits, Vec<float>) * 0x1p-32f + 0x1p-33f;
+  return v < 1 - 0x1p-24f ? v : Splat(1 - 0x1p-24f);
 }
+SELFEDIT_INLINE Vec<float> Gumbel(Vec<float> v) { return -Log(-LogOneMinus(v)); }
 
-// Noise of tokens [4 lane, 4 lane + count), count a multiple of 4 kLanes.
-SELFEDIT_INLINE void GumbelNoise(uint64_t key, uint64_t position, uint64_t lane, int64_t count,
-                                 float* noise) {
+// v of tokens [4 lane, 4 lane + count), count a multiple of 4 kLanes. Returns the smallest.
+SELFEDIT_INLINE float Uniforms(uint64_t key, uint64_t position, uint64_t lane, int64_t count, float* out) {
+  Vec<float> most = Splat(-1.0f);
   for (int64_t i = 0; i < count; i += 4 * kLanes) {
     HalfWord bits[2];
     PhiloxLanes(key, position, lane + i / 4, bits);
-    Store(noise + i, Gumbel(bits[0]));
-    Store(noise + i + 2 * kLanes, Gumbel(bits[1]));
+    const Vec<float> a = Uniform(bits[0]), b = Uniform(bits[1]);
+    Store(out + i, a);
+    Store(out + i + 2 * kLanes, b);
+    most = MaxOf<float>(most, MaxOf<float>(-a, -b));
   }
+  return -ReduceMax<float>(most);
 }
 
 }  // namespace

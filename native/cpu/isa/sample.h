@@ -88,28 +88,39 @@ Candidate<T> Cut(const SampleRow<T>& s, int64_t top_k, float top_p) {
   return {static_cast<T>(-__builtin_inf()), 0, static_cast<int32_t>(s.V)};
 }
 
+// A group of tokens can be passed over when even its largest logit m with its largest noise stays below the
+// best so far: noise is at most -log(v) because -log(1 - v) >= v, so v >= exp(m - best) for every token
+// suffices. Most groups go this way, and with them their logarithms.
 template <typename T>
 int32_t GumbelMax(const SampleRow<T>& s, Candidate<T> cut, uint64_t key, uint64_t position) {
   constexpr int W = kWidth<T>;
   using Int = typename Simd<T>::Int;
+  constexpr float kMargin = 1.001f;  // covers the rounding of the noise by far
   Vec<T> best = Splat(static_cast<T>(-__builtin_inf()));
   IntVec<T> token = IntVec<T>{} - 1;
+  T highest = best[0];
   for (int64_t g = 0; g < s.Groups(); ++g) {
     if (!(s.maxima[g] >= cut.z)) continue;
     const int64_t start = g * kGroup, end = Min(s.V, start + kGroup);
-    float noise[kGroup];
-    GumbelNoise(key, position, start / 4, kGroup, noise);
-    T converted[kGroup];
-    for (int64_t j = 0; j < kGroup; ++j) converted[j] = noise[j];
+    float v[kGroup];
+    const float smallest = Uniforms(key, position, start / 4, kGroup, v);
+    const T lead = highest - s.maxima[g];
+    if (lead > 0 && smallest > kMargin * ScalarExp(static_cast<float>(-lead))) continue;
+    T noise[kGroup];
+    for (int64_t j = 0; j < kGroup; j += kWidth<float>) {
+      const Vec<float> x = Gumbel(Load(v + j));
+      for (int t = 0; t < kWidth<float>; ++t) noise[j + t] = x[t];
+    }
     for (int64_t j = start; j < end; j += W) {
       const Vec<T> z = LoadUpTo(s.row + j, end - j) * s.inverse;
       const IntVec<T> id = Iota<T>() + static_cast<Int>(j);
-      const Vec<T> x = z + Load(converted + (j - start));
+      const Vec<T> x = z + Load(noise + (j - start));
       const IntVec<T> kept = ((z > cut.z) | ((z == cut.z) & (id <= static_cast<Int>(cut.id)))) &
                              (id < static_cast<Int>(end)) & (x > best);
       best = kept ? x : best;
       token = kept ? id : token;
     }
+    highest = ReduceMax<T>(best);
   }
   int lane = 0;
   for (int t = 1; t < W; ++t) {
