@@ -7,7 +7,9 @@ export default defineConfig({
     // A process of its own for every file: the addon keeps process-wide state (its compute thread, libtorch's pools),
     // and a crash of one file must not take the others with it.
     pool: 'forks',
-    // Two at once: the tests themselves use every core.
+    // One thread each, two files at once: tiny models gain nothing from more, and threads that wait for each other on a
+    // busy machine slow everything down. Tests that need more call setThreads.
+    env: { OMP_NUM_THREADS: '1' },
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 120_000,
