@@ -1,6 +1,9 @@
 // The register tiles of the low-rank products, for one instruction set.
 #pragma once
 #include "tile.h"
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 namespace selfedit::cpu::SELFEDIT_ISA {
 namespace {
@@ -25,6 +28,12 @@ SELFEDIT_INLINE Vec<T> MultiplyAdd(Vec<T> a, Vec<T> b, Vec<T> c) {
     return _mm256_fmadd_ps(a, b, c);
   } else {
     return _mm256_fmadd_pd(a, b, c);
+  }
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) {
+    return vfmaq_f32(c, a, b);
+  } else {
+    return vfmaq_f64(c, a, b);
   }
 #else
   return a * b + c;
