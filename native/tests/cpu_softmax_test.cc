@@ -150,7 +150,8 @@ TYPED_TEST(CpuSoftmax, Divergence) {
           const auto p = twin::LogSoftmax(Row(a, r, V)), q = twin::LogSoftmax(Row(b, r, V));
           double expected = 0;
           for (int64_t j = 0; j < V; ++j) expected += std::exp(p[j]) * (p[j] - q[j]);
-          EXPECT_NEAR(kl[r], expected, sizeof(T) == 4 ? 1e-7 + 1e-6 * expected : 1e-12) << V;
+          EXPECT_NEAR(kl[r], expected, sizeof(T) == 4 ? 1e-10 + 3e-6 * expected : 1e-14 + 1e-10 * expected)
+              << V;
           EXPECT_EQ(same[r], 0) << V;
         }
       });

@@ -7,7 +7,9 @@ namespace selfedit::cpu::SELFEDIT_ISA {
 namespace {
 
 constexpr int64_t kSpan = 1024;  // logits between two corrections of the running maximum
-constexpr int64_t kGroup = 64;   // logits that share one entry of the list of maxima
+constexpr int64_t kPiece =
+    256;  // logits whose exponentials, all at most 1, are added in lanes of T before double takes over
+constexpr int64_t kGroup = 64;  // logits that share one entry of the list of maxima
 template <typename T>
 constexpr T kNone =
     sizeof(T) == 4 ? T(-3e38) : T(-1e308);  // stands for -inf, so that differences stay defined
@@ -51,16 +53,30 @@ RowStats<T> Stats(const T* row, int64_t V, T inverse, T* maxima) {
       }
       s.maximum = top;
     }
-    WideSum<T> sum, weighted;
-    for (int64_t j = start; j < end; j += W) {
-      const int64_t left = end - j;
-      const Vec<T> z = LoadUpTo(row + j, left) * inverse - s.maximum;
-      Vec<T> e = Exp(z);
-      if (left < W) e = Iota<T>() < static_cast<typename Simd<T>::Int>(left) ? e : Vec<T>{};
-      sum.Add(e);
+    WideSum<T> wide, weighted;
+    const auto exponential = [&](Vec<T> z) {
+      const Vec<T> e = Exp(z);
       if constexpr (kWeighted) weighted.Add(e == T(0) ? Vec<T>{} : e * z);
+      return e;
+    };
+    for (int64_t piece = start; piece < end; piece += kPiece) {
+      const int64_t stop = Min(end, piece + kPiece);
+      Vec<T> sum{}, sum2{};
+      int64_t j = piece;
+      for (; j + 2 * W <= stop; j += 2 * W) {
+        sum += exponential(Load(row + j) * inverse - s.maximum);
+        sum2 += exponential(Load(row + j + W) * inverse - s.maximum);
+      }
+      for (; j < stop; j += W) {
+        const IntVec<T> real = Iota<T>() < static_cast<typename Simd<T>::Int>(Min(W, stop - j));
+        // Lanes behind the end count as -inf.
+        const Vec<T> z = LoadUpTo(row + j, stop - j) * inverse - s.maximum;
+        sum += exponential(real ? z : Splat(static_cast<T>(-__builtin_inf())));
+      }
+      wide.Add(sum);
+      wide.Add(sum2);
     }
-    s.sum += sum.Total();
+    s.sum += wide.Total();
     if constexpr (kWeighted) s.weighted += weighted.Total();
   }
   return s;
@@ -115,7 +131,19 @@ void LogSoftmaxRowsBackward(T* logits, const int32_t* target, const T* lse, cons
   }
 }
 
-// sum p (a - b - (lse_a - lse_b)): the constant inside the sum keeps small divergences free of cancellation.
+// sum q - p + p x with x = log(p / q): q - p adds nothing in exact arithmetic, but with it every term is of
+// second order in x, so that rounding of the normalisers does not swamp small divergences. A series serves
+// where x is small.
+template <typename T>
+SELFEDIT_INLINE Vec<T> DivergenceTerm(Vec<T> p, Vec<T> q, Vec<T> x) {
+  constexpr T kSmall = sizeof(T) == 4 ? T(0.25) : T(1e-3);
+  const Vec<T> far = (q - p) + p * x;
+  const Vec<T> near =
+      p * (x * x) * (T(0.5) - x * (T(1) / 6 - x * (T(1) / 24 - x * (T(1) / 120 - x * (T(1) / 720)))));
+  const Vec<T> term = (x < kSmall) & (x > -kSmall) ? near : far;
+  return p == T(0) ? q : term;
+}
+
 template <typename T>
 void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl) {
   constexpr int W = kWidth<T>;
@@ -124,16 +152,16 @@ void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl) {
     const T *x = a + r * V, *y = b + r * V;
     const RowStats<T> sa = Stats<T, false>(x, V, 1, nullptr), sb = Stats<T, false>(y, V, 1, nullptr);
     const T shift = static_cast<T>(sa.Lse() - sb.Lse());
-    const double rest = sa.Lse() - sb.Lse() - shift;
+    const T scale_a = static_cast<T>(1 / sa.sum), scale_b = static_cast<T>(1 / sb.sum);
     WideSum<T> sum;
     for (int64_t j = 0; j < V; j += W) {
       const int64_t left = V - j;
       const Vec<T> u = LoadUpTo(x + j, left), v = LoadUpTo(y + j, left);
-      Vec<T> p = Exp(u - sa.maximum);
-      if (left < W) p = Iota<T>() < static_cast<typename Simd<T>::Int>(left) ? p : Vec<T>{};
-      sum.Add(p == T(0) ? Vec<T>{} : p * ((u - v) - shift));
+      const Vec<T> term =
+          DivergenceTerm<T>(Exp(u - sa.maximum) * scale_a, Exp(v - sb.maximum) * scale_b, (u - v) - shift);
+      sum.Add(Iota<T>() < static_cast<typename Simd<T>::Int>(Min(W, left)) ? term : Vec<T>{});
     }
-    kl[r] = static_cast<T>(sum.Total() / sa.sum - rest);
+    kl[r] = static_cast<T>(sum.Total());
   }
 }
 
