@@ -108,7 +108,8 @@ constexpr int64_t kRun = 32;  // keys that stay in the nearest cache while all h
 
 // Slice i of n of the next run: spread over the work on this one, so that the requests do not queue up.
 template <typename T>
-SELFEDIT_INLINE void PrefetchNext(const T* run, int64_t left, int64_t stride, int64_t width, int64_t i, int64_t n) {
+SELFEDIT_INLINE void PrefetchNext(const T* run, int64_t left, int64_t stride, int64_t width, int64_t i,
+                                  int64_t n) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
   const int64_t last = Min(kRun + kRun * (i + 1) / n, left);
   for (int64_t j = kRun + kRun * i / n; j < last; ++j) {
