@@ -57,13 +57,15 @@ export class Tokenizer {
   /** Token of every id; holes are ids without one. */
   readonly #tokens: (string | undefined)[] = [];
   readonly #special = new Set<number>();
-  readonly #parts: TokenizerParts;
+  readonly #source: string;
+  readonly #specialTokens: Readonly<Record<string, string>>;
   #template?: ChatTemplate;
 
   /** Errors: `TOKENIZER_INVALID`. */
   constructor(parts: TokenizerParts) {
     const { json, source } = parts;
-    this.#parts = parts;
+    this.#source = source;
+    this.#specialTokens = parts.specialTokens;
     for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
     for (const { id, content, special } of json.added_tokens) {
       this.#tokens[id] = content;
@@ -139,12 +141,9 @@ export class Tokenizer {
   /** Renders a conversation as text; encode it with `specialTokens: false`. Errors: `TEMPLATE_INVALID`, `INPUT_INVALID`. */
   chat(messages: readonly ChatMessage[], { addGenerationPrompt = true }: ChatOptions = {}): string {
     if (this.chatTemplate === undefined) {
-      throw makeError(
-        'TEMPLATE_INVALID',
-        `${this.#parts.source} has no chat template; expected a chat model`,
-      );
+      throw makeError('TEMPLATE_INVALID', `${this.#source} has no chat template; expected a chat model`);
     }
-    this.#template ??= compileChatTemplate(this.chatTemplate, this.#parts.specialTokens);
+    this.#template ??= compileChatTemplate(this.chatTemplate, this.#specialTokens);
     return this.#template(messages, addGenerationPrompt);
   }
 

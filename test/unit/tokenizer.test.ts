@@ -40,10 +40,15 @@ describe('encode', () => {
     ignore_merges: boolean;
     ids: number[][];
   }
-  const variants: Record<string, Variant> = read('variants.json');
+  const {
+    model,
+    variants,
+  }: { model: { tokens: string[]; merges: string[] }; variants: Record<string, Variant> } =
+    read('variants.json');
+  const vocab = Object.fromEntries(model.tokens.map((token, id) => [token, id]));
   test.each(Object.keys(variants))('with the parts of %s', (name) => {
     const { parts, ignore_merges, ids } = variants[name]!;
-    const tokenizer = withParts(parts, { ignore_merges });
+    const tokenizer = withParts(parts, { vocab, merges: model.merges, ignore_merges });
     const found = corpus.map((text) => [...tokenizer.encode(text)]);
     expect(found).toEqual(ids);
   });
