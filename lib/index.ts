@@ -19,6 +19,7 @@ export {
   type PolicyOptions,
   type PolicyRow,
 } from './policy.js';
+export { modelNames, type PullOptions, pull } from './pull.js';
 export { deriveKey, permutation, uniform } from './random.js';
 export type { TokenInput } from './rows.js';
 export { type ScoreOptions, type ScoreRow, score } from './score.js';
