@@ -68,7 +68,7 @@ const MODELS: ReadonlyMap<string, () => KnownModel> = new Map([
 ]);
 
 /** Names of the models that `pull` knows. */
-export const KNOWN_MODELS: readonly string[] = [...MODELS.keys()];
+export const modelNames: readonly string[] = [...MODELS.keys()];
 
 /** `$SELFEDIT_CACHE`, `$XDG_CACHE_HOME/selfedit` or `~/.cache/selfedit`. */
 export function cacheFolder(): string {
@@ -87,7 +87,7 @@ export async function pull(name: string, options: PullOptions = {}): Promise<str
   if (!model) {
     throw makeError(
       'INPUT_INVALID',
-      `there is no known model ${JSON.stringify(name)}; known: ${KNOWN_MODELS.join(', ')}`,
+      `there is no known model ${JSON.stringify(name)}; known: ${modelNames.join(', ')}`,
     );
   }
   return pullModel(name, model(), options);
