@@ -10,7 +10,7 @@ import type { Passage } from '../../lib/task/passages.js';
 import { FakeModel, fakeEngine, fakePolicy, type Writer } from './helpers/fake-engine.js';
 
 // The loop against a model layer that is a few lines of TypeScript: what it asks for, in what order, and what it makes
-// of the answers. test/unit/seal-model.test.ts runs the same loop on a real model.
+// of the answers. test/unit/run-train.test.ts runs the same loop on a real model.
 const engine = vi.hoisted(() => ({ current: {} as ReturnType<typeof fakeEngine> }));
 vi.mock('../../lib/generate.js', () => ({
   generate: (...args: [never, never]) => engine.current.generate(...args),
