@@ -29,7 +29,10 @@ export interface PullProgress {
 }
 
 export interface PullOptions {
-  /** Default: `$SELFEDIT_CACHE`, `$XDG_CACHE_HOME/selfedit` or `~/.cache/selfedit`. Models lie in its `models/`. */
+  /**
+   * Default: `$SELFEDIT_CACHE`, `$XDG_CACHE_HOME/selfedit` or `~/.cache/selfedit`. Models lie in its
+   * `models/`.
+   */
   cacheDir?: string;
   onProgress?: (progress: PullProgress) => void;
   signal?: AbortSignal;
@@ -77,9 +80,9 @@ export function cacheFolder(): string {
 }
 
 /**
- * Path of a known model's .gguf file, downloaded if need be. A file is used only when its SHA-256 is the known one; it
- * appears in the cache whole or not at all, also when several processes ask for it at once; an interrupted download
- * is continued by the next call.
+ * Path of a known model's .gguf file, downloaded if need be. A file is used only when its SHA-256 is the
+ * known one; it appears in the cache whole or not at all, also when several processes ask for it at once;
+ * an interrupted download is continued by the next call.
  * Errors: `INPUT_INVALID` for an unknown name, `DOWNLOAD` with what was tried, `IO`, `ABORTED`.
  */
 export async function pull(name: string, options: PullOptions = {}): Promise<string> {

@@ -1,7 +1,7 @@
 /**
- * The architectures that load: one entry each. An entry says how the model is named in config.json and in GGUF, and
- * what it adds to the common shape (RMSNorm, rotary positions, grouped-query attention, SwiGLU). A new one is a new entry, plus the
- * native graph's own switch where it computes something new.
+ * The architectures that load: one entry each. An entry says how the model is named in config.json and in
+ * GGUF, and what it adds to the common shape (RMSNorm, rotary positions, grouped-query attention, SwiGLU).
+ * A new one is a new entry, plus the native graph's own switch where it computes something new.
  */
 import { z } from 'zod';
 import type { ModelConfig } from '../binding.js';

@@ -166,7 +166,9 @@ async function inside(folder: string, name: string, roots: readonly string[]): P
   return path;
 }
 
-/** The folder itself; and for a snapshot in the hub's own cache, the blobs beside it that its links lead to. */
+/**
+ * The folder itself; and for a snapshot in the hub's own cache, the blobs beside it that its links lead to.
+ */
 async function allowedRoots(folder: string): Promise<string[]> {
   const root = await realpath(folder);
   const snapshots = dirname(root);

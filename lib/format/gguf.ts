@@ -19,7 +19,10 @@ const headerSchema = z.object(
   },
   'an object',
 );
-/** What `native().inspect` says about a .gguf file; shapes are row-major, offsets count from the file's start. */
+/**
+ * What `native().inspect` says about a .gguf file; shapes are row-major, offsets count from the file's
+ * start.
+ */
 export type GgufHeader = z.infer<typeof headerSchema>;
 export type GgufMetadata = GgufHeader['metadata'];
 
@@ -118,7 +121,8 @@ export function configFromGguf(
       `${source}: tensor "token_embd.weight" is ${show(embedding.shape)}, expected [vocabulary, ${hiddenSize}]`,
     );
   }
-  // Biases are there where the architecture has them or the file brings one; a missing one is the loader's to report.
+  // Biases are there where the architecture has them or the file brings one; a missing one is the loader's
+  // to report.
   const own = entry.biases({}, source);
   const has = (...maps: string[]) => maps.some((map) => names.has(`blk.0.${map}.bias`));
   return finish(

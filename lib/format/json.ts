@@ -39,7 +39,9 @@ export async function readTextIfPresent(path: string, limit = SETTINGS_LIMIT): P
   }
 }
 
-/** Parsed JSON, or `undefined` when there is no such file. Errors: as above, and `code` when it is not JSON. */
+/**
+ * Parsed JSON, or `undefined` when there is no such file. Errors: as above, and `code` when it is not JSON.
+ */
 export async function readJsonIfPresent(
   path: string,
   limit = SETTINGS_LIMIT,
@@ -55,8 +57,8 @@ export async function readJsonIfPresent(
 }
 
 /**
- * `value` as the schema describes it. Each rule of a schema carries the words that complete "expected …", so the
- * error names the key (after `prefix`), what was found and what was expected.
+ * `value` as the schema describes it. Each rule of a schema carries the words that complete "expected …",
+ * so the error names the key (after `prefix`), what was found and what was expected.
  */
 export function check<T extends z.ZodType>(
   schema: T,

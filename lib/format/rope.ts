@@ -1,4 +1,7 @@
-/** Rotary position embedding: the two ways in which config.json states it, and the factors that a GGUF stores. */
+/**
+ * Rotary position embedding: the two ways in which config.json states it, and the factors that a GGUF
+ * stores.
+ */
 import { z } from 'zod';
 import type { ModelConfig } from '../binding.js';
 import { makeError } from '../errors.js';
@@ -10,7 +13,10 @@ export interface Rope {
   ropeScaling: RopeScaling;
 }
 
-/** transformers 4 writes `rope_scaling` beside `rope_theta`; transformers 5 writes both as `rope_parameters`. */
+/**
+ * transformers 4 writes `rope_scaling` beside `rope_theta`; transformers 5 writes both as
+ * `rope_parameters`.
+ */
 export const ropeSchema = z.looseObject(
   {
     rope_type: z.string('a name').nullish(),
@@ -87,8 +93,8 @@ export function llama3Factors(
 }
 
 /**
- * The Llama 3 scaling behind stored factors. A GGUF keeps only the factors, so the published constants (1, 4) are
- * tried and must reproduce every one of them; anything else is refused rather than guessed.
+ * The Llama 3 scaling behind stored factors. A GGUF keeps only the factors, so the published constants (1,
+ * 4) are tried and must reproduce every one of them; anything else is refused rather than guessed.
  */
 export function scalingFromFactors(
   factors: ArrayLike<number>,

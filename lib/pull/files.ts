@@ -1,4 +1,7 @@
-/** Files of the model cache: checksums, a lock between processes, and the rename that makes a file appear whole. */
+/**
+ * Files of the model cache: checksums, a lock between processes, and the rename that makes a file appear
+ * whole.
+ */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { link, mkdir, open, readFile, rename, rm, stat, unlink, utimes } from 'node:fs/promises';
@@ -19,7 +22,10 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw makeError('ABORTED', 'the download was stopped', signal.reason);
 }
 
-/** Why the file is not the expected one; `undefined` when it is. Reads all of it only when its size is right. */
+/**
+ * Why the file is not the expected one; `undefined` when it is. Reads all of it only when its size is
+ * right.
+ */
 export async function findFault(
   path: string,
   facts: FileFacts,
@@ -70,8 +76,9 @@ const STALE_MS = 60_000;
 const POLL_MS = 100;
 
 /**
- * Runs `work` while holding the lock file, so that processes that want the same model fetch it once. The lock of a
- * process that died is taken over. It saves work; what keeps the cache sound is the checksum and the rename.
+ * Runs `work` while holding the lock file, so that processes that want the same model fetch it once. The
+ * lock of a process that died is taken over. It saves work; what keeps the cache sound is the checksum and
+ * the rename.
  */
 export async function withLock<T>(
   path: string,

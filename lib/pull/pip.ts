@@ -25,7 +25,8 @@ export async function downloadWithPip(
   onBytes: (done: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  // Beside the target, so that the room is known to be there, and under a name that a later attempt finds and removes.
+  // Beside the target, so that the room is known to be there, and under a name that a later attempt finds
+  // and removes.
   const folder = await mkdtemp(`${part}.pip-`);
   const watch = setInterval(async () => {
     const names = await readdir(folder, { recursive: true }).catch(() => []);

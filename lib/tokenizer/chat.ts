@@ -11,8 +11,9 @@ export interface ChatMessage {
 export type ChatTemplate = (messages: readonly ChatMessage[], addGenerationPrompt: boolean) => string;
 
 /**
- * What `strftime_now` formats. Llama 3 and others put the date into their system prompt; a run that is resumed on
- * another day must still see the same prompts, so they get the date that Llama's own templates fall back to.
+ * What `strftime_now` formats. Llama 3 and others put the date into their system prompt; a run that is
+ * resumed on another day must still see the same prompts, so they get the date that Llama's own templates
+ * fall back to.
  */
 const TODAY: Readonly<Record<string, string>> = {
   '%d': '26',

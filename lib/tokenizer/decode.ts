@@ -10,7 +10,10 @@ export interface Decoder {
   text(tokens: readonly string[]): string;
 }
 
-/** GPT-2's spelling of the 256 bytes: printable characters stand for themselves, the rest for U+0100 onwards. */
+/**
+ * GPT-2's spelling of the 256 bytes: printable characters stand for themselves, the rest for U+0100
+ * onwards.
+ */
 export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   const map = new Map<string, number>();
   const isPrintable = (b: number) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;

@@ -1,6 +1,7 @@
 /**
- * Rewrites the parts of a tokenizer.json that `@huggingface/tokenizers` reads differently from the original library in
- * Rust, so that the token ids agree. Each rewrite is a comment below; unknown parts are refused, not guessed.
+ * Rewrites the parts of a tokenizer.json that `@huggingface/tokenizers` reads differently from the original
+ * library in Rust, so that the token ids agree. Each rewrite is a comment below; unknown parts are refused,
+ * not guessed.
  */
 import { show } from '../format/json.js';
 import { invalid, type Part, type TokenizerJson } from './schema.js';
@@ -54,10 +55,12 @@ function known(part: Part, names: ReadonlySet<string>, what: string, source: str
 function preTokenizer(part: Part, source: string): Part[] {
   switch (part.type) {
     case 'ByteLevel': {
-      // Its built-in pattern uses JavaScript's \s, which has U+FEFF and lacks U+0085; that of Split is translated.
+      // Its built-in pattern uses JavaScript's \s, which has U+FEFF and lacks U+0085; that of Split is
+      // translated.
       const bytes: Part = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
       const pattern = part.use_regex === false ? [] : [split(GPT2_PATTERN)];
-      // The prefix comes before the pattern, so it is a step of its own: a Metaspace of spaces adds just that.
+      // The prefix comes before the pattern, so it is a step of its own: a Metaspace of spaces adds just
+      // that.
       const prefix: Part = { type: 'Metaspace', replacement: ' ', prepend_scheme: 'always' };
       return [...(part.add_prefix_space === true ? [prefix] : []), ...pattern, bytes];
     }
@@ -88,7 +91,10 @@ function splitExactly(part: Part, source: string): Part {
   return { ...part, pattern: { Regex: text }, invert: part.behavior === 'Removed' };
 }
 
-/** Splitting before every replacement character, and the older way of stating the prefix, are not known there. */
+/**
+ * Splitting before every replacement character, and the older way of stating the prefix, are not known
+ * there.
+ */
 function metaspace(part: Part): Part[] {
   const replacement = typeof part.replacement === 'string' ? part.replacement : '\u2581';
   const scheme = part.prepend_scheme ?? (part.add_prefix_space === false ? 'never' : 'always');

@@ -1,4 +1,7 @@
-/** A tokenizer from GGUF metadata: the vocabulary, merges and token types that llama.cpp stores, as a tokenizer.json. */
+/**
+ * A tokenizer from GGUF metadata: the vocabulary, merges and token types that llama.cpp stores, as a
+ * tokenizer.json.
+ */
 import { z } from 'zod';
 import type { GgufMetadata } from '../format/gguf.js';
 import { check, show } from '../format/json.js';

@@ -4,8 +4,8 @@ import type { ModelSource } from '../format/folder.js';
 import { Tokenizer } from './tokenizer.js';
 
 /**
- * `undefined` when the model has none. Errors: `TOKENIZER_INVALID`, also when the vocabulary is larger than the
- * model's embedding; `FILE_FORMAT`.
+ * `undefined` when the model has none. Errors: `TOKENIZER_INVALID`, also when the vocabulary is larger than
+ * the model's embedding; `FILE_FORMAT`.
  */
 export async function loadTokenizer(source: ModelSource): Promise<Tokenizer | undefined> {
   if (source.kind === 'folder' && !source.hasTokenizer) return undefined;

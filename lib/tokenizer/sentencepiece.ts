@@ -9,8 +9,9 @@ interface Merge {
 }
 
 /**
- * Merges of a SentencePiece BPE vocabulary, which stores scores instead: every way to cut a piece into two pieces is a
- * merge, best score first, then the longest left part (the order of transformers' `generate_merges`).
+ * Merges of a SentencePiece BPE vocabulary, which stores scores instead: every way to cut a piece into two
+ * pieces is a merge, best score first, then the longest left part (the order of transformers'
+ * `generate_merges`).
  */
 export function mergesFromScores(
   tokens: readonly string[],

@@ -25,7 +25,10 @@ export interface TokenizerParts {
 }
 
 export interface EncodeOptions {
-  /** Add the special tokens that the tokenizer itself adds, for example one at the beginning. True by default. */
+  /**
+   * Add the special tokens that the tokenizer itself adds, for example one at the beginning. True by
+   * default.
+   */
   specialTokens?: boolean;
 }
 export interface DecodeOptions {
@@ -37,7 +40,10 @@ export interface ChatOptions {
   addGenerationPrompt?: boolean;
 }
 
-/** Tokens that end a turn in common chat formats; they end a generation when the model's template writes them. */
+/**
+ * Tokens that end a turn in common chat formats; they end a generation when the model's template writes
+ * them.
+ */
 const TURN_ENDS = ['<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>', '<|end|>'];
 
 /**
@@ -97,8 +103,9 @@ export class Tokenizer {
   }
 
   /**
-   * From tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json, generation_config.json,
-   * config.json and chat_template.jinja. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`, `TOKENIZER_INVALID`.
+   * From tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json,
+   * generation_config.json, config.json and chat_template.jinja. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`,
+   * `TOKENIZER_INVALID`.
    */
   static async fromFolder(path: string): Promise<Tokenizer> {
     return new Tokenizer(await readTokenizerFolder(path));
@@ -123,7 +130,8 @@ export class Tokenizer {
   }
 
   /**
-   * Ids without a token (rows that pad an embedding) decode to nothing; bytes that are not UTF-8 decode to U+FFFD.
+   * Ids without a token (rows that pad an embedding) decode to nothing; bytes that are not UTF-8 decode to
+   * U+FFFD.
    * Errors: `TOKEN_RANGE` for what is not an id.
    */
   decode(tokens: ArrayLike<number>, { skipSpecialTokens = true }: DecodeOptions = {}): string {
@@ -138,7 +146,10 @@ export class Tokenizer {
     return this.#decoder.text(known);
   }
 
-  /** Renders a conversation as text; encode it with `specialTokens: false`. Errors: `TEMPLATE_INVALID`, `INPUT_INVALID`. */
+  /**
+   * Renders a conversation as text; encode it with `specialTokens: false`. Errors: `TEMPLATE_INVALID`,
+   * `INPUT_INVALID`.
+   */
   chat(messages: readonly ChatMessage[], { addGenerationPrompt = true }: ChatOptions = {}): string {
     if (this.chatTemplate === undefined) {
       throw makeError('TEMPLATE_INVALID', `${this.#source} has no chat template; expected a chat model`);
@@ -153,8 +164,9 @@ export class Tokenizer {
   }
 
   /**
-   * Byte string of every id, end to end: id i is `bytes[offsets[i] .. offsets[i + 1])`. Special tokens and ids without
-   * a token are empty. `size` ids, by default `vocabSize`; a model with a larger embedding passes its own.
+   * Byte string of every id, end to end: id i is `bytes[offsets[i] .. offsets[i + 1])`. Special tokens and
+   * ids without a token are empty. `size` ids, by default `vocabSize`; a model with a larger embedding
+   * passes its own.
    */
   tokenBytes(size = this.vocabSize): { bytes: Uint8Array; offsets: Int32Array } {
     const offsets = new Int32Array(size + 1);

@@ -3,6 +3,8 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import type { ModelSource } from '../../lib/format/folder.js';
 import { loadTokenizer } from '../../lib/tokenizer/load.js';
+import { parseTokenizer } from '../../lib/tokenizer/schema.js';
+import { mergesFromScores } from '../../lib/tokenizer/sentencepiece.js';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer.js';
 
 // Expectations by Hugging Face tokenizers and by sentencepiece: scripts/fixtures/tokenizer.py.
@@ -138,6 +140,7 @@ describe('SentencePiece', () => {
     ids: number[][];
     decoded: string[];
     cut: { ids: number[] };
+    folders: Record<string, { parts: object; ids: number[][]; decoded: string[] }>;
   } = read('sentencepiece.json');
   const tokenizer = Tokenizer.fromGguf(fixture.metadata);
 
@@ -167,6 +170,25 @@ describe('SentencePiece', () => {
       Buffer.concat(ids.map((id) => bytes.subarray(offsets[id], offsets[id + 1]))).toString('utf8');
     const i = fixture.texts.indexOf('The lighthouse of Marrow Point was built in 1874 by Ada Thorne.');
     expect(spell(fixture.ids[i]!)).toBe(` ${fixture.texts[i]}`);
+  });
+
+  test.each(Object.keys(fixture.folders))('a tokenizer.json around the same vocabulary: %s', (name) => {
+    const { parts, ids, decoded } = fixture.folders[name]!;
+    const tokens = fixture.metadata['tokenizer.ggml.tokens'] as string[];
+    const types = fixture.metadata['tokenizer.ggml.token_type'] as number[];
+    const scores = fixture.metadata['tokenizer.ggml.scores'] as number[];
+    const model = {
+      type: 'BPE',
+      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+      merges: mergesFromScores(tokens, scores, (id) => types[id] === 1),
+      unk_token: '<unk>',
+      fuse_unk: true,
+      byte_fallback: true,
+    };
+    const json = parseTokenizer({ ...parts, model }, 'test');
+    const found = new Tokenizer({ source: 'test', json, specialTokens: {}, eosTokenIds: [] });
+    expect(corpus.map((text) => [...found.encode(text)])).toEqual(ids);
+    expect(ids.map((row) => found.decode(row))).toEqual(decoded);
   });
 
   test('refuses one without scores', () => {
