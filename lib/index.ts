@@ -19,8 +19,10 @@ export {
   type PolicyOptions,
   type PolicyRow,
 } from './policy.js';
-export { modelNames, type PullOptions, pull } from './pull.js';
+export { modelNames, type PullOptions, type PullProgress, pull } from './pull.js';
 export { deriveKey, permutation, uniform } from './random.js';
 export type { TokenInput } from './rows.js';
 export { type ScoreOptions, type ScoreRow, score } from './score.js';
 export { DEFAULT_TARGETS, resolveTargets } from './targets.js';
+export type { ChatMessage } from './tokenizer/chat.js';
+export { Tokenizer } from './tokenizer/tokenizer.js';
