@@ -16,7 +16,15 @@ import { deriveKey } from '../random.js';
 import { AdapterFolder, checkId } from './adapter-folder.js';
 import { invalid, isTokens } from './fields.js';
 import { batches, type InputLine, isRegularFile, readLines } from './jsonl.js';
-import { addModelOptions, integer, list, type ModelOptions, number, openModel, seed } from './options.js';
+import {
+  addModelOptions,
+  integer,
+  list,
+  type ModelOptions,
+  number,
+  openModel,
+  seedOption,
+} from './options.js';
 import { checkedTokens, logprobsJson, named } from './rows.js';
 import type { Session } from './session.js';
 
@@ -66,7 +74,7 @@ export function addAdapt(program: Command, session: Session): void {
         .choices(['linear', 'constant', 'cosine'])
         .default(schedule),
     )
-    .option('--seed <n>', 'seed of first values and document order', seed, 0n)
+    .addOption(seedOption('first values and document order'))
     .option('--init <dir>', 'PEFT adapter to start every adapter from, instead of seeded values')
     .option('--no-shuffle', 'visit the documents in the given order each epoch')
     .option('--slots <n>', 'most edits trained together; does not change results', integer(1), 16)
@@ -87,12 +95,12 @@ async function run(options: Options, session: Session): Promise<void> {
   const isFile = await isRegularFile(options.input);
   // A file is checked as a whole before any work starts; a stream as it comes.
   const known = isFile ? await collect(readEdits(options.input, session)) : undefined;
-  await using folder = await AdapterFolder.open(options.out, session);
   await using model = await openModel(options, session);
   await using init = options.init === undefined ? undefined : await Delta.load(model, options.init);
   const settings = settingsOf(options, init);
   const slots = known?.map((edit) => toSlot(edit, model, options, init));
   const source = slots ? fromArray(slots) : streamSlots(options, session, model, init);
+  await using folder = await AdapterFolder.open(options.out, session);
   let finished = 0;
   const meter = session.meter({ label: 'adapt', unit: 'edits' });
   for await (const batch of batches(source, options.slots)) {

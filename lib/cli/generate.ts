@@ -16,7 +16,7 @@ import {
   type ModelOptions,
   number,
   openModel,
-  seed,
+  seedOption,
 } from './options.js';
 import { checkedTokens, logprobsJson, named } from './rows.js';
 import type { Session } from './session.js';
@@ -48,7 +48,7 @@ export function addGenerate(program: Command, session: Session): void {
       number(0, 1, { open: true }),
       1,
     )
-    .option('--seed <n>', 'seed of the draws', seed, 0n)
+    .addOption(seedOption('the draws'))
     .option('--chat', "put the prompt into the model's chat template, as the user's turn")
     .addHelpText(
       'after',

@@ -11,9 +11,9 @@ const DTYPES: readonly Dtype[] = ['float32', 'bfloat16', 'float64'];
 /** Options of every command that loads a model. */
 export interface ModelOptions {
   model: string;
-  dtype?: Dtype;
-  device?: string;
-  threads?: number;
+  dtype?: Dtype | undefined;
+  device?: string | undefined;
+  threads?: number | undefined;
 }
 
 export function addModelOptions(command: Command): Command {
@@ -98,10 +98,12 @@ export function number(
   };
 }
 
-/** Parser of a seed: any whole number that 64 bits hold. */
-export function seed(text: string): bigint {
-  if (/^\d{1,20}$/.test(text) && BigInt(text) < 2n ** 64n) return BigInt(text);
-  throw new InvalidArgumentError('Expected a whole number from 0, below 2^64.');
+/** `--seed`: any whole number that 64 bits hold. */
+export function seedOption(what: string): Option {
+  return new Option('--seed <n>', `seed of ${what}`).default(0n, '0').argParser((text) => {
+    if (/^\d{1,20}$/.test(text) && BigInt(text) < 2n ** 64n) return BigInt(text);
+    throw new InvalidArgumentError('Expected a whole number from 0, below 2^64.');
+  });
 }
 
 /** Parser of a comma-separated list. */

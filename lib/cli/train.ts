@@ -8,7 +8,8 @@ import { type RunConfig, readConfig } from '../run/config.js';
 import { realDisk } from '../run/disk.js';
 import { readRunConfig } from '../run/folder.js';
 import { type TrainResult, train } from '../run/train.js';
-import { findModel } from './options.js';
+import { readPassages } from '../task/passages.js';
+import { openModel } from './options.js';
 import type { Session } from './session.js';
 import { TrainProgress } from './train-progress.js';
 
@@ -49,13 +50,15 @@ async function run(path: string | undefined, options: Options, session: Session)
     throw makeError('OPTION_INVALID', 'no configuration is given; expected CONFIG.yaml, or --resume RUN');
   }
   const config = path === undefined ? await readRunConfig(realDisk, folder) : await readConfig(path);
-  // Brought here, where its progress is shown; the run finds it in the cache.
-  await findModel(config.model, session);
+  // Bad data and a bad model are reported before a folder is made, the data first, as it is read sooner.
+  await readPassages(config.task.data);
+  await using model = await openModel(config, session);
   const progress = new TrainProgress(session, config);
   let result: TrainResult;
   try {
     result = await train(config, {
       run: folder,
+      model,
       resume: resume !== undefined,
       signal: session.signal,
       onEvent: (event) => progress.show(event),
