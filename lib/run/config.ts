@@ -31,6 +31,8 @@ const task = z.strictObject({
   kind: z.literal('knowledge').default('knowledge'),
   /** Passages: JSON, JSONL or SQuAD v1.1; relative to the configuration's folder. */
   data: z.string().min(1),
+  /** Retention texts of one's own: a JSON array of strings; `retention` passages are held out without it. */
+  retentionData: z.string().min(1).optional(),
   /** Most training passages; all that are left by default. */
   training: atLeast1.optional(),
   evaluation: count.default(8),
@@ -176,7 +178,11 @@ export function withPaths(config: RunConfig, folder: string): RunConfig {
   return {
     ...config,
     model: named || isAbsolute(config.model) ? config.model : resolve(folder, config.model),
-    task: { ...config.task, data: resolve(folder, config.task.data) },
+    task: {
+      ...config.task,
+      data: resolve(folder, config.task.data),
+      ...(config.task.retentionData ? { retentionData: resolve(folder, config.task.retentionData) } : {}),
+    },
   };
 }
 

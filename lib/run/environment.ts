@@ -9,7 +9,7 @@ import { type Disk, exists, writeAtomic } from './disk.js';
 export interface Inputs {
   /** SHA-256 of the model's weights. */
   readonly model: string;
-  /** SHA-256 of the data file. */
+  /** SHA-256 of the data file; then, after a space, that of the retention texts where they have a file. */
   readonly data: string;
 }
 

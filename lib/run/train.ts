@@ -10,7 +10,7 @@ import type { Progress } from '../native-job.js';
 import { Policy } from '../policy.js';
 import { type Phase, type RoundResult, type SealOptions, seal } from '../seal.js';
 import { knowledge } from '../task/knowledge.js';
-import { readPassages } from '../task/passages.js';
+import { readPassages, readTexts } from '../task/passages.js';
 import type { Task } from '../task/task.js';
 import { loadCheckpoint, pruneCheckpoints, saveCheckpoint } from './checkpoint.js';
 import type { RunConfig } from './config.js';
@@ -61,12 +61,11 @@ export async function train(config: RunConfig, options: TrainOptions): Promise<T
   const { run, resume = false, disk = realDisk } = options;
   if (resume) await checkSameConfig(disk, run, config);
   // Bad data is reported before a folder is made or a model loaded.
-  const { passages, sha256 } = await readPassages(config.task.data);
-  const task = knowledge(passages, { ...config.task, seed: config.seed });
+  const { task, data } = await readTask(config);
   if (!resume) await createRun(disk, run, config);
   const model = options.model ?? (await openModel(config, options.signal));
   try {
-    const inputs = { model: await model.fingerprint(), data: sha256 };
+    const inputs = { model: await model.fingerprint(), data };
     await recordSession(disk, run, inputs, describeSession(model.device));
     return await trainModel(config, model, task, disk, options);
   } finally {
@@ -120,6 +119,15 @@ async function trainModel(
   } finally {
     await policy.close();
   }
+}
+
+/** The task of a configuration, and the SHA-256 of its data. */
+async function readTask(config: RunConfig): Promise<{ task: Task; data: string }> {
+  const { data, retentionData, ...rest } = config.task;
+  const { passages, sha256 } = await readPassages(data);
+  const own = retentionData === undefined ? undefined : await readTexts(retentionData);
+  const task = knowledge(passages, { ...rest, seed: config.seed, retentionTexts: own?.texts });
+  return { task, data: own ? `${sha256} ${own.sha256}` : sha256 };
 }
 
 /** The settings of `seal` and `compareMethods` that a configuration holds. */

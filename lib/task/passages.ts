@@ -15,6 +15,28 @@ export interface Passage {
 
 /** Passages of a file, and the SHA-256 (hex) of its bytes. */
 export async function readPassages(path: string): Promise<{ passages: Passage[]; sha256: string }> {
+  const { text, sha256 } = await readData(path);
+  return { passages: parsePassages(text, path), sha256 };
+}
+
+/** Texts of a file that holds a JSON array of strings, and the SHA-256 (hex) of its bytes. */
+export async function readTexts(path: string): Promise<{ texts: string[]; sha256: string }> {
+  const { text, sha256 } = await readData(path);
+  const value = parseJson(text, path);
+  if (!Array.isArray(value)) throw invalid(path, `holds ${describe(value)}`, 'an array of strings');
+  if (value.length === 0) throw invalid(path, 'holds no texts', 'at least one');
+  const texts = value.map((item: unknown, index) => {
+    if (typeof item === 'string' && item.trim() !== '') return item;
+    throw invalid(
+      `${path} [${index}]`,
+      `is ${item === '' ? 'empty' : describe(item)}`,
+      'a string that is not empty',
+    );
+  });
+  return { texts, sha256 };
+}
+
+async function readData(path: string): Promise<{ text: string; sha256: string }> {
   let bytes: Buffer;
   try {
     bytes = await readFile(path);
@@ -26,8 +48,7 @@ export async function readPassages(path: string): Promise<{ passages: Passage[];
       cause,
     );
   }
-  const sha256 = createHash('sha256').update(bytes).digest('hex');
-  return { passages: parsePassages(bytes.toString('utf8'), path), sha256 };
+  return { text: bytes.toString('utf8'), sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 
 /** Passages of the text of a file; `name` is what errors call it. */

@@ -240,6 +240,23 @@ describe('a run', () => {
     expect(await journalOf(broken)).toEqual(await journalOf(whole));
   });
 
+  it('takes retention texts from a file of their own, which is then part of what must not change', async () => {
+    const run = join(folder, 'run');
+    const path = join(folder, 'kept.json');
+    await writeFile(path, JSON.stringify(['Water boils.', 'Bread rises.']));
+    const task = { data: join(folder, 'data.json'), retentionData: path, evaluation: 0 };
+    await train(configure({ rounds: 1, task }), { run, model });
+    await writeFile(path, JSON.stringify(['Water boils.', 'Bread sinks.']));
+    await expect(train(configure({ rounds: 1, task }), { run, resume: true, model })).rejects.toMatchObject({
+      code: 'RUN_INVALID',
+    });
+    await writeFile(path, '["a", ""]');
+    await expect(train(configure({ task }), { run: join(folder, 'other'), model })).rejects.toMatchObject({
+      code: 'INPUT_INVALID',
+      message: expect.stringMatching(/kept\.json \[1\] is empty; expected a string/) as unknown,
+    });
+  });
+
   it('keeps as many checkpoints as asked', async () => {
     const run = join(folder, 'run');
     await train(configure({ keepCheckpoints: 1 }), { run, model });

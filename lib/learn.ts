@@ -1,0 +1,94 @@
+/** The half of the public API that learns: edits, rewards, algorithms, tasks, the loop and its runs. */
+
+export { generalizedAdvantages, leaveOneOut, whiten } from './algorithm/advantages.js';
+export type { Algorithm, Rollout, UpdateContext, UpdateStatistics } from './algorithm/algorithm.js';
+export { KlController } from './algorithm/kl-controller.js';
+export { PPO_DEFAULTS, type PpoOptions, ppo } from './algorithm/ppo.js';
+export {
+  type CompareOptions,
+  type Comparison,
+  compareMethods,
+  METHODS,
+  type Method,
+  type MethodDifference,
+  type MethodResult,
+} from './compare.js';
+export { comparisonText, conclusions } from './comparison-text.js';
+export { type DemoOptions, runDemo } from './demo.js';
+export { type Applicable, applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
+export type { InvalidReason, SelfEdit, TextEdit } from './edit/edit.js';
+export { PARSE_DEFAULTS, type ParseOptions, parseEdit, passageOnly } from './edit/parse.js';
+export {
+  DEFAULT_TASK,
+  EDIT_TEMPLATES,
+  type EditSubject,
+  type EditTemplate,
+  editTemplate,
+  type PromptForm,
+  type PromptTokenizer,
+  type RenderedPrompt,
+  renderEditPrompt,
+} from './edit/prompts.js';
+export {
+  toRollouts,
+  WRITE_DEFAULTS,
+  type WriteCall,
+  type WriteOptions,
+  type WrittenEdit,
+  writeEdits,
+} from './edit/write.js';
+export {
+  askForks,
+  type ContextAnswers,
+  type ForkReward,
+  meanDivergence,
+  REWARD_DEFAULTS,
+  type RewardOptions,
+  type RewardRow,
+  rewardForks,
+} from './reward/evaluate.js';
+export { exact } from './reward/exact.js';
+export { f1 } from './reward/f1.js';
+export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
+export {
+  type Answered,
+  type Asked,
+  type AskOptions,
+  ask,
+  MEASURES,
+  type MeasureName,
+} from './reward/measure.js';
+export { normalizeAnswer } from './reward/normalize.js';
+export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';
+export { recall } from './reward/recall.js';
+export {
+  floorReward,
+  meanReward,
+  type RewardParts,
+  SHAPE_DEFAULTS,
+  type ShapedReward,
+  type ShapeOptions,
+  shapeReward,
+} from './reward/shape.js';
+export {
+  type BootstrapOptions,
+  bootstrapDifference,
+  bootstrapMean,
+  direction,
+  type Interval,
+  wilson,
+} from './reward/statistics.js';
+export { type RunConfig, type RunConfigInput, readConfig, resolveConfig } from './run/config.js';
+export type { JournalLine } from './run/journal.js';
+export { type TrainEvent, type TrainOptions, type TrainResult, train } from './run/train.js';
+export {
+  type EditResult,
+  type Phase,
+  type RoundResult,
+  type ScorePair,
+  type SealOptions,
+  seal,
+} from './seal.js';
+export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
+export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
+export type { Question, Task, TaskContext } from './task/task.js';
