@@ -19,7 +19,7 @@ SELFEDIT_INLINE Vec<float> Exp(Vec<float> x) {
   y = y * r + 1.6666665459e-1f;
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
-  const IntVec<float> power = ((IntVec<float>)magic << 23) + 0x3f800000;
+  const BitVec<float> power = ((BitVec<float>)magic << 23) + 0x3f800000u;
   y *= (Vec<float>)power;
   return x < -87.3f ? Vec<float>{} : y;
 }
@@ -43,7 +43,7 @@ SELFEDIT_INLINE Vec<double> Exp(Vec<double> x) {
   y = y * r + 1.0 / 6;
   y = y * r + 0.5;
   y = y * (r * r) + r + 1.0;
-  const IntVec<double> power = ((IntVec<double>)magic << 52) + 0x3ff0000000000000;
+  const BitVec<double> power = ((BitVec<double>)magic << 52) + 0x3ff0000000000000u;
   y *= (Vec<double>)power;
   return x < -708.0 ? Vec<double>{} : y;
 }

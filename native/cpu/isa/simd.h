@@ -33,6 +33,7 @@ struct Simd<float> {
   typedef float V __attribute__((vector_size(kVectorBytes)));
   typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t U __attribute__((vector_size(kVectorBytes)));
   using Int = int32_t;
   static constexpr int W = kVectorBytes / 4;
 };
@@ -41,6 +42,7 @@ struct Simd<double> {
   typedef double V __attribute__((vector_size(kVectorBytes)));
   typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
   typedef int64_t I __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
   using Int = int64_t;
   static constexpr int W = kVectorBytes / 8;
 };
@@ -48,6 +50,8 @@ template <typename T>
 using Vec = typename Simd<T>::V;
 template <typename T>
 using IntVec = typename Simd<T>::I;
+template <typename T>
+using BitVec = typename Simd<T>::U;
 template <typename T>
 constexpr int kWidth = Simd<T>::W;
 

@@ -140,7 +140,7 @@ SELFEDIT_INLINE Vec<T> DivergenceTerm(Vec<T> p, Vec<T> q, Vec<T> x) {
   const Vec<T> far = (q - p) + p * x;
   const Vec<T> near =
       p * (x * x) * (T(0.5) - x * (T(1) / 6 - x * (T(1) / 24 - x * (T(1) / 120 - x * (T(1) / 720)))));
-  const Vec<T> term = (x < kSmall) & (x > -kSmall) ? near : far;
+  const Vec<T> term = ((x < kSmall) & (x > -kSmall)) ? near : far;
   return p == T(0) ? q : term;
 }
 
