@@ -10,7 +10,8 @@ export async function startPeer(python, name, work) {
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();
-    if (done) throw new Error(`the peer ${name} ended early; does ${python} have torch, transformers and peft?`);
+    if (done)
+      throw new Error(`the peer ${name} ended early; does ${python} have torch, transformers and peft?`);
     return JSON.parse(value);
   };
   child.stdin.write(`${JSON.stringify({ ...work, alternate: true })}\n`);

@@ -49,7 +49,9 @@ const WORKS = {
     tokens: rows.flat().length,
     run: () => score(rows.map((row) => ({ fork: model, tokens: row }))),
     compare: (ours, peer) =>
-      Math.max(...ours.flatMap((row, r) => [...row].slice(1).map((x, i) => Math.abs(x - peer.logprobs[r][i + 1])))),
+      Math.max(
+        ...ours.flatMap((row, r) => [...row].slice(1).map((x, i) => Math.abs(x - peer.logprobs[r][i + 1]))),
+      ),
     unit: 'largest log-prob difference',
   },
   generate: {
@@ -61,7 +63,8 @@ const WORKS = {
         { maxTokens: NEW, temperature: 0, stopTokens: [] },
       ),
     compare: (ours, peer) =>
-      ours.filter((row, r) => row.tokens.some((token, i) => token !== peer.tokens[r][i])).length / ours.length,
+      ours.filter((row, r) => row.tokens.some((token, i) => token !== peer.tokens[r][i])).length /
+      ours.length,
     unit: 'share of greedy rows that differ',
   },
   adapt: {
@@ -76,7 +79,9 @@ const WORKS = {
       return results.map(({ loss }) => [...loss]);
     },
     compare: (ours, peer) =>
-      Math.max(...ours.flatMap((losses, e) => losses.map((x, i) => Math.abs(x - peer.loss[e][i]) / peer.loss[e][i]))),
+      Math.max(
+        ...ours.flatMap((losses, e) => losses.map((x, i) => Math.abs(x - peer.loss[e][i]) / peer.loss[e][i])),
+      ),
     unit: 'largest relative loss difference',
   },
 };

@@ -320,7 +320,11 @@ export interface NativeAddon {
     key: bigint,
     std: number,
   ): NativeJob<NativeModel>;
-  loadDelta(model: NativeModel, path: string, scales: { matrix: number; scale: number }[]): NativeJob<NativeDelta>;
+  loadDelta(
+    model: NativeModel,
+    path: string,
+    scales: { matrix: number; scale: number }[],
+  ): NativeJob<NativeDelta>;
   makeDelta(
     model: NativeModel,
     parts: { matrix: number; rank: number; scale: number; a: Float32Array; b: Float32Array }[],

@@ -99,7 +99,8 @@ export class Delta extends Resource {
     for (const [index, part] of parts.entries()) {
       const name = names[index]!.name;
       if (part.rank !== first.rank) rank_pattern[name] = part.rank;
-      if (part.rank !== first.rank || part.scale !== first.scale) alpha_pattern[name] = part.scale * part.rank;
+      if (part.rank !== first.rank || part.scale !== first.scale)
+        alpha_pattern[name] = part.scale * part.rank;
     }
     const config = {
       peft_type: 'LORA',
@@ -168,11 +169,9 @@ export class Delta extends Resource {
       const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha;
       return { matrix, scale: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
     });
-    const handle = await runJob(
-      () => native().loadDelta(model.handle, join(folder, WEIGHTS), scales),
-      {},
-      [model],
-    );
+    const handle = await runJob(() => native().loadDelta(model.handle, join(folder, WEIGHTS), scales), {}, [
+      model,
+    ]);
     return new Delta(model, handle);
   }
 

@@ -105,11 +105,10 @@ export async function generate(
     stopStrings: stop,
     maxRows: options.maxRows ?? 0,
   };
-  const result = await runJob(
-    (onProgress) => native().generate(spec, onProgress),
-    options,
-    [model, ...table.resources],
-  );
+  const result = await runJob((onProgress) => native().generate(spec, onProgress), options, [
+    model,
+    ...table.resources,
+  ]);
   const tokens = splitBy(result.tokens, result.offsets);
   const logprobs = splitBy(result.logprobs, result.offsets);
   return samples.map(({ row, sample }, index) => ({

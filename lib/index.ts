@@ -2,14 +2,28 @@
  * selfedit: models that edit themselves (SEAL, arXiv 2506.10943).
  * @packageDocumentation
  */
-export { ADAPT_DEFAULTS, type AdaptCallOptions, type Adapted, type AdaptEdit, type AdaptOptions, adapt } from './adapt.js';
+export {
+  ADAPT_DEFAULTS,
+  type AdaptCallOptions,
+  type AdaptEdit,
+  type Adapted,
+  type AdaptOptions,
+  adapt,
+} from './adapt.js';
 export type { MatrixInfo, ModelConfig, PolicyStepStats } from './binding.js';
 export { Delta, type LowRankFactors } from './delta.js';
 export { type DivergenceRow, divergence } from './divergence.js';
 export { type DoctorReport, doctor } from './doctor.js';
 export * from './errors.js';
 export { Fork } from './fork.js';
-export { type GenerateOptions, type GenerateRow, type Generation, generate, type SamplingOptions } from './generate.js';
+export {
+  type GenerateOptions,
+  type GenerateRow,
+  type Generation,
+  generate,
+  type SamplingOptions,
+} from './generate.js';
+export * from './learn.js';
 export { type Dtype, type LoadOptions, Model, type RandomOptions, setThreads } from './model.js';
 export { type CallOptions, type Progress, watch } from './native-job.js';
 export {

@@ -1,8 +1,8 @@
 import { cpus } from 'node:os';
 import { type MatrixInfo, type ModelConfig, type NativeModel, native } from './binding.js';
 import { makeError } from './errors.js';
-import { resolveModel } from './format/folder.js';
 import { Fork } from './fork.js';
+import { resolveModel } from './format/folder.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
 import { toSeed } from './random.js';
 import { Resource } from './resource.js';
@@ -127,7 +127,10 @@ export class Model extends Resource {
 /** Threads of the compute thread that all models of the process share; takes effect with the next call. */
 export function setThreads(threads: number): void {
   if (!Number.isInteger(threads) || threads < 1) {
-    throw makeError('OPTION_INVALID', `threads is ${threads}; expected an integer from 1 (here: ${cpus().length})`);
+    throw makeError(
+      'OPTION_INVALID',
+      `threads is ${threads}; expected an integer from 1 (here: ${cpus().length})`,
+    );
   }
   runSync(() => native().setThreads(threads));
 }

@@ -190,10 +190,7 @@ export class Policy extends Resource {
   async values(rows: readonly Int32Array[]): Promise<Float32Array[]> {
     if (rows.length === 0) return [];
     const ragged = toRagged(rows);
-    return splitBy(
-      await runJob(() => this.#handle.values(ragged), {}, [this, this.model]),
-      ragged.offsets,
-    );
+    return splitBy(await runJob(() => this.#handle.values(ragged), {}, [this, this.model]), ragged.offsets);
   }
 
   /** Values of the delta, per part A then B, then weights and bias of the value head. */
@@ -250,7 +247,5 @@ function joinRows(rows: readonly PolicyRow[], name: (typeof PER_TOKEN)[number]):
 }
 
 function definedOf<T extends object>(object: T): Partial<T> {
-  return Object.fromEntries(
-    Object.entries(object).filter(([, value]) => value !== undefined),
-  ) as Partial<T>;
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

@@ -16,7 +16,7 @@ export function resolveTargets(model: Model, patterns: readonly string[]): Int32
   }
   const chosen = new Set<number>();
   for (const pattern of patterns) {
-    const expression = new RegExp(`(^|\\.)${escape(pattern)}$`);
+    const expression = new RegExp(`(^|\\.)${toExpression(pattern)}$`);
     let matched = 0;
     for (const [id, { name }] of model.matrices.entries()) {
       if (pattern !== 'all' && !expression.test(name)) continue;
@@ -34,7 +34,7 @@ export function resolveTargets(model: Model, patterns: readonly string[]): Int32
   return Int32Array.from([...chosen].sort((a, b) => a - b));
 }
 
-function escape(pattern: string): string {
+function toExpression(pattern: string): string {
   return pattern
     .replace(/[.+^${}()|[\]\\]/g, '\\$&')
     .replace(/\*/g, '.*')

@@ -25,10 +25,13 @@ describe('SmolLM2-135M-Instruct', () => {
   });
 
   it('renders and encodes chat prompts as transformers does', () => {
-    for (const { messages, prompt } of rows) expect([...model.tokenizer.encodeChat(messages)]).toEqual(prompt);
+    for (const { messages, prompt } of rows)
+      expect([...model.tokenizer.encodeChat(messages)]).toEqual(prompt);
   });
 
-  it('generates the greedy ids of transformers for 10 chat prompts and 32 tokens', { timeout: 300_000 }, async () => {
+  it('generates the greedy ids of transformers for 10 chat prompts and 32 tokens', {
+    timeout: 300_000,
+  }, async () => {
     const found = await generate(
       rows.map(({ prompt, tokens }) => ({ fork: model, prompt, maxTokens: Math.max(32, tokens.length) })),
       { temperature: 0 },

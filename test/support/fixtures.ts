@@ -11,10 +11,7 @@ export function readJson<T>(...parts: string[]): T {
 }
 
 /** Largest absolute difference; null and NaN must stand at the same places. */
-export function largestGap(
-  found: ArrayLike<number | null>,
-  expected: ArrayLike<number | null>,
-): number {
+export function largestGap(found: ArrayLike<number | null>, expected: ArrayLike<number | null>): number {
   if (found.length !== expected.length) return Number.POSITIVE_INFINITY;
   let gap = 0;
   for (let i = 0; i < found.length; i++) {

@@ -29,7 +29,16 @@ function product(delta: Delta, part: number): Float64Array {
   return result;
 }
 
-const NAMES = ['q-v', 'q-v-init-b', 'all-seven', 'batch-two', 'cosine-warmup', 'loss-mask', 'weight-decay', 'stacked'];
+const NAMES = [
+  'q-v',
+  'q-v-init-b',
+  'all-seven',
+  'batch-two',
+  'cosine-warmup',
+  'loss-mask',
+  'weight-decay',
+  'stacked',
+];
 
 describe.each(NAMES)('%s', (name) => {
   const spec = readJson<Spec>('peft', name, 'spec.json');

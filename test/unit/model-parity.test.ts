@@ -28,7 +28,11 @@ const GGUF = [
   'qwen2-q4_1',
 ];
 const CASES = [
-  ...FOLDERS.map((name) => ({ name, path: fixture('models', name), expected: ['models', name, 'expected.json'] })),
+  ...FOLDERS.map((name) => ({
+    name,
+    path: fixture('models', name),
+    expected: ['models', name, 'expected.json'],
+  })),
   ...GGUF.map((name) => ({
     name: `${name}.gguf`,
     path: fixture('models', 'gguf', `${name}.gguf`),
@@ -42,12 +46,17 @@ describe.each(CASES)('$name', ({ path, expected: file }) => {
   it('gives the log-probs of transformers within 1e-4', async () => {
     await using model = await Model.load(path);
     const found = await score(expected.rows.map(({ tokens }) => ({ fork: model, tokens })));
-    for (const [r, row] of expected.rows.entries()) expect(largestGap(found[r]!, row.logprobs)).toBeLessThan(1e-4);
+    for (const [r, row] of expected.rows.entries())
+      expect(largestGap(found[r]!, row.logprobs)).toBeLessThan(1e-4);
   });
 
   it('generates the greedy ids of transformers, with their log-probs', async () => {
     await using model = await Model.load(path);
-    const rows = expected.greedy.map(({ prompt, tokens }) => ({ fork: model, prompt, maxTokens: tokens.length }));
+    const rows = expected.greedy.map(({ prompt, tokens }) => ({
+      fork: model,
+      prompt,
+      maxTokens: tokens.length,
+    }));
     const found = await generate(rows, { temperature: 0 });
     for (const [r, row] of expected.greedy.entries()) {
       expect([...found[r]!.tokens]).toEqual(row.tokens);

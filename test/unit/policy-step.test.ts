@@ -1,11 +1,25 @@
 // Policy.step against an independent float64 implementation of the objective (scripts/fixtures/ppo.py).
 import { describe, expect, it } from 'vitest';
-import { Model, Policy, type PolicyMinibatch, type PolicyRow, type PolicyStepStats, score } from '../../lib/index.js';
+import {
+  Model,
+  Policy,
+  type PolicyMinibatch,
+  type PolicyRow,
+  type PolicyStepStats,
+  score,
+} from '../../lib/index.js';
 import { fixture, largestGap, readJson, relativeDifference } from '../support/fixtures.js';
 
 interface Fixture {
   model: string;
-  policy: { rank: number; alpha: number; targets: string[]; matrices: string[]; valueHead: boolean; valueBias: number };
+  policy: {
+    rank: number;
+    alpha: number;
+    targets: string[];
+    matrices: string[];
+    valueHead: boolean;
+    valueBias: number;
+  };
   spec: Omit<PolicyMinibatch, 'rows'>;
   rows: {
     tokens: number[];
@@ -62,7 +76,9 @@ describe.each(['clip', 'everything', 'value-start', 'weight-decay', 'nll'])('%s'
     for (const [key, value] of Object.entries(data.expected)) {
       if (value === null) continue;
       const found = stats[key as keyof PolicyStepStats];
-      expect(Math.abs(found - value), `${key}: ${found} for ${value}`).toBeLessThan(2e-4 * Math.max(1, Math.abs(value)));
+      expect(Math.abs(found - value), `${key}: ${found} for ${value}`).toBeLessThan(
+        2e-4 * Math.max(1, Math.abs(value)),
+      );
     }
     expect(relativeDifference(policy.gradients(), floats(data.gradients))).toBeLessThan(1e-3);
     expect(policy.version).toBe(0);
@@ -92,10 +108,12 @@ describe.each(['clip', 'everything', 'value-start', 'weight-decay', 'nll'])('%s'
       tokens.map((row) => ({ fork, tokens: row })),
       { temperature: data.spec.temperature ?? 1 },
     );
-    for (const [r, expected] of data.logprobs.entries()) expect(largestGap(found[r]!, expected)).toBeLessThan(1e-4);
+    for (const [r, expected] of data.logprobs.entries())
+      expect(largestGap(found[r]!, expected)).toBeLessThan(1e-4);
     if (data.values) {
       const values = await policy.values(tokens);
-      for (const [r, expected] of data.values.entries()) expect(largestGap(values[r]!, expected)).toBeLessThan(1e-4);
+      for (const [r, expected] of data.values.entries())
+        expect(largestGap(values[r]!, expected)).toBeLessThan(1e-4);
     }
     await model.close();
   });
