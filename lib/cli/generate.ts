@@ -95,7 +95,9 @@ async function run(options: Options, session: Session): Promise<void> {
       temperature,
       topP,
       signal: session.signal,
-      onProgress: ({ done, total: all }) => meter.update(finished + (batch.length * done) / all, total),
+      // Only whole rows count as done; the step shows that the others move.
+      onProgress: ({ done, total: all, step }) =>
+        meter.update(finished + (batch.length * done) / all, total, { status: `step ${step}` }),
     });
     await session.printLines(
       results.map(({ text, tokens, logprobs, finish }, row) => {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../load.js';
 import { addAdapt } from './adapt.js';
+import { addDemo } from './demo.js';
 import { addDoctor } from './doctor.js';
 import { addEval } from './eval.js';
 import { addGenerate } from './generate.js';
@@ -24,6 +25,7 @@ const COMMANDS = [
   addTrain,
   addEval,
   addGrade,
+  addDemo,
 ];
 
 export function buildProgram(session: Session): Command {

@@ -27,9 +27,9 @@ export async function runCli(argv: readonly string[]): Promise<void> {
   process.stderr.on('error', () => {});
   const end = (error: unknown): never => {
     session.endMeter();
-    process.exit(
-      interrupted ?? report(session.signal.reason instanceof BrokenPipe ? new BrokenPipe() : error),
-    );
+    // Work that was stopped because its results could not be written failed for that reason.
+    const reason: unknown = session.signal.reason;
+    process.exit(interrupted ?? report(reason instanceof Error ? reason : error));
   };
   process.on('uncaughtException', end);
   process.on('unhandledRejection', end);
