@@ -105,5 +105,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
 
 }  // namespace selfedit::addon
 
-static Napi::Object InitModule(Napi::Env env, Napi::Object exports) { return selfedit::addon::Init(env, exports); }
+static Napi::Object InitModule(Napi::Env env, Napi::Object exports) {
+  return selfedit::addon::Init(env, exports);
+}
 NODE_API_MODULE(selfedit, InitModule)

@@ -21,7 +21,8 @@ Forks ForksFrom(const Napi::Object& object) {
   for (uint32_t i = 0; i < list.Length(); ++i) {
     const Fork& fork = Unwrap<ForkHandle>(list.Get(i)).get();
     if (forks.model && forks.model != fork.model) {
-      throw Error("INPUT_INVALID", "fork " + std::to_string(i) + " belongs to another model; all forks of a call share one");
+      throw Error("INPUT_INVALID",
+                  "fork " + std::to_string(i) + " belongs to another model; all forks of a call share one");
     }
     forks.model = fork.model;
     forks.stacks.push_back(fork.stack);
@@ -56,7 +57,8 @@ Napi::Value ScoreCall(const Napi::CallbackInfo& info) {
     spec.temperature = Number(o, "temperature");
     spec.max_batch_tokens = Integer(o, "maxBatchTokens");
     return RunJob(
-        info.Env(), info[1], [spec = std::move(spec)](const JobControl& control) { return Score(spec, control); },
+        info.Env(), info[1],
+        [spec = std::move(spec)](const JobControl& control) { return Score(spec, control); },
         [](Napi::Env env, std::vector<double>&& values) -> Napi::Value { return Floats(env, values); });
   });
 }
@@ -73,7 +75,8 @@ Napi::Value DivergenceCall(const Napi::CallbackInfo& info) {
     spec.row_reference = Values<int32_t>(o, "rowReference");
     spec.max_batch_tokens = Integer(o, "maxBatchTokens");
     return RunJob(
-        info.Env(), info[1], [spec = std::move(spec)](const JobControl& control) { return Divergence(spec, control); },
+        info.Env(), info[1],
+        [spec = std::move(spec)](const JobControl& control) { return Divergence(spec, control); },
         [](Napi::Env env, std::vector<double>&& values) -> Napi::Value { return Floats(env, values); });
   });
 }
@@ -95,15 +98,18 @@ Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
     spec.keys = Values<uint64_t>(o, "keys");
     spec.stop_tokens = Values<int32_t>(o, "stopTokens");
     const Napi::Array stops = List(o.Get("stopStrings"), "stopStrings");
-    for (uint32_t i = 0; i < stops.Length(); ++i) spec.stop_strings.push_back(Text(stops.Get(i), "stopStrings"));
+    for (uint32_t i = 0; i < stops.Length(); ++i)
+      spec.stop_strings.push_back(Text(stops.Get(i), "stopStrings"));
     spec.max_rows = Integer(o, "maxRows");
     return RunJob(
-        info.Env(), info[1], [spec = std::move(spec)](const JobControl& control) { return Generate(spec, control); },
+        info.Env(), info[1],
+        [spec = std::move(spec)](const JobControl& control) { return Generate(spec, control); },
         [](Napi::Env env, GenerateResult&& result) -> Napi::Value {
           const Flat<int32_t> tokens(result.tokens);
           const Flat<float> logprobs(result.logprobs);
           Napi::Uint8Array finish = Napi::Uint8Array::New(env, result.finish.size());
-          for (size_t i = 0; i < result.finish.size(); ++i) finish[i] = static_cast<uint8_t>(result.finish[i]);
+          for (size_t i = 0; i < result.finish.size(); ++i)
+            finish[i] = static_cast<uint8_t>(result.finish[i]);
           Napi::Object object = Napi::Object::New(env);
           object.Set("tokens", Ints(env, tokens.values));
           object.Set("offsets", Ints(env, tokens.offsets));
@@ -125,7 +131,8 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
     spec.max_step_tokens = Integer(o, "maxStepTokens");
     const auto slot_fork = Values<int32_t>(o, "slotFork");
     const auto slot_documents = Values<int32_t>(o, "slotDocuments");
-    const auto matrices = Values<int32_t>(o, "matrices"), matrix_offsets = Values<int32_t>(o, "matrixOffsets");
+    const auto matrices = Values<int32_t>(o, "matrices"),
+               matrix_offsets = Values<int32_t>(o, "matrixOffsets");
     const auto rank = Values<int32_t>(o, "rank"), epochs = Values<int32_t>(o, "epochs");
     const auto batch_size = Values<int32_t>(o, "batchSize"), schedule = Values<int32_t>(o, "schedule");
     const auto warmup = Values<int32_t>(o, "warmupSteps");
@@ -137,11 +144,14 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
     const auto keys = Values<uint64_t>(o, "keys");
     const Napi::Array init = List(o.Get("init"), "init");
     const size_t k = slot_fork.size();
-    for (const size_t size : {rank.size(), epochs.size(), batch_size.size(), schedule.size(), warmup.size(), alpha.size(),
-                              rate.size(), beta1.size(), beta2.size(), epsilon.size(), decay.size(), clip.size(),
-                              shuffle.size(), keys.size(), static_cast<size_t>(init.Length()),
-                              slot_documents.size() - 1, matrix_offsets.size() - 1}) {
-      if (size != k) throw Error("INPUT_INVALID", "every setting of adapt needs one entry a slot (" + std::to_string(k) + ")");
+    for (const size_t size :
+         {rank.size(), epochs.size(), batch_size.size(), schedule.size(), warmup.size(), alpha.size(),
+          rate.size(), beta1.size(), beta2.size(), epsilon.size(), decay.size(), clip.size(), shuffle.size(),
+          keys.size(), static_cast<size_t>(init.Length()), slot_documents.size() - 1,
+          matrix_offsets.size() - 1}) {
+      if (size != k)
+        throw Error("INPUT_INVALID",
+                    "every setting of adapt needs one entry a slot (" + std::to_string(k) + ")");
     }
     CheckRowForks(slot_fork, static_cast<int64_t>(k), forks.stacks.size());
     for (size_t s = 0; s < k; ++s) {

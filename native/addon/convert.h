@@ -87,7 +87,8 @@ std::vector<T> Values(const Napi::Value& value, const char* name) {
   }
   const auto array = value.As<Napi::TypedArray>();
   // Buffers (Uint8Array) may be pooled: the offset counts.
-  const auto* data = reinterpret_cast<const T*>(static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset());
+  const auto* data = reinterpret_cast<const T*>(static_cast<const uint8_t*>(array.ArrayBuffer().Data()) +
+                                                array.ByteOffset());
   return std::vector<T>(data, data + array.ElementLength());
 }
 

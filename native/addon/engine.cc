@@ -8,7 +8,8 @@
 namespace selfedit::addon {
 
 Engine& Engine::Get() {
-  static Engine* const engine = new Engine();  // never destroyed: the thread is joined by the last environment
+  static Engine* const engine =
+      new Engine();  // never destroyed: the thread is joined by the last environment
   return *engine;
 }
 
@@ -40,7 +41,8 @@ void Engine::Dispose(std::shared_ptr<const void> thing) {
 }
 
 void Engine::Loop() {
-  // OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere else.
+  // OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere
+  // else.
   const c10::InferenceMode inference;
   for (;;) {
     Item item;
@@ -75,8 +77,8 @@ void Engine::Leave(const void* owner) {
   {
     std::unique_lock lock(mutex_);
     idle_.wait(lock, [&] {
-      return running_ != owner &&
-             std::none_of(queue_.begin(), queue_.end(), [&](const Item& item) { return item.owner == owner; });
+      return running_ != owner && std::none_of(queue_.begin(), queue_.end(),
+                                               [&](const Item& item) { return item.owner == owner; });
     });
     if (--environments_ == 0) {
       exit_ = true;

@@ -20,7 +20,8 @@ class Engine {
   // Takes effect with the next job.
   void SetThreads(int threads) { threads_ = threads; }
   int threads() const;
-  // An environment came or went. Leave() waits until none of its work is queued or running; the last one joins the thread.
+  // An environment came or went. Leave() waits until none of its work is queued or running; the last one
+  // joins the thread.
   void Enter();
   void Leave(const void* owner);
 

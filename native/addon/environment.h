@@ -1,4 +1,5 @@
-// What one JavaScript environment (main thread or worker) owns: its constructors, its jobs, its way back to the event loop.
+// What one JavaScript environment (main thread or worker) owns: its constructors, its jobs, its way back to
+// the event loop.
 #pragma once
 #include <napi.h>
 

@@ -52,22 +52,26 @@ Held* Payload(const Napi::CallbackInfo& info) {
   return info[0].As<Napi::External<Held>>().Data();
 }
 
-[[noreturn]] void Closed(const char* name) { throw Error("CLOSED", std::string("the ") + name + " is closed"); }
+[[noreturn]] void Closed(const char* name) {
+  throw Error("CLOSED", std::string("the ") + name + " is closed");
+}
 
 }  // namespace
 
-// ---- model ----------------------------------------------------------------------------------------------------------
+// ---- model
+// ----------------------------------------------------------------------------------------------------------
 
 Napi::Function ModelHandle::Define(Napi::Env env) {
-  return DefineClass(env, "NativeModel",
-                     {InstanceAccessor<&ModelHandle::Config>("config"), InstanceAccessor<&ModelHandle::Matrices>("matrices"),
-                      InstanceAccessor<&ModelHandle::DtypeOf>("dtype"), InstanceAccessor<&ModelHandle::Device>("device"),
-                      InstanceAccessor<&ModelHandle::Parameters>("parameters"),
-                      InstanceAccessor<&ModelHandle::Bytes>("bytes"), InstanceMethod<&ModelHandle::MakeFork>("fork"),
-                      InstanceMethod<&ModelHandle::SetTokenBytes>("setTokenBytes"),
-                      InstanceMethod<&ModelHandle::Fingerprint>("fingerprint"),
-                      InstanceMethod<&ModelHandle::CreatePolicy>("createPolicy"),
-                      InstanceMethod<&ModelHandle::Close>("close")});
+  return DefineClass(
+      env, "NativeModel",
+      {InstanceAccessor<&ModelHandle::Config>("config"), InstanceAccessor<&ModelHandle::Matrices>("matrices"),
+       InstanceAccessor<&ModelHandle::DtypeOf>("dtype"), InstanceAccessor<&ModelHandle::Device>("device"),
+       InstanceAccessor<&ModelHandle::Parameters>("parameters"),
+       InstanceAccessor<&ModelHandle::Bytes>("bytes"), InstanceMethod<&ModelHandle::MakeFork>("fork"),
+       InstanceMethod<&ModelHandle::SetTokenBytes>("setTokenBytes"),
+       InstanceMethod<&ModelHandle::Fingerprint>("fingerprint"),
+       InstanceMethod<&ModelHandle::CreatePolicy>("createPolicy"),
+       InstanceMethod<&ModelHandle::Close>("close")});
 }
 
 Napi::Object ModelHandle::Make(Napi::Env env, std::shared_ptr<Model> model) {
@@ -112,10 +116,12 @@ Napi::Value ModelHandle::Device(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return Napi::String::New(info.Env(), get()->device()); });
 }
 Napi::Value ModelHandle::Parameters(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->parameters())); });
+  return Guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->parameters())); });
 }
 Napi::Value ModelHandle::Bytes(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
+  return Guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
 }
 Napi::Value ModelHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return ForkHandle::Make(info.Env(), Fork{get(), {}}); });
@@ -154,14 +160,16 @@ Napi::Value ModelHandle::Close(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ---- fork -----------------------------------------------------------------------------------------------------------
+// ---- fork
+// -----------------------------------------------------------------------------------------------------------
 
 Napi::Function ForkHandle::Define(Napi::Env env) {
-  return DefineClass(env, "NativeFork",
-                     {InstanceAccessor<&ForkHandle::Depth>("depth"), InstanceMethod<&ForkHandle::MakeFork>("fork"),
-                      InstanceMethod<&ForkHandle::Apply>("apply"), InstanceMethod<&ForkHandle::Revert>("revert"),
-                      InstanceMethod<&ForkHandle::Memory>("memory"), InstanceMethod<&ForkHandle::Weight>("weight"),
-                      InstanceMethod<&ForkHandle::Close>("close")});
+  return DefineClass(
+      env, "NativeFork",
+      {InstanceAccessor<&ForkHandle::Depth>("depth"), InstanceMethod<&ForkHandle::MakeFork>("fork"),
+       InstanceMethod<&ForkHandle::Apply>("apply"), InstanceMethod<&ForkHandle::Revert>("revert"),
+       InstanceMethod<&ForkHandle::Memory>("memory"), InstanceMethod<&ForkHandle::Weight>("weight"),
+       InstanceMethod<&ForkHandle::Close>("close")});
 }
 Napi::Object ForkHandle::Make(Napi::Env env, Fork fork) {
   return Environment::Of(env).fork.New({Napi::External<Fork>::New(env, &fork)});
@@ -178,7 +186,8 @@ const Fork& ForkHandle::get() const {
   return fork_;
 }
 Napi::Value ForkHandle::Depth(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Number::New(info.Env(), static_cast<double>(get().stack.size())); });
+  return Guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get().stack.size())); });
 }
 Napi::Value ForkHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return ForkHandle::Make(info.Env(), get()); });
@@ -191,7 +200,8 @@ Napi::Value ForkHandle::Apply(const Napi::CallbackInfo& info) {
     const double scale = info[1].As<Napi::Number>().DoubleValue();
     if (!std::isfinite(scale)) Invalid("scale", "finite");
     const DeltaPtr& held = delta.get();
-    if (delta.model() != fork_.model) held->Check(*fork_.model);  // made for another model: shapes must fit this one
+    if (delta.model() != fork_.model)
+      held->Check(*fork_.model);  // made for another model: shapes must fit this one
     fork_.stack.push_back({held, scale});
     return info.Env().Undefined();
   });
@@ -223,7 +233,9 @@ Napi::Value ForkHandle::Weight(const Napi::CallbackInfo& info) {
     }
     return RunJob(
         info.Env(), info.Env().Undefined(),
-        [fork = get(), matrix](const JobControl&) { return fork.EffectiveWeight(matrix).to(at::kFloat).contiguous(); },
+        [fork = get(), matrix](const JobControl&) {
+          return fork.EffectiveWeight(matrix).to(at::kFloat).contiguous();
+        },
         [](Napi::Env env, at::Tensor&& weight) -> Napi::Value {
           return Floats(env, weight.const_data_ptr<float>(), static_cast<size_t>(weight.numel()));
         });
@@ -234,7 +246,8 @@ Napi::Value ForkHandle::Close(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ---- delta ----------------------------------------------------------------------------------------------------------
+// ---- delta
+// ----------------------------------------------------------------------------------------------------------
 
 namespace {
 struct DeltaPayload {
@@ -244,10 +257,11 @@ struct DeltaPayload {
 }  // namespace
 
 Napi::Function DeltaHandle::Define(Napi::Env env) {
-  return DefineClass(env, "NativeDelta",
-                     {InstanceAccessor<&DeltaHandle::Kind>("kind"), InstanceAccessor<&DeltaHandle::Parts>("parts"),
-                      InstanceAccessor<&DeltaHandle::Bytes>("bytes"), InstanceMethod<&DeltaHandle::Factors>("factors"),
-                      InstanceMethod<&DeltaHandle::Save>("save"), InstanceMethod<&DeltaHandle::Close>("close")});
+  return DefineClass(
+      env, "NativeDelta",
+      {InstanceAccessor<&DeltaHandle::Kind>("kind"), InstanceAccessor<&DeltaHandle::Parts>("parts"),
+       InstanceAccessor<&DeltaHandle::Bytes>("bytes"), InstanceMethod<&DeltaHandle::Factors>("factors"),
+       InstanceMethod<&DeltaHandle::Save>("save"), InstanceMethod<&DeltaHandle::Close>("close")});
 }
 Napi::Object DeltaHandle::Make(Napi::Env env, std::shared_ptr<Model> model, DeltaPtr delta) {
   DeltaPayload payload{std::move(model), std::move(delta)};
@@ -268,7 +282,9 @@ const DeltaPtr& DeltaHandle::get() const {
   if (!delta_) Closed(kName);
   return delta_;
 }
-Napi::Value DeltaHandle::Kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "lowRank"); }
+Napi::Value DeltaHandle::Kind(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), "lowRank");
+}
 Napi::Value DeltaHandle::Parts(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto& parts = get()->low_rank;
@@ -284,7 +300,8 @@ Napi::Value DeltaHandle::Parts(const Napi::CallbackInfo& info) {
   });
 }
 Napi::Value DeltaHandle::Bytes(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
+  return Guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
 }
 Napi::Value DeltaHandle::Factors(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {

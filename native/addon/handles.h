@@ -1,4 +1,5 @@
-// The four nouns that JavaScript holds. A handle is a pointer to a core object; closing it lets go of the pointer.
+// The four nouns that JavaScript holds. A handle is a pointer to a core object; closing it lets go of the
+// pointer.
 #pragma once
 #include <napi.h>
 
@@ -95,7 +96,8 @@ class DeltaHandle : public Napi::ObjectWrap<DeltaHandle> {
 
 // A policy is changed by its own jobs: while one is queued or running, nothing else may touch it.
 struct GuardedPolicy {
-  explicit GuardedPolicy(std::shared_ptr<Model> model, const PolicySpec& spec) : policy(std::move(model), spec) {}
+  explicit GuardedPolicy(std::shared_ptr<Model> model, const PolicySpec& spec)
+      : policy(std::move(model), spec) {}
   Policy policy;
   std::atomic<int> jobs{0};
 };

@@ -12,7 +12,8 @@ Failure DescribeException() {
   } catch (const Error& error) {
     return {error.code(), error.what()};
   } catch (const std::bad_alloc&) {
-    return {"OUT_OF_MEMORY", "there is not enough memory for this call; use fewer edits, rows or tokens at once"};
+    return {"OUT_OF_MEMORY",
+            "there is not enough memory for this call; use fewer edits, rows or tokens at once"};
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     const bool memory = message.find("can't allocate memory") != std::string::npos ||

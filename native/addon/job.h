@@ -54,8 +54,8 @@ inline Napi::Object ProgressObject(Napi::Env env, const Progress& progress) {
   return object;
 }
 
-// work: Result(const JobControl&) on the compute thread; convert: Napi::Value(Napi::Env, Result&&) on the event loop.
-// Returns { promise, cancel }.
+// work: Result(const JobControl&) on the compute thread; convert: Napi::Value(Napi::Env, Result&&) on the
+// event loop. Returns { promise, cancel }.
 template <typename Work, typename Convert>
 Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
   using Result = decltype(work(std::declval<const JobControl&>()));
@@ -89,7 +89,8 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
           } catch (const Napi::Error& error) {
             // A callback that throws stops the job; its promise tells.
             job->stop = true;
-            if (!job->failure) job->failure = Failure{"ABORTED", "the progress callback threw: " + error.Message()};
+            if (!job->failure)
+              job->failure = Failure{"ABORTED", "the progress callback threw: " + error.Message()};
           }
         });
       };

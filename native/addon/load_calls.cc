@@ -73,11 +73,13 @@ Napi::Value LoadDeltaCall(const Napi::CallbackInfo& info) {
 }
 
 namespace {
-at::Tensor Factor(const Napi::Object& part, const char* name, int64_t rows, int64_t columns, const Model& model) {
+at::Tensor Factor(const Napi::Object& part, const char* name, int64_t rows, int64_t columns,
+                  const Model& model) {
   const std::vector<float> values = Values<float>(part, name);
   if (static_cast<int64_t>(values.size()) != rows * columns) {
     throw Error("DELTA_SHAPE", std::string("\"") + name + "\" has " + std::to_string(values.size()) +
-                                   " values; expected " + std::to_string(rows) + " x " + std::to_string(columns));
+                                   " values; expected " + std::to_string(rows) + " x " +
+                                   std::to_string(columns));
   }
   at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
   std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
@@ -96,7 +98,8 @@ Napi::Value MakeDeltaCall(const Napi::CallbackInfo& info) {
       if (matrix < 0 || matrix >= static_cast<int64_t>(model->matrices().size())) {
         throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(matrix));
       }
-      if (rank < 1 || rank > (1 << 20)) throw Error("DELTA_SHAPE", "rank is " + std::to_string(rank) + "; expected at least 1");
+      if (rank < 1 || rank > (1 << 20))
+        throw Error("DELTA_SHAPE", "rank is " + std::to_string(rank) + "; expected at least 1");
       const MatrixInfo& target = model->matrices()[matrix];
       delta->low_rank.push_back({matrix, Factor(part, "a", rank, target.in, *model),
                                  Factor(part, "b", target.out, rank, *model), Number(part, "scale")});

@@ -83,12 +83,15 @@ Napi::Value Nothing(Napi::Env env, bool&&) { return env.Undefined(); }
 Napi::Function PolicyHandle::Define(Napi::Env env) {
   return DefineClass(
       env, "NativePolicy",
-      {InstanceAccessor<&PolicyHandle::Steps>("steps"), InstanceAccessor<&PolicyHandle::HasValueHead>("valueHead"),
+      {InstanceAccessor<&PolicyHandle::Steps>("steps"),
+       InstanceAccessor<&PolicyHandle::HasValueHead>("valueHead"),
        InstanceMethod<&PolicyHandle::MakeFork>("fork"), InstanceMethod<&PolicyHandle::MakeDelta>("delta"),
        InstanceMethod<&PolicyHandle::Step>("step"), InstanceMethod<&PolicyHandle::ValuesOf>("values"),
-       InstanceMethod<&PolicyHandle::Gradients>("gradients"), InstanceMethod<&PolicyHandle::Parameters>("parameters"),
-       InstanceMethod<&PolicyHandle::SetParameters>("setParameters"), InstanceMethod<&PolicyHandle::Save>("save"),
-       InstanceMethod<&PolicyHandle::Load>("load"), InstanceMethod<&PolicyHandle::Close>("close")});
+       InstanceMethod<&PolicyHandle::Gradients>("gradients"),
+       InstanceMethod<&PolicyHandle::Parameters>("parameters"),
+       InstanceMethod<&PolicyHandle::SetParameters>("setParameters"),
+       InstanceMethod<&PolicyHandle::Save>("save"), InstanceMethod<&PolicyHandle::Load>("load"),
+       InstanceMethod<&PolicyHandle::Close>("close")});
 }
 Napi::Object PolicyHandle::Make(Napi::Env env, std::shared_ptr<GuardedPolicy> policy) {
   return Environment::Of(env).policy.New({Napi::External<std::shared_ptr<GuardedPolicy>>::New(env, &policy)});
@@ -111,7 +114,8 @@ Policy& PolicyHandle::Idle() const {
 }
 
 Napi::Value PolicyHandle::Steps(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Number::New(info.Env(), static_cast<double>(Idle().steps())); });
+  return Guard(info.Env(),
+               [&] { return Napi::Number::New(info.Env(), static_cast<double>(Idle().steps())); });
 }
 Napi::Value PolicyHandle::HasValueHead(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return Napi::Boolean::New(info.Env(), Idle().has_value_head()); });

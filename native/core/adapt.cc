@@ -40,7 +40,9 @@ class Slot {
   }
 
   int64_t documents() const { return spec_.last_document - spec_.first_document; }
-  int64_t total_steps() const { return spec_.epochs * ((documents() + spec_.batch_size - 1) / spec_.batch_size); }
+  int64_t total_steps() const {
+    return spec_.epochs * ((documents() + spec_.batch_size - 1) / spec_.batch_size);
+  }
   bool finished() const { return step_ >= total_steps(); }
   int64_t remaining_steps() const { return total_steps() - step_; }
 
@@ -108,24 +110,27 @@ void Check(const AdaptSpec& spec) {
   CheckRagged(documents, spec.model->config(), "document");
   if (spec.slots.empty()) throw Error("INPUT_INVALID", "there is no edit to adapt to");
   if (!spec.loss_mask.empty() && spec.loss_mask.size() != documents.tokens.size()) {
-    throw Error("INPUT_INVALID", "the loss mask has " + std::to_string(spec.loss_mask.size()) + " entries for " +
-                                     std::to_string(documents.tokens.size()) + " tokens");
+    throw Error("INPUT_INVALID", "the loss mask has " + std::to_string(spec.loss_mask.size()) +
+                                     " entries for " + std::to_string(documents.tokens.size()) + " tokens");
   }
   for (size_t s = 0; s < spec.slots.size(); ++s) {
     const SlotSpec& slot = spec.slots[s];
     const std::string name = "edit " + std::to_string(s);
-    if (slot.first_document < 0 || slot.last_document > documents.rows() || slot.last_document <= slot.first_document) {
+    if (slot.first_document < 0 || slot.last_document > documents.rows() ||
+        slot.last_document <= slot.first_document) {
       throw Error("INPUT_INVALID", name + " has no documents");
     }
     if (slot.epochs < 1 || slot.batch_size < 1 || slot.warmup_steps < 0) {
-      throw Error("OPTION_INVALID", name + ": epochs and batchSize must be at least 1, warmupSteps at least 0");
+      throw Error("OPTION_INVALID",
+                  name + ": epochs and batchSize must be at least 1, warmupSteps at least 0");
     }
     if (!(slot.learning_rate >= 0) || !std::isfinite(slot.learning_rate)) {
       throw Error("OPTION_INVALID", name + ": the learning rate must be a number of at least 0");
     }
     if (!(slot.beta1 >= 0 && slot.beta1 < 1 && slot.beta2 >= 0 && slot.beta2 < 1 && slot.epsilon > 0 &&
           slot.weight_decay >= 0 && slot.clip >= 0)) {
-      throw Error("OPTION_INVALID", name + ": betas must lie in [0, 1), epsilon above 0, weightDecay and clip at or above 0");
+      throw Error("OPTION_INVALID",
+                  name + ": betas must lie in [0, 1), epsilon above 0, weightDecay and clip at or above 0");
     }
     for (int64_t d = slot.first_document; d < slot.last_document; ++d) {
       bool carries = false;
@@ -133,9 +138,10 @@ void Check(const AdaptSpec& spec) {
         carries |= spec.loss_mask.empty() || spec.loss_mask[i] != 0;
       }
       if (!carries) {
-        throw Error("INPUT_INVALID", name + ", document " + std::to_string(d - slot.first_document) + " (" +
-                                         std::to_string(documents.length(d)) +
-                                         " tokens) has no token that carries loss; expected at least 2 tokens");
+        throw Error("INPUT_INVALID",
+                    name + ", document " + std::to_string(d - slot.first_document) + " (" +
+                        std::to_string(documents.length(d)) +
+                        " tokens) has no token that carries loss; expected at least 2 tokens");
       }
     }
   }
@@ -188,8 +194,9 @@ class Lockstep {
   std::vector<Slot*> Choose() {
     std::vector<Slot*> order;
     for (const auto& slot : active_) order.push_back(slot.get());
-    std::stable_sort(order.begin(), order.end(),
-                     [](const Slot* a, const Slot* b) { return a->remaining_steps() > b->remaining_steps(); });
+    std::stable_sort(order.begin(), order.end(), [](const Slot* a, const Slot* b) {
+      return a->remaining_steps() > b->remaining_steps();
+    });
     const int64_t most = spec_.max_step_tokens > 0 ? spec_.max_step_tokens : kDefaultStepTokens;
     std::vector<Slot*> chosen;
     int64_t filled = 0;
@@ -225,25 +232,27 @@ class Lockstep {
     RaggedAttention attention(model.config(), batch.offsets);
     const at::Tensor positions = PositionTensor(batch.offsets);
     Tape tape;
-    const at::Tensor hidden = TransformerForward(model, TokenTensor(batch), positions, plan, attention, &tape);
+    const at::Tensor hidden =
+        TransformerForward(model, TokenTensor(batch), positions, plan, attention, &tape);
 
     const HeadRows rows = NextTokenRows(batch, [&](int64_t token) { return keep[token] != 0; });
     std::vector<double> count(chosen.size(), 0.0), loss(chosen.size(), 0.0);
     for (const int64_t row : rows.row) count[slot_of_token[row]] += 1;
-    const at::Tensor dhidden = HeadBackward(
-        model, hidden, rows, 1.0, false,
-        [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
-          for (int64_t i = 0; i < n; ++i) {
-            const int64_t slot = slot_of_token[rows.row[begin + i]];
-            loss[slot] -= logprob[i] / count[slot];
-            g[i] = -1.0 / count[slot];
-          }
-        });
+    const at::Tensor dhidden =
+        HeadBackward(model, hidden, rows, 1.0, false,
+                     [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
+                       for (int64_t i = 0; i < n; ++i) {
+                         const int64_t slot = slot_of_token[rows.row[begin + i]];
+                         loss[slot] -= logprob[i] / count[slot];
+                         g[i] = -1.0 / count[slot];
+                       }
+                     });
     for (size_t s = 0; s < chosen.size(); ++s) {
       if (!std::isfinite(loss[s])) {
         throw Error("LOSS_NOT_FINITE", "edit " + std::to_string(chosen[s]->index) + ", step " +
-                                           std::to_string(result_.loss[chosen[s]->index].size() + 1) + ": the loss is " +
-                                           std::to_string(loss[s]) + "; lower the learning rate");
+                                           std::to_string(result_.loss[chosen[s]->index].size() + 1) +
+                                           ": the loss is " + std::to_string(loss[s]) +
+                                           "; lower the learning rate");
       }
     }
     TransformerBackward(model, positions, plan, attention, tape, dhidden);

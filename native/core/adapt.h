@@ -1,4 +1,5 @@
-// The inner loop of SEAL: K text edits become K low-rank deltas by K short trainings in lockstep (decisions 3 to 5).
+// The inner loop of SEAL: K text edits become K low-rank deltas by K short trainings in lockstep (decisions 3
+// to 5).
 #pragma once
 #include <vector>
 
@@ -35,7 +36,8 @@ struct AdaptSpec {
   std::vector<uint8_t> loss_mask;  // one a token, empty: all
   std::vector<SlotSpec> slots;
   int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens
-  int64_t max_active_slots = 0;  // 0: as many as fit into kSlotBytes; finished slots are refilled from the queue
+  int64_t max_active_slots =
+      0;  // 0: as many as fit into kSlotBytes; finished slots are refilled from the queue
 };
 constexpr int64_t kDefaultStepTokens = 512;
 constexpr int64_t kSlotBytes = int64_t{2} << 30;
@@ -46,7 +48,8 @@ struct AdaptResult {
   int64_t steps = 0;                      // lockstep steps
 };
 
-// A slot's loss is the mean over the predicted tokens of its batch. What a slot becomes never depends on the others.
+// A slot's loss is the mean over the predicted tokens of its batch. What a slot becomes never depends on the
+// others.
 AdaptResult Adapt(const AdaptSpec& spec, const JobControl& control);
 
 }  // namespace selfedit

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <set>
 
+#include "core/model.h"
 #include "format/safetensors_writer.h"
 #include "format/tensor_file.h"
-#include "core/model.h"
 
 namespace selfedit {
 namespace {
@@ -37,17 +37,20 @@ void Delta::Check(const Model& model) const {
                                        std::to_string(model.matrices().size() - 1));
     }
     const MatrixInfo& info = model.matrices()[part.matrix];
-    if (part.matrix <= previous) throw Error("DELTA_INVALID", "matrix \"" + info.name + "\" is named twice or out of order");
+    if (part.matrix <= previous)
+      throw Error("DELTA_INVALID", "matrix \"" + info.name + "\" is named twice or out of order");
     previous = part.matrix;
     if (part.a.dim() != 2 || part.b.dim() != 2 || part.a.size(0) < 1 || part.a.size(1) != info.in ||
         part.b.size(0) != info.out || part.b.size(1) != part.a.size(0)) {
-      throw Error("DELTA_SHAPE", "\"" + info.name + "\": A is " + ShapeText(part.a) + " and B is " + ShapeText(part.b) +
-                                     ", the base needs A [r, " + std::to_string(info.in) + "] and B [" +
-                                     std::to_string(info.out) + ", r] with r ≥ 1");
+      throw Error("DELTA_SHAPE", "\"" + info.name + "\": A is " + ShapeText(part.a) + " and B is " +
+                                     ShapeText(part.b) + ", the base needs A [r, " + std::to_string(info.in) +
+                                     "] and B [" + std::to_string(info.out) + ", r] with r ≥ 1");
     }
-    if (!std::isfinite(part.scale)) throw Error("DELTA_INVALID", "\"" + info.name + "\": the scale is not finite");
+    if (!std::isfinite(part.scale))
+      throw Error("DELTA_INVALID", "\"" + info.name + "\": the scale is not finite");
     if (!at::isfinite(part.a).all().item<bool>() || !at::isfinite(part.b).all().item<bool>()) {
-      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
+      throw Error("DELTA_INVALID",
+                  "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
     }
   }
 }
@@ -71,7 +74,8 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
     const TensorInfo* info = file->Find(key);
     if (info == nullptr) return at::Tensor();
     used.insert(key);
-    if (info->shape.size() != 2) throw Error("DELTA_SHAPE", path + ": \"" + key + "\" must have two dimensions");
+    if (info->shape.size() != 2)
+      throw Error("DELTA_SHAPE", path + ": \"" + key + "\" must have two dimensions");
     at::Tensor out = at::empty(info->shape, model.options());
     if (info->dtype == DType::kF64 && model.activation() == at::kDouble) {
       std::copy_n(file->Data(*info), info->bytes, static_cast<uint8_t*>(out.mutable_data_ptr()));
@@ -87,7 +91,8 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
     at::Tensor a = read(KeyOf(info, 'A')), b = read(KeyOf(info, 'B'));
     if (!a.defined() && !b.defined()) continue;
     if (!a.defined() || !b.defined()) {
-      throw Error("TENSOR_MISSING", path + ": \"" + KeyOf(info, a.defined() ? 'B' : 'A') + "\" is missing beside its twin");
+      throw Error("TENSOR_MISSING",
+                  path + ": \"" + KeyOf(info, a.defined() ? 'B' : 'A') + "\" is missing beside its twin");
     }
     delta->low_rank.push_back({static_cast<int64_t>(id), a, b, scale_of_matrix.at(id)});
   }
@@ -97,7 +102,8 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
     if (used.count(info.name) == 0 && ++count <= 12) extra += (extra.empty() ? "" : ", ") + info.name;
   }
   if (count > 0) {
-    throw Error("TENSOR_UNEXPECTED", path + ": " + std::to_string(count) + " key(s) that no matrix of the model has: " + extra);
+    throw Error("TENSOR_UNEXPECTED",
+                path + ": " + std::to_string(count) + " key(s) that no matrix of the model has: " + extra);
   }
   delta->Check(model);
   return delta;

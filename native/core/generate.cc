@@ -21,8 +21,9 @@ struct Slab {
   int64_t capacity = 0, width = 0;
   Slab() = default;
   Slab(const Model& model, int64_t capacity)
-      : data(at::empty({model.config().layers, 2, capacity, model.config().kv_heads * model.config().head_dim},
-                       model.options())),
+      : data(
+            at::empty({model.config().layers, 2, capacity, model.config().kv_heads * model.config().head_dim},
+                      model.options())),
         capacity(capacity),
         width(model.config().kv_heads * model.config().head_dim) {}
   template <typename T>
@@ -52,14 +53,15 @@ class PrefillAttention : public RaggedAttention {
  public:
   PrefillAttention(const ModelConfig& config, const std::vector<int32_t>& offsets, std::vector<Slab*> slabs)
       : RaggedAttention(config, offsets), offsets_(offsets), slabs_(std::move(slabs)) {}
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-               const at::Tensor& lse) override {
+  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+               const at::Tensor& out, const at::Tensor& lse) override {
     const int64_t bytes = k.size(1) * static_cast<int64_t>(k.element_size());
     for (size_t d = 0; d < slabs_.size(); ++d) {
       const int64_t begin = offsets_[d] * bytes, count = (offsets_[d + 1] - offsets_[d]) * bytes;
       for (int kv = 0; kv < 2; ++kv) {
         const char* from = static_cast<const char*>((kv == 0 ? k : v).const_data_ptr()) + begin;
-        char* to = static_cast<char*>(slabs_[d]->data.mutable_data_ptr()) + (layer * 2 + kv) * slabs_[d]->capacity * bytes;
+        char* to = static_cast<char*>(slabs_[d]->data.mutable_data_ptr()) +
+                   (layer * 2 + kv) * slabs_[d]->capacity * bytes;
         std::memcpy(to, from, count);
       }
     }
@@ -75,7 +77,8 @@ class PrefillAttention : public RaggedAttention {
 template <typename T>
 class DecodeAttention : public Attention {
  public:
-  DecodeAttention(const ModelConfig& config, const std::vector<Row*>& rows, const std::vector<Prompt>& prompts)
+  DecodeAttention(const ModelConfig& config, const std::vector<Row*>& rows,
+                  const std::vector<Prompt>& prompts)
       : config_(config), rows_(rows), prompts_(prompts) {
     const size_t n = rows.size();
     for (auto* list : {&prefix_k_, &prefix_v_, &own_k_, &own_v_}) list->resize(n);
@@ -84,8 +87,8 @@ class DecodeAttention : public Attention {
       own_length_.push_back(row->length + 1);
     }
   }
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-               const at::Tensor&) override {
+  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+               const at::Tensor& out, const at::Tensor&) override {
     const int64_t width = k.size(1);
     for (size_t b = 0; b < rows_.size(); ++b) {
       const Slab& own = rows_[b]->slab;
@@ -98,9 +101,10 @@ class DecodeAttention : public Attention {
       prefix_v_[b] = prefix.At<T>(layer, 1, 0);
     }
     cpu::AttentionDecode<T>(q.const_data_ptr<T>(), prefix_k_.data(), prefix_v_.data(), prefix_length_.data(),
-                            own_k_.data(), own_v_.data(), own_length_.data(), static_cast<int64_t>(rows_.size()),
-                            config_.heads, config_.kv_heads, config_.head_dim,
-                            T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))), out.mutable_data_ptr<T>());
+                            own_k_.data(), own_v_.data(), own_length_.data(),
+                            static_cast<int64_t>(rows_.size()), config_.heads, config_.kv_heads,
+                            config_.head_dim, T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+                            out.mutable_data_ptr<T>());
   }
 
  private:
@@ -130,11 +134,13 @@ void Check(const GenerateSpec& spec) {
     if (!(spec.temperature[r] >= 0) || !std::isfinite(spec.temperature[r])) {
       throw Error("OPTION_INVALID", name + "temperature must be a number of at least 0");
     }
-    if (!(spec.top_p[r] > 0 && spec.top_p[r] <= 1)) throw Error("OPTION_INVALID", name + "topP must lie in (0, 1]");
+    if (!(spec.top_p[r] > 0 && spec.top_p[r] <= 1))
+      throw Error("OPTION_INVALID", name + "topP must lie in (0, 1]");
     if (spec.top_k[r] < 0) throw Error("OPTION_INVALID", name + "topK must be at least 0");
     const int64_t length = spec.prompts.length(spec.row_prompt[r]);
     if (length >= model.config().max_positions) {
-      throw Error("CONTEXT_LENGTH", "prompt " + std::to_string(spec.row_prompt[r]) + " has " + std::to_string(length) +
+      throw Error("CONTEXT_LENGTH", "prompt " + std::to_string(spec.row_prompt[r]) + " has " +
+                                        std::to_string(length) +
                                         " tokens and leaves no room in a context of " +
                                         std::to_string(model.config().max_positions));
     }
@@ -168,9 +174,11 @@ class Generator {
     max_rows_ = spec.max_rows > 0 ? spec.max_rows : kDefaultRows;
     int32_t longest = 1;
     for (const int32_t count : spec.max_tokens) longest = std::max(longest, count);
-    const int64_t slab_bytes = model_.config().layers * 2 * std::min<int64_t>(longest, model_.config().max_positions) *
-                               model_.config().kv_heads * model_.config().head_dim * static_cast<int64_t>(sizeof(T));
-    if (spec.max_rows == 0) max_rows_ = std::max<int64_t>(1, std::min(max_rows_, kCacheBytes / std::max<int64_t>(1, slab_bytes)));
+    const int64_t slab_bytes =
+        model_.config().layers * 2 * std::min<int64_t>(longest, model_.config().max_positions) *
+        model_.config().kv_heads * model_.config().head_dim * static_cast<int64_t>(sizeof(T));
+    if (spec.max_rows == 0)
+      max_rows_ = std::max<int64_t>(1, std::min(max_rows_, kCacheBytes / std::max<int64_t>(1, slab_bytes)));
   }
 
   GenerateResult Run() {
@@ -224,8 +232,8 @@ class Generator {
     const Ragged batch = GatherRows(spec_.prompts, chosen);
     const OverlayPlan plan = MakeOverlayPlan(model_.matrices().size(), batch.offsets, deltas);
     PrefillAttention attention(model_.config(), batch.offsets, slabs);
-    const at::Tensor hidden =
-        TransformerForward(model_, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+    const at::Tensor hidden = TransformerForward(model_, TokenTensor(batch), PositionTensor(batch.offsets),
+                                                 plan, attention, nullptr);
     std::vector<int64_t> last;
     for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
     const at::Tensor logits = HeadLogits(model_, hidden, last);
@@ -246,11 +254,13 @@ class Generator {
       active_.push_back(std::move(row));
       ++prompts_[p].running;
     }
-    const at::Tensor logits = prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(rows.size()), -1}).contiguous();
+    const at::Tensor logits =
+        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(rows.size()), -1}).contiguous();
     Sample(started, logits);
     if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
     Retire();
-    std::stable_sort(active_.begin(), active_.end(), [](const auto& a, const auto& b) { return a->fork < b->fork; });
+    std::stable_sort(active_.begin(), active_.end(),
+                     [](const auto& a, const auto& b) { return a->fork < b->fork; });
   }
 
   void Decode() {
@@ -275,7 +285,8 @@ class Generator {
     Sample(rows, model_.head().Forward(hidden).contiguous());
     Retire();
     ++steps_;
-    control_.Report({static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
+    control_.Report(
+        {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
   void Sample(const std::vector<Row*>& rows, const at::Tensor& logits) {
@@ -292,8 +303,9 @@ class Generator {
       key[b] = spec_.keys[r];
       position[b] = static_cast<int64_t>(result_.tokens[r].size());
     }
-    cpu::SampleRows<T>(logits.const_data_ptr<T>(), static_cast<int64_t>(n), logits.size(1), temperature.data(),
-                       top_p.data(), top_k.data(), key.data(), position.data(), token.data(), logprob.data());
+    cpu::SampleRows<T>(logits.const_data_ptr<T>(), static_cast<int64_t>(n), logits.size(1),
+                       temperature.data(), top_p.data(), top_k.data(), key.data(), position.data(),
+                       token.data(), logprob.data());
     for (size_t b = 0; b < n; ++b) {
       if (token[b] < 0) {
         throw Error("LOSS_NOT_FINITE", "row " + std::to_string(rows[b]->index) + ", token " +
@@ -325,7 +337,8 @@ class Generator {
     }
     const int64_t count = static_cast<int64_t>(tokens.size());
     if (count >= spec_.max_tokens[row->index]) return end(Finish::kLength);
-    if (spec_.prompts.length(row->prompt) + count >= model_.config().max_positions) return end(Finish::kContext);
+    if (spec_.prompts.length(row->prompt) + count >= model_.config().max_positions)
+      return end(Finish::kContext);
   }
 
   void Retire() {

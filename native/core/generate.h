@@ -1,5 +1,5 @@
-// Sampling from many forks at once: prompts are read once per (fork, prompt), rows decode together, finished rows are
-// replaced from the queue.
+// Sampling from many forks at once: prompts are read once per (fork, prompt), rows decode together, finished
+// rows are replaced from the queue.
 #pragma once
 #include <string>
 #include <vector>
@@ -20,7 +20,7 @@ struct GenerateSpec {
   std::vector<uint64_t> keys;
   std::vector<int32_t> stop_tokens;
   std::vector<std::string> stop_strings;  // need Model::SetTokenBytes
-  int64_t max_rows = 0;                   // 0: kDefaultRows, fewer when their keys and values exceed kCacheBytes
+  int64_t max_rows = 0;  // 0: kDefaultRows, fewer when their keys and values exceed kCacheBytes
 };
 constexpr int64_t kDefaultRows = 64;
 constexpr int64_t kCacheBytes = int64_t{4} << 30;
@@ -29,7 +29,8 @@ enum class Finish : uint8_t { kLength = 0, kStopToken = 1, kStopString = 2, kCon
 
 struct GenerateResult {
   std::vector<std::vector<int32_t>> tokens;  // a row each; the token that ended a row is part of it
-  std::vector<std::vector<float>> logprobs;  // of the temperature-scaled distribution (temperature 1 when greedy)
+  std::vector<std::vector<float>>
+      logprobs;  // of the temperature-scaled distribution (temperature 1 when greedy)
   std::vector<Finish> finish;
 };
 

@@ -40,8 +40,8 @@ std::vector<double> LogprobsTyped(const Model& model, const at::Tensor& hidden, 
 }
 
 template <typename T>
-at::Tensor BackwardTyped(const Model& model, const at::Tensor& hidden, const HeadRows& rows, double temperature,
-                         bool want_entropy, const HeadLoss& loss) {
+at::Tensor BackwardTyped(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+                         double temperature, bool want_entropy, const HeadLoss& loss) {
   at::Tensor dhidden = at::zeros_like(hidden);
   ChunkScratch<T> scratch(kChunkRows);
   std::vector<double> logprob(kChunkRows), entropy(kChunkRows), g(kChunkRows), e(kChunkRows);
@@ -61,8 +61,8 @@ at::Tensor BackwardTyped(const Model& model, const at::Tensor& hidden, const Hea
     std::copy_n(g.begin(), count, scratch.g.begin());
     std::copy_n(e.begin(), count, scratch.e.begin());
     cpu::LogSoftmaxRowsBackward<T>(logits.mutable_data_ptr<T>(), target, scratch.lse.data(), scratch.g.data(),
-                                   want_entropy ? scratch.e.data() : nullptr, entropies, count, logits.size(1),
-                                   T(temperature));
+                                   want_entropy ? scratch.e.data() : nullptr, entropies, count,
+                                   logits.size(1), T(temperature));
     dhidden.index_copy_(0, index, model.head().BackwardInput(logits));
   }
   return dhidden;
@@ -104,8 +104,8 @@ std::vector<double> HeadLogprobs(const Model& model, const at::Tensor& hidden, c
                                              : LogprobsTyped<float>(model, hidden, rows, temperature);
 }
 
-at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows, double temperature,
-                        bool entropy, const HeadLoss& loss) {
+at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+                        double temperature, bool entropy, const HeadLoss& loss) {
   return hidden.scalar_type() == at::kDouble
              ? BackwardTyped<double>(model, hidden, rows, temperature, entropy, loss)
              : BackwardTyped<float>(model, hidden, rows, temperature, entropy, loss);

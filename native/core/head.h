@@ -16,7 +16,8 @@ struct HeadRows {
   int64_t size() const { return static_cast<int64_t>(row.size()); }
 };
 
-// Every position of every document but the last predicts the next one; keep(token index) says which targets count.
+// Every position of every document but the last predicts the next one; keep(token index) says which targets
+// count.
 HeadRows NextTokenRows(const Ragged& batch, const std::function<bool(int64_t)>& keep = {});
 
 // log p(target | hidden row) of softmax(logits / temperature), in nats.
@@ -25,11 +26,12 @@ std::vector<double> HeadLogprobs(const Model& model, const at::Tensor& hidden, c
 
 // One chunk of rows [begin, begin + count): given log-probs and entropies, sets g = dLoss/dlogprob and
 // e = dLoss/dentropy (both zero on entry).
-using HeadLoss = std::function<void(int64_t begin, int64_t count, const double* logprob, const double* entropy,
-                                    double* g, double* e)>;
-// Returns dLoss/dhidden, [n, hidden]; zero at rows not named. entropy is only computed when wanted (else null).
-at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows, double temperature,
-                        bool entropy, const HeadLoss& loss);
+using HeadLoss = std::function<void(int64_t begin, int64_t count, const double* logprob,
+                                    const double* entropy, double* g, double* e)>;
+// Returns dLoss/dhidden, [n, hidden]; zero at rows not named. entropy is only computed when wanted (else
+// null).
+at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+                        double temperature, bool entropy, const HeadLoss& loss);
 
 // KL(softmax(head(a[row])) || softmax(head(b[row]))) at each row, in nats.
 std::vector<double> HeadDivergence(const Model& model, const at::Tensor& a, const at::Tensor& b,

@@ -11,7 +11,8 @@ constexpr int64_t kMinRows = 16;
 constexpr int64_t kPackRows = 512;  // the number of rows that oneDNN chooses the layout for
 }  // namespace
 
-at::Tensor Linear::Product(const at::Tensor& x, const at::Tensor& dense, at::Tensor* packed, bool transposed) const {
+at::Tensor Linear::Product(const at::Tensor& x, const at::Tensor& dense, at::Tensor* packed,
+                           bool transposed) const {
   const int64_t n = x.size(0);
   at::Tensor input = x;
   if (n < kMinRows) {

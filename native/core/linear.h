@@ -6,14 +6,16 @@
 
 namespace selfedit {
 
-// Weights in float32 and bfloat16 are packed once by oneDNN, at first use and apart for each direction (decision 10).
-// Activations are float32 (float64 for a float64 model); a bfloat16 weight sees them rounded to bfloat16.
+// Weights in float32 and bfloat16 are packed once by oneDNN, at first use and apart for each direction
+// (decision 10). Activations are float32 (float64 for a float64 model); a bfloat16 weight sees them rounded
+// to bfloat16.
 class Linear {
  public:
   Linear() = default;
-  Linear(at::Tensor weight, std::optional<at::Tensor> bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
+  Linear(at::Tensor weight, std::optional<at::Tensor> bias)
+      : weight_(std::move(weight)), bias_(std::move(bias)) {}
 
-  at::Tensor Forward(const at::Tensor& x) const;        // [n, in] -> [n, out]
+  at::Tensor Forward(const at::Tensor& x) const;         // [n, in] -> [n, out]
   at::Tensor BackwardInput(const at::Tensor& dy) const;  // [n, out] -> [n, in]
   const at::Tensor& weight() const { return weight_; }
   const std::optional<at::Tensor>& bias() const { return bias_; }

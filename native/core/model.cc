@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "format/sha256.h"
 #include "core/philox.h"
+#include "format/sha256.h"
 
 namespace selfedit {
 
@@ -58,7 +58,8 @@ std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
 }
 
 std::vector<Model::NamedTensor> Model::Named() const {
-  std::vector<NamedTensor> list{{"model.embed_tokens.weight", &embedding_}, {"model.norm.weight", &final_norm_}};
+  std::vector<NamedTensor> list{{"model.embed_tokens.weight", &embedding_},
+                                {"model.norm.weight", &final_norm_}};
   if (!config_.tied) list.push_back({"lm_head.weight", &head_.weight()});
   for (int64_t l = 0; l < config_.layers; ++l) {
     const std::string prefix = "model.layers." + std::to_string(l) + ".";
@@ -109,14 +110,16 @@ void Model::SetTokenBytes(std::vector<uint8_t> bytes, std::vector<int32_t> offse
   const bool right = offsets.size() == static_cast<size_t>(config_.vocab_size) + 1 && offsets.front() == 0 &&
                      offsets.back() == static_cast<int64_t>(bytes.size()) &&
                      std::is_sorted(offsets.begin(), offsets.end());
-  if (!right) throw Error("TOKENIZER_INVALID", "token bytes: offsets do not describe one byte string a token id");
+  if (!right)
+    throw Error("TOKENIZER_INVALID", "token bytes: offsets do not describe one byte string a token id");
   token_bytes_ = std::move(bytes);
   token_offsets_ = std::move(offsets);
 }
 
 std::string_view Model::TokenBytes(int32_t token) const {
   const char* begin = reinterpret_cast<const char*>(token_bytes_.data());
-  return {begin + token_offsets_[token], static_cast<size_t>(token_offsets_[token + 1] - token_offsets_[token])};
+  return {begin + token_offsets_[token],
+          static_cast<size_t>(token_offsets_[token + 1] - token_offsets_[token])};
 }
 
 std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uint64_t key, double std) {
@@ -129,7 +132,8 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
                                 : dtype == Dtype::kBFloat16 ? at::kBFloat16
                                                             : at::kFloat;
   uint64_t lane = 0;
-  // Box–Muller over keyed draws; float32 values whatever the dtype, so that models of one key agree across dtypes.
+  // Box–Muller over keyed draws; float32 values whatever the dtype, so that models of one key agree across
+  // dtypes.
   auto normal = [&](std::vector<int64_t> shape) {
     at::Tensor t = at::empty(shape, at::kFloat);
     float* out = t.mutable_data_ptr<float>();
@@ -151,11 +155,15 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
   model->final_norm_ = at::ones({config.hidden_size}, activation);
   model->layers_.resize(config.layers);
   for (const MatrixInfo& info : model->matrices_) {
-    const bool attention_in = info.module == Module::kQ || info.module == Module::kK || info.module == Module::kV;
-    const bool biased = attention_in ? config.qkv_bias : info.module == Module::kO ? config.output_bias : config.mlp_bias;
+    const bool attention_in =
+        info.module == Module::kQ || info.module == Module::kK || info.module == Module::kV;
+    const bool biased = attention_in                ? config.qkv_bias
+                        : info.module == Module::kO ? config.output_bias
+                                                    : config.mlp_bias;
     std::optional<at::Tensor> bias;
     if (biased) bias = at::zeros({info.out}, activation);
-    model->layers_[info.layer].linear[static_cast<int>(info.module)] = Linear(normal({info.out, info.in}), bias);
+    model->layers_[info.layer].linear[static_cast<int>(info.module)] =
+        Linear(normal({info.out, info.in}), bias);
   }
   for (LayerWeights& layer : model->layers_) {
     layer.attention_norm = at::ones({config.hidden_size}, activation);

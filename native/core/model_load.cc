@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
-#include "format/tensor_file.h"
 #include "core/model.h"
+#include "format/tensor_file.h"
 
 namespace selfedit {
 namespace {
@@ -23,10 +23,10 @@ std::string FromGgufName(const std::string& name) {
   const size_t last = name.rfind('.');
   if (dot == std::string::npos || last <= dot) return "";
   static const std::map<std::string, std::string> kParts = {
-      {"attn_norm", "input_layernorm"},        {"ffn_norm", "post_attention_layernorm"},
-      {"attn_q", "self_attn.q_proj"},          {"attn_k", "self_attn.k_proj"},
-      {"attn_v", "self_attn.v_proj"},          {"attn_output", "self_attn.o_proj"},
-      {"ffn_gate", "mlp.gate_proj"},           {"ffn_up", "mlp.up_proj"},
+      {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
+      {"attn_q", "self_attn.q_proj"},   {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"},
+      {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"}};
   const auto part = kParts.find(name.substr(dot + 1, last - dot - 1));
   if (part == kParts.end()) return "";
@@ -63,9 +63,10 @@ class Loader {
     }
   }
 
-  // The tensor in the stored type (weights) or the activation type (norms and biases); undefined when it is missing,
-  // which Finish reports together with all others.
-  at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type, int64_t permuted_heads) {
+  // The tensor in the stored type (weights) or the activation type (norms and biases); undefined when it is
+  // missing, which Finish reports together with all others.
+  at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type,
+                  int64_t permuted_heads) {
     const auto found = sources_.find(name);
     if (found == sources_.end()) {
       missing_.push_back(name);
@@ -76,7 +77,8 @@ class Loader {
     const Source source = found->second;
     if (source.info->shape != shape) {
       throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
-                                      ShapeText(source.info->shape) + ", the configuration needs " + ShapeText(shape));
+                                      ShapeText(source.info->shape) + ", the configuration needs " +
+                                      ShapeText(shape));
     }
     at::Tensor tensor = Read(source, shape, type);
     if (permuted_heads > 0) {
@@ -106,7 +108,8 @@ class Loader {
     std::string list;
     for (size_t i = 0; i < names.size() && i < 12; ++i) list += (i ? ", " : "") + names[i];
     if (names.size() > 12) list += ", …";
-    throw Error(code, spec_.files.at(0) + ": " + std::to_string(names.size()) + " tensor(s) " + what + ": " + list);
+    throw Error(code,
+                spec_.files.at(0) + ": " + std::to_string(names.size()) + " tensor(s) " + what + ": " + list);
   }
 
   at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type) {
@@ -118,8 +121,8 @@ class Loader {
     at::Tensor tensor;
     if (same && reinterpret_cast<uintptr_t>(data) % 8 == 0) {
       // The mapping itself, kept open by the tensor. Nothing ever writes to a weight.
-      tensor = at::from_blob(const_cast<uint8_t*>(data), shape, [file = source.file](void*) {},
-                             at::TensorOptions().dtype(type));
+      tensor = at::from_blob(
+          const_cast<uint8_t*>(data), shape, [file = source.file](void*) {}, at::TensorOptions().dtype(type));
     } else if (same) {
       tensor = at::empty(shape, type);
       std::memcpy(tensor.mutable_data_ptr(), data, info.bytes);
@@ -130,21 +133,22 @@ class Loader {
     } else {
       tensor = at::empty(shape, type);
       const int64_t rows = info.Rows(), width = info.RowLength();
-      at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width)), [&](int64_t b, int64_t e) {
-        if (type == at::kFloat) {
-          Dequantize(info, data, b, e - b, tensor.mutable_data_ptr<float>() + b * width);
-          return;
-        }
-        std::vector<float> row(width);
-        for (int64_t r = b; r < e; ++r) {
-          Dequantize(info, data, r, 1, row.data());
-          if (type == at::kDouble) {
-            std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<double>() + r * width);
-          } else {
-            std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<at::BFloat16>() + r * width);
-          }
-        }
-      });
+      at::parallel_for(
+          0, rows, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width)), [&](int64_t b, int64_t e) {
+            if (type == at::kFloat) {
+              Dequantize(info, data, b, e - b, tensor.mutable_data_ptr<float>() + b * width);
+              return;
+            }
+            std::vector<float> row(width);
+            for (int64_t r = b; r < e; ++r) {
+              Dequantize(info, data, r, 1, row.data());
+              if (type == at::kDouble) {
+                std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<double>() + r * width);
+              } else {
+                std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<at::BFloat16>() + r * width);
+              }
+            }
+          });
     }
     CheckFinite(source, tensor);
     return tensor;
@@ -186,7 +190,8 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   const ModelConfig& config = spec.config;
   config.Check();
   if (spec.device != "cpu") {
-    throw Error("DEVICE_UNAVAILABLE", "device \"" + spec.device + "\" is not available in this build; available: cpu");
+    throw Error("DEVICE_UNAVAILABLE",
+                "device \"" + spec.device + "\" is not available in this build; available: cpu");
   }
   Loader loader(spec, control);
   auto model = std::make_shared<Model>();
@@ -204,7 +209,9 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   for (const MatrixInfo& info : model->matrices_) {
     const bool q = info.module == Module::kQ, k = info.module == Module::kK, v = info.module == Module::kV;
     const int64_t permuted = spec.permuted_qk ? (q ? config.heads : k ? config.kv_heads : 0) : 0;
-    const bool biased = (q || k || v) ? config.qkv_bias : info.module == Module::kO ? config.output_bias : config.mlp_bias;
+    const bool biased = (q || k || v)               ? config.qkv_bias
+                        : info.module == Module::kO ? config.output_bias
+                                                    : config.mlp_bias;
     std::optional<at::Tensor> bias;
     if (biased) bias = loader.Take(info.name + ".bias", {info.out}, wide, permuted);
     model->layers_[info.layer].linear[static_cast<int>(info.module)] =

@@ -56,7 +56,8 @@ void OverlayPlan::ForwardTyped(int64_t matrix, const at::Tensor& x, const at::Te
         const LowRankView& view = tasks[t].segment->view;
         const int64_t begin = tasks[t].begin, m = tasks[t].end - begin, r = view.rank;
         T* u = Scratch<T>(m * r);
-        cpu::Gemm<T>(false, true, m, r, in, T(1), xs + begin * in, in, static_cast<const T*>(view.a), in, T(0), u, r);
+        cpu::Gemm<T>(false, true, m, r, in, T(1), xs + begin * in, in, static_cast<const T*>(view.a), in,
+                     T(0), u, r);
         cpu::Gemm<T>(false, true, m, out, r, T(view.scale), u, r, static_cast<const T*>(view.b), r, T(1),
                      ys + begin * out, out);
       }
@@ -65,7 +66,8 @@ void OverlayPlan::ForwardTyped(int64_t matrix, const at::Tensor& x, const at::Te
 }
 
 template <typename T>
-void OverlayPlan::BackwardTyped(int64_t matrix, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx) const {
+void OverlayPlan::BackwardTyped(int64_t matrix, const at::Tensor& x, const at::Tensor& dy,
+                                const at::Tensor& dx) const {
   const int64_t in = x.size(1), out = dy.size(1);
   const T* xs = x.const_data_ptr<T>();
   const T* dys = dy.const_data_ptr<T>();
@@ -80,14 +82,17 @@ void OverlayPlan::BackwardTyped(int64_t matrix, const at::Tensor& x, const at::T
         const int64_t begin = trainable[t].begin, m = trainable[t].end - begin, r = view.rank;
         T* u = Scratch<T>(2 * m * r);
         T* v = u + m * r;
-        cpu::Gemm<T>(false, true, m, r, in, T(view.scale), xs + begin * in, in, static_cast<const T*>(view.a), in, T(0),
-                     u, r);
-        cpu::Gemm<T>(false, false, m, r, out, T(view.scale), dys + begin * out, out, static_cast<const T*>(view.b), r,
-                     T(0), v, r);
-        cpu::Gemm<T>(true, false, out, r, m, T(1), dys + begin * out, out, u, r, T(1), static_cast<T*>(view.db), r);
-        cpu::Gemm<T>(true, false, r, in, m, T(1), v, r, xs + begin * in, in, T(1), static_cast<T*>(view.da), in);
+        cpu::Gemm<T>(false, true, m, r, in, T(view.scale), xs + begin * in, in, static_cast<const T*>(view.a),
+                     in, T(0), u, r);
+        cpu::Gemm<T>(false, false, m, r, out, T(view.scale), dys + begin * out, out,
+                     static_cast<const T*>(view.b), r, T(0), v, r);
+        cpu::Gemm<T>(true, false, out, r, m, T(1), dys + begin * out, out, u, r, T(1),
+                     static_cast<T*>(view.db), r);
+        cpu::Gemm<T>(true, false, r, in, m, T(1), v, r, xs + begin * in, in, T(1), static_cast<T*>(view.da),
+                     in);
         if (dxs != nullptr) {
-          cpu::Gemm<T>(false, false, m, in, r, T(1), v, r, static_cast<const T*>(view.a), in, T(1), dxs + begin * in, in);
+          cpu::Gemm<T>(false, false, m, in, r, T(1), v, r, static_cast<const T*>(view.a), in, T(1),
+                       dxs + begin * in, in);
         }
       }
     });
@@ -98,9 +103,10 @@ void OverlayPlan::BackwardTyped(int64_t matrix, const at::Tensor& x, const at::T
         const LowRankView& view = tasks[t].segment->view;
         const int64_t begin = tasks[t].begin, m = tasks[t].end - begin, r = view.rank;
         T* v = Scratch<T>(m * r);
-        cpu::Gemm<T>(false, false, m, r, out, T(view.scale), dys + begin * out, out, static_cast<const T*>(view.b), r,
-                     T(0), v, r);
-        cpu::Gemm<T>(false, false, m, in, r, T(1), v, r, static_cast<const T*>(view.a), in, T(1), dxs + begin * in, in);
+        cpu::Gemm<T>(false, false, m, r, out, T(view.scale), dys + begin * out, out,
+                     static_cast<const T*>(view.b), r, T(0), v, r);
+        cpu::Gemm<T>(false, false, m, in, r, T(1), v, r, static_cast<const T*>(view.a), in, T(1),
+                     dxs + begin * in, in);
       }
     });
   }
@@ -115,7 +121,8 @@ void OverlayPlan::Forward(int64_t matrix, const at::Tensor& x, const at::Tensor&
   }
 }
 
-void OverlayPlan::Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx) const {
+void OverlayPlan::Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy,
+                           const at::Tensor& dx) const {
   if (!Touches(matrix)) return;
   if (x.scalar_type() == at::kDouble) {
     BackwardTyped<double>(matrix, x, dy, dx);
@@ -138,10 +145,12 @@ OverlayPlan MakeOverlayPlan(int64_t matrices, const std::vector<int32_t>& offset
       }
       const AppliedDelta& applied = (*documents[d].stack)[level];
       int64_t end = d + 1;
-      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied) ++end;
+      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied)
+        ++end;
       for (const LowRankPart& part : applied.delta->low_rank) {
         plan.Add(part.matrix, level,
-                 {offsets[d], offsets[end],
+                 {offsets[d],
+                  offsets[end],
                   {part.a.const_data_ptr(), part.b.const_data_ptr(), nullptr, nullptr, part.rank(),
                    part.scale * applied.scale}});
       }

@@ -8,7 +8,8 @@
 
 namespace selfedit {
 
-// One matrix's change as the products see it. da and db are where gradients are added; null for a frozen delta.
+// One matrix's change as the products see it. da and db are where gradients are added; null for a frozen
+// delta.
 struct LowRankView {
   const void* a = nullptr;  // [rank, in]
   const void* b = nullptr;  // [out, rank]
@@ -24,8 +25,8 @@ struct Segment {
   LowRankView view;
 };
 
-// For every matrix, levels that are applied one after the other (the depth in the fork's list); the segments of one
-// level are disjoint and run in parallel.
+// For every matrix, levels that are applied one after the other (the depth in the fork's list); the segments
+// of one level are disjoint and run in parallel.
 class OverlayPlan {
  public:
   explicit OverlayPlan(int64_t matrices) : levels_(matrices) {}
@@ -36,7 +37,8 @@ class OverlayPlan {
 
   // y[seg] += scale (x[seg] A^T) B^T
   void Forward(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const;
-  // v = scale dy[seg] B; dA += v^T x, dB += scale dy^T (x A^T) for trainable segments; dx[seg] += v A when dx is defined.
+  // v = scale dy[seg] B; dA += v^T x, dB += scale dy^T (x A^T) for trainable segments; dx[seg] += v A when dx
+  // is defined.
   void Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx) const;
 
  private:
@@ -60,8 +62,8 @@ struct DocumentDeltas {
   const TrainableView* trainable = nullptr;
 };
 
-// Neighbouring documents under the same delta at the same level become one segment: a shared parent delta costs one
-// product. offsets has documents.size() + 1 entries.
+// Neighbouring documents under the same delta at the same level become one segment: a shared parent delta
+// costs one product. offsets has documents.size() + 1 entries.
 OverlayPlan MakeOverlayPlan(int64_t matrices, const std::vector<int32_t>& offsets,
                             const std::vector<DocumentDeltas>& documents);
 

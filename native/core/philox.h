@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al., SC'11) keyed by 64 bits, counter (position, lane). One header for host and device.
-// There is no generator state: every draw is a pure function of (key, position, lane).
+// Philox4x32-10 (Salmon et al., SC'11) keyed by 64 bits, counter (position, lane). One header for host and
+// device. There is no generator state: every draw is a pure function of (key, position, lane).
 #pragma once
 #include <cstdint>
 

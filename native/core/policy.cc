@@ -48,7 +48,8 @@ void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_hea
 
 // Sums over the action tokens of all micro-batches.
 struct Sums {
-  double policy = 0, kl = 0, value = 0, entropy = 0, k1_ref = 0, k3_ref = 0, k1_old = 0, k3_old = 0, clipped = 0;
+  double policy = 0, kl = 0, value = 0, entropy = 0, k1_ref = 0, k3_ref = 0, k1_old = 0, k3_old = 0,
+         clipped = 0;
   double gap = 0;
   double returns = 0, returns2 = 0, error = 0, error2 = 0;
   int64_t tokens = 0;
@@ -84,7 +85,8 @@ double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, Sums* su
   return g;
 }
 
-// dL/dV of one action token before the division by the normalizer (clipped value loss, as in PPO's reference code).
+// dL/dV of one action token before the division by the normalizer (clipped value loss, as in PPO's reference
+// code).
 double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, Sums* sums) {
   const double target = spec.returns[t], old = spec.old_values[t];
   const double bounded = old + std::clamp(value - old, -spec.value_clip, spec.value_clip);
@@ -104,8 +106,8 @@ at::Tensor ValuesOf(const at::Tensor& hidden, const at::Tensor& value) {
   return at::mv(hidden, value.narrow(0, 0, c)).add_(value.narrow(0, c, 1)).to(at::kDouble);
 }
 
-void MoveByAdamW(const at::Tensor& value, const at::Tensor& first, const at::Tensor& second, const at::Tensor& gradient,
-                 const cpu::AdamWStep& step) {
+void MoveByAdamW(const at::Tensor& value, const at::Tensor& first, const at::Tensor& second,
+                 const at::Tensor& gradient, const cpu::AdamWStep& step) {
   if (value.scalar_type() == at::kDouble) {
     cpu::AdamW<double>(value.mutable_data_ptr<double>(), first.mutable_data_ptr<double>(),
                        second.mutable_data_ptr<double>(), gradient.const_data_ptr<double>(), step);
@@ -173,8 +175,10 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     RaggedAttention attention(model_->config(), batch.offsets);
     const at::Tensor positions = PositionTensor(batch.offsets);
     Tape tape;
-    const at::Tensor hidden = TransformerForward(*model_, TokenTensor(batch), positions, plan, attention, &tape);
-    const HeadRows rows = NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
+    const at::Tensor hidden =
+        TransformerForward(*model_, TokenTensor(batch), positions, plan, attention, &tape);
+    const HeadRows rows =
+        NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
     sums.tokens += rows.size();
     const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
     const at::Tensor dhidden = HeadBackward(
@@ -206,8 +210,9 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
   if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm)) {
-    throw Error("LOSS_NOT_FINITE", "policy step " + std::to_string(steps_ + 1) + ": loss " + std::to_string(stats.loss) +
-                                       ", gradient norm " + std::to_string(stats.grad_norm) + "; the policy was not changed");
+    throw Error("LOSS_NOT_FINITE", "policy step " + std::to_string(steps_ + 1) + ": loss " +
+                                       std::to_string(stats.loss) + ", gradient norm " +
+                                       std::to_string(stats.grad_norm) + "; the policy was not changed");
   }
   if (spec.dry_run) return stats;
   delta_.BeforeWrite();
@@ -242,8 +247,8 @@ std::vector<double> Policy::Values(const Ragged& all, const JobControl& control)
     const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&stack, nullptr});
     const OverlayPlan plan = MakeOverlayPlan(model_->matrices().size(), batch.offsets, deltas);
     RaggedAttention attention(model_->config(), batch.offsets);
-    const at::Tensor hidden =
-        TransformerForward(*model_, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+    const at::Tensor hidden = TransformerForward(*model_, TokenTensor(batch), PositionTensor(batch.offsets),
+                                                 plan, attention, nullptr);
     const at::Tensor values = ValuesOf(hidden, value_);
     int64_t next = 0;
     for (const int64_t row : indices) {
@@ -280,8 +285,8 @@ std::vector<double> Policy::Gradients() const {
 void Policy::SetParameters(const std::vector<double>& values) {
   const int64_t count = delta_.count() + (has_value_head() ? value_.numel() : 0);
   if (static_cast<int64_t>(values.size()) != count) {
-    throw Error("INPUT_INVALID", "there are " + std::to_string(values.size()) + " parameters; the policy has " +
-                                     std::to_string(count));
+    throw Error("INPUT_INVALID", "there are " + std::to_string(values.size()) +
+                                     " parameters; the policy has " + std::to_string(count));
   }
   delta_.BeforeWrite();
   at::Tensor all = at::empty({count}, at::kDouble);
@@ -308,14 +313,16 @@ void Policy::Save(const std::string& path) const {
     state.push_back({"value_head.second_moment", value_second_});
   }
   std::vector<TensorToWrite> tensors;
-  for (const StateTensor& s : state) tensors.push_back({s.name, dtype, s.tensor.sizes().vec(), s.tensor.const_data_ptr()});
+  for (const StateTensor& s : state)
+    tensors.push_back({s.name, dtype, s.tensor.sizes().vec(), s.tensor.const_data_ptr()});
   WriteSafetensors(path, tensors, {{"format", "selfedit-policy-1"}, {"steps", std::to_string(steps_)}});
 }
 
 void Policy::Load(const std::string& path) {
   const auto file = TensorFile::Open(path, Format::kSafetensors);
   if (file->MetadataString("format") != "selfedit-policy-1") {
-    throw Error("FILE_FORMAT", path + ": not a policy checkpoint (metadata \"format\" is not selfedit-policy-1)");
+    throw Error("FILE_FORMAT",
+                path + ": not a policy checkpoint (metadata \"format\" is not selfedit-policy-1)");
   }
   const DType dtype = model_->activation() == at::kDouble ? DType::kF64 : DType::kF32;
   auto read = [&](const char* name, const at::Tensor& like) {
@@ -339,7 +346,8 @@ void Policy::Load(const std::string& path) {
     value_second = read("value_head.second_moment", value_second_);
   }
   const auto steps = file->MetadataString("steps");
-  if (!steps || steps->empty() || steps->find_first_not_of("0123456789") != std::string::npos || steps->size() > 15) {
+  if (!steps || steps->empty() || steps->find_first_not_of("0123456789") != std::string::npos ||
+      steps->size() > 15) {
     throw Error("FILE_FORMAT", path + ": metadata \"steps\" is not a number");
   }
   // All was read and checked: only now does the policy change.

@@ -20,11 +20,13 @@ struct PolicySpec {
 // One minibatch; vectors "per token" have one entry a token of the rows, "may be empty" where said.
 struct PolicyStepSpec {
   Ragged rows;
-  bool nll = false;  // weighted negative log-likelihood (weights: advantages) instead of the clipped objective
+  bool nll =
+      false;  // weighted negative log-likelihood (weights: advantages) instead of the clipped objective
   std::vector<uint8_t> action_mask;
-  std::vector<float> old_logprobs, reference_logprobs, advantages;  // reference may be empty when kl_coefficient is 0
-  std::vector<float> returns, old_values;                           // empty without a value head
-  std::vector<float> importance;                                    // may be empty: 1
+  std::vector<float> old_logprobs, reference_logprobs,
+      advantages;                          // reference may be empty when kl_coefficient is 0
+  std::vector<float> returns, old_values;  // empty without a value head
+  std::vector<float> importance;           // may be empty: 1
   double temperature = 1, clip_low = 0.2, clip_high = 0.2;
   double kl_coefficient = 0, entropy_coefficient = 0, value_coefficient = 0.5, value_clip = 0.2;
   double normalizer = 1;
@@ -50,7 +52,8 @@ class Policy {
   DeltaPtr Snapshot() { return delta_.Share(); }
 
   // Clipped surrogate objective (PPO, arXiv 1707.06347) token by token:
-  // L = 1/normalizer * sum_t [ -w_t min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t) + beta k2_t - c_H H_t + c_V L^V_t ].
+  // L = 1/normalizer * sum_t [ -w_t min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t) + beta k2_t - c_H H_t +
+  // c_V L^V_t ].
   PolicyStepStats Step(const PolicyStepSpec& spec, const JobControl& control);
   // V of the state in which each token is chosen; NaN at the first token of a row.
   std::vector<double> Values(const Ragged& rows, const JobControl& control);
@@ -59,7 +62,8 @@ class Policy {
   std::vector<double> Parameters() const;
   std::vector<double> Gradients() const;
   void SetParameters(const std::vector<double>& values);
-  // Values, moments and counters; float32 (float64) safetensors, written atomically. Load checks names and shapes first.
+  // Values, moments and counters; float32 (float64) safetensors, written atomically. Load checks names and
+  // shapes first.
   void Save(const std::string& path) const;
   void Load(const std::string& path);
 

@@ -10,7 +10,8 @@
 
 namespace selfedit {
 
-std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens) {
+std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group,
+                                           int64_t max_tokens) {
   std::vector<int64_t> order(rows.rows());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return group[a] < group[b]; });
@@ -41,7 +42,8 @@ void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t fo
   }
   for (const int32_t fork : row_fork) {
     if (fork < 0 || static_cast<size_t>(fork) >= forks) {
-      throw Error("INPUT_INVALID", "fork index " + std::to_string(fork) + "; there are " + std::to_string(forks) + " forks");
+      throw Error("INPUT_INVALID",
+                  "fork index " + std::to_string(fork) + "; there are " + std::to_string(forks) + " forks");
     }
   }
 }
@@ -54,7 +56,8 @@ at::Tensor Hidden(const Model& model, const Ragged& batch, const std::vector<int
   for (const int64_t row : rows) deltas.push_back({&forks[row_fork[row]], nullptr});
   const OverlayPlan plan = MakeOverlayPlan(model.matrices().size(), batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
-  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention,
+                            nullptr);
 }
 
 }  // namespace
@@ -75,7 +78,8 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
     const std::vector<double> logprobs = HeadLogprobs(model, hidden, NextTokenRows(batch), spec.temperature);
     size_t next = 0;
     for (const int64_t row : rows) {
-      for (int64_t i = 1; i < spec.rows.length(row); ++i) result[spec.rows.offsets[row] + i] = logprobs[next++];
+      for (int64_t i = 1; i < spec.rows.length(row); ++i)
+        result[spec.rows.offsets[row] + i] = logprobs[next++];
     }
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});

@@ -30,9 +30,10 @@ struct DivergenceSpec {
 // KL(p_fork || p_reference) over the vocabulary at every position, in nats.
 std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& control);
 
-// Rows of one forward pass: indices of rows, at least one, at most `max_tokens` tokens when there is more than one.
-// Rows that share a fork are neighbours, so that each fork's delta is one product.
-std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens);
+// Rows of one forward pass: indices of rows, at least one, at most `max_tokens` tokens when there is more
+// than one. Rows that share a fork are neighbours, so that each fork's delta is one product.
+std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group,
+                                           int64_t max_tokens);
 
 // The named rows as a batch of their own.
 Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);

@@ -23,15 +23,18 @@ inline bool HasPackedLinear() {
 
 inline at::Tensor PackLinearWeight(const at::Tensor& weight, int64_t rows) {
   // The schema's batch size is a SymInt in some versions; a boxed call fits both.
-  static const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_linear_weight", "");
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_linear_weight", "");
   std::vector<c10::IValue> stack{weight, rows};
   handle.callBoxed(&stack);
   return stack.at(0).toTensor();
 }
 
-inline at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias) {
-  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
-                               c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+inline at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& packed,
+                               const std::optional<at::Tensor>& bias) {
+  using Signature =
+      at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
+                 c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
   static const auto handle =
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
   return handle.call(x, packed, bias, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);

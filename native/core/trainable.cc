@@ -7,19 +7,22 @@
 
 namespace selfedit {
 
-TrainableDelta::TrainableDelta(const Model& model, const std::vector<int32_t>& matrices, int64_t rank, double alpha) {
+TrainableDelta::TrainableDelta(const Model& model, const std::vector<int32_t>& matrices, int64_t rank,
+                               double alpha) {
   if (rank < 1) throw Error("OPTION_INVALID", "rank is " + std::to_string(rank) + "; expected at least 1");
   if (!std::isfinite(alpha)) throw Error("OPTION_INVALID", "alpha is not finite");
   if (matrices.empty()) throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
   int64_t offset = 0, previous = -1;
   for (const int32_t id : matrices) {
     if (id <= previous || id >= static_cast<int64_t>(model.matrices().size())) {
-      throw Error("TARGET_UNKNOWN", "matrix ids must ascend and lie below " + std::to_string(model.matrices().size()) +
-                                        "; found " + std::to_string(id));
+      throw Error("TARGET_UNKNOWN", "matrix ids must ascend and lie below " +
+                                        std::to_string(model.matrices().size()) + "; found " +
+                                        std::to_string(id));
     }
     previous = id;
     const MatrixInfo& info = model.matrices()[id];
-    parts_.push_back({id, rank, info.out, info.in, offset, offset + rank * info.in, alpha / static_cast<double>(rank)});
+    parts_.push_back(
+        {id, rank, info.out, info.in, offset, offset + rank * info.in, alpha / static_cast<double>(rank)});
     offset += rank * (info.in + info.out);
   }
   values_ = at::zeros({offset}, model.options());
@@ -77,8 +80,8 @@ void TrainableDelta::InitialiseFrom(const Delta& delta, const Model& model) {
                                      "\" where the chosen targets have \"" + name + "\"");
     }
     if (from.rank() != part.rank) {
-      throw Error("DELTA_SHAPE", "\"" + name + "\": the initial delta has rank " + std::to_string(from.rank()) +
-                                     ", expected " + std::to_string(part.rank));
+      throw Error("DELTA_SHAPE", "\"" + name + "\": the initial delta has rank " +
+                                     std::to_string(from.rank()) + ", expected " + std::to_string(part.rank));
     }
     part.scale = from.scale;
     values_.narrow(0, part.offset_a, part.rank * part.in).copy_(from.a.reshape(-1));
@@ -91,10 +94,9 @@ DeltaPtr TrainableDelta::Share() {
   if (DeltaPtr present = shared_.lock()) return present;
   auto delta = std::make_shared<Delta>();
   for (const Part& part : parts_) {
-    delta->low_rank.push_back({part.matrix,
-                               values_.narrow(0, part.offset_a, part.rank * part.in).view({part.rank, part.in}),
-                               values_.narrow(0, part.offset_b, part.rank * part.out).view({part.out, part.rank}),
-                               part.scale});
+    delta->low_rank.push_back(
+        {part.matrix, values_.narrow(0, part.offset_a, part.rank * part.in).view({part.rank, part.in}),
+         values_.narrow(0, part.offset_b, part.rank * part.out).view({part.out, part.rank}), part.scale});
   }
   shared_ = delta;
   return delta;

@@ -1,4 +1,5 @@
-// A low-rank delta under training: values, gradients and Adam moments in flat buffers, factors as views into them.
+// A low-rank delta under training: values, gradients and Adam moments in flat buffers, factors as views into
+// them.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -15,7 +16,8 @@ class TrainableDelta {
   // matrices: ids, ascending. Values start at zero. Throws TARGET_UNKNOWN or OPTION_INVALID.
   TrainableDelta(const Model& model, const std::vector<int32_t>& matrices, int64_t rank, double alpha);
 
-  // As PEFT starts: A uniform in ±1/sqrt(in) (Kaiming uniform with a = sqrt 5), B zero. Keyed, independent of order.
+  // As PEFT starts: A uniform in ±1/sqrt(in) (Kaiming uniform with a = sqrt 5), B zero. Keyed, independent of
+  // order.
   void Initialise(uint64_t key);
   // Copies a delta of the same matrices and ranks; its scales replace alpha / rank. Throws DELTA_SHAPE.
   void InitialiseFrom(const Delta& delta, const Model& model);

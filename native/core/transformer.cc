@@ -32,7 +32,8 @@ void NormBackward(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   Typed(x, [&](auto zero) {
     using T = decltype(zero);
     cpu::RmsNormBackward<T>(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), rstd.const_data_ptr<T>(),
-                            dy.const_data_ptr<T>(), x.size(0), x.size(1), accumulate, dx.mutable_data_ptr<T>());
+                            dy.const_data_ptr<T>(), x.size(0), x.size(1), accumulate,
+                            dx.mutable_data_ptr<T>());
   });
 }
 
@@ -40,12 +41,14 @@ void Rotate(const at::Tensor& x, const at::Tensor& positions, const std::pair<at
             int64_t head_dim, int sign) {
   Typed(x, [&](auto zero) {
     using T = decltype(zero);
-    cpu::Rope<T>(x.mutable_data_ptr<T>(), positions.const_data_ptr<int32_t>(), tables.first.const_data_ptr<T>(),
-                 tables.second.const_data_ptr<T>(), x.size(0), x.size(1) / head_dim, head_dim, sign);
+    cpu::Rope<T>(x.mutable_data_ptr<T>(), positions.const_data_ptr<int32_t>(),
+                 tables.first.const_data_ptr<T>(), tables.second.const_data_ptr<T>(), x.size(0),
+                 x.size(1) / head_dim, head_dim, sign);
   });
 }
 
-at::Tensor Project(const Model& model, const OverlayPlan& plan, int64_t layer, Module module, const at::Tensor& x) {
+at::Tensor Project(const Model& model, const OverlayPlan& plan, int64_t layer, Module module,
+                   const at::Tensor& x) {
   const int64_t id = MatrixId(layer, module);
   at::Tensor y = model.linear(id).Forward(x);
   plan.Forward(id, x, y);
@@ -65,7 +68,8 @@ at::Tensor Gated(const at::Tensor& gate, const at::Tensor& up) {
   at::Tensor y = at::empty_like(gate);
   Typed(gate, [&](auto zero) {
     using T = decltype(zero);
-    cpu::SwiGluForward<T>(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), gate.numel(), y.mutable_data_ptr<T>());
+    cpu::SwiGluForward<T>(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), gate.numel(),
+                          y.mutable_data_ptr<T>());
   });
   return y;
 }
@@ -76,24 +80,25 @@ void RaggedAttention::Forward(int64_t, const at::Tensor& q, const at::Tensor& k,
                               const at::Tensor& out, const at::Tensor& lse) {
   Typed(q, [&](auto zero) {
     using T = decltype(zero);
-    cpu::AttentionForward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(), offsets_.data(),
-                             static_cast<int64_t>(offsets_.size()) - 1, config_.heads, config_.kv_heads,
-                             config_.head_dim, T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+    cpu::AttentionForward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
+                             offsets_.data(), static_cast<int64_t>(offsets_.size()) - 1, config_.heads,
+                             config_.kv_heads, config_.head_dim,
+                             T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
                              out.mutable_data_ptr<T>(), lse.defined() ? lse.mutable_data_ptr<T>() : nullptr);
   });
 }
 
-void RaggedAttention::Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-                               const at::Tensor& lse, const at::Tensor& dout, const at::Tensor& dq,
-                               const at::Tensor& dk, const at::Tensor& dv) const {
+void RaggedAttention::Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const at::Tensor& out, const at::Tensor& lse, const at::Tensor& dout,
+                               const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv) const {
   Typed(q, [&](auto zero) {
     using T = decltype(zero);
     cpu::AttentionBackward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
                               out.const_data_ptr<T>(), lse.const_data_ptr<T>(), dout.const_data_ptr<T>(),
                               offsets_.data(), static_cast<int64_t>(offsets_.size()) - 1, config_.heads,
                               config_.kv_heads, config_.head_dim,
-                              T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))), dq.mutable_data_ptr<T>(),
-                              dk.mutable_data_ptr<T>(), dv.mutable_data_ptr<T>());
+                              T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+                              dq.mutable_data_ptr<T>(), dk.mutable_data_ptr<T>(), dv.mutable_data_ptr<T>());
   });
 }
 
@@ -154,13 +159,14 @@ void TransformerBackward(const Model& model, const at::Tensor& positions, const 
     const LayerWeights& weights = model.layer(l);
 
     // x2 = x1 + down(silu(gate) up)
-    at::Tensor da = ProjectBackward(model, plan, l, Module::kDown,
-                                    plan.Touches(MatrixId(l, Module::kDown)) ? Gated(t.gate, t.up) : at::Tensor(), dx);
+    at::Tensor da =
+        ProjectBackward(model, plan, l, Module::kDown,
+                        plan.Touches(MatrixId(l, Module::kDown)) ? Gated(t.gate, t.up) : at::Tensor(), dx);
     at::Tensor dgate = at::empty_like(t.gate), dup = at::empty_like(t.up);
     Typed(da, [&](auto zero) {
       using T = decltype(zero);
-      cpu::SwiGluBackward<T>(t.gate.const_data_ptr<T>(), t.up.const_data_ptr<T>(), da.const_data_ptr<T>(), da.numel(),
-                             dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>());
+      cpu::SwiGluBackward<T>(t.gate.const_data_ptr<T>(), t.up.const_data_ptr<T>(), da.const_data_ptr<T>(),
+                             da.numel(), dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>());
     });
     at::Tensor dh = ProjectBackward(model, plan, l, Module::kGate, t.h1, dgate);
     dh.add_(ProjectBackward(model, plan, l, Module::kUp, t.h1, dup));

@@ -1,5 +1,6 @@
 // The fixed transformer graph over a ragged batch: forward, and a hand-written backward to the delta values.
-// The base is frozen, so the backward computes input gradients only: 4, not 6, operations per parameter and token.
+// The base is frozen, so the backward computes input gradients only: 4, not 6, operations per parameter and
+// token.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -11,8 +12,8 @@
 
 namespace selfedit {
 
-// Attention of one layer: q [n, H d], k and v [n, G d] after the rotation -> out [n, H d]; lse as in cpu/kernels.h, may
-// be undefined.
+// Attention of one layer: q [n, H d], k and v [n, G d] after the rotation -> out [n, H d]; lse as in
+// cpu/kernels.h, may be undefined.
 class Attention {
  public:
   virtual ~Attention() = default;
@@ -25,8 +26,8 @@ class RaggedAttention : public Attention {
  public:
   RaggedAttention(const ModelConfig& config, const std::vector<int32_t>& offsets)
       : config_(config), offsets_(offsets) {}
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-               const at::Tensor& lse) override;
+  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+               const at::Tensor& out, const at::Tensor& lse) override;
   void Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
                 const at::Tensor& lse, const at::Tensor& dout, const at::Tensor& dq, const at::Tensor& dk,
                 const at::Tensor& dv) const;
@@ -38,9 +39,9 @@ class RaggedAttention : public Attention {
 
 // What the backward needs of one layer. All [n, ·].
 struct LayerTape {
-  at::Tensor x0, rstd0, h0;         // layer input, its norm
+  at::Tensor x0, rstd0, h0;  // layer input, its norm
   at::Tensor q, k, v, attention, lse;
-  at::Tensor x1, rstd1, h1;         // after attention, its norm
+  at::Tensor x1, rstd1, h1;  // after attention, its norm
   at::Tensor gate, up;
 };
 struct Tape {
@@ -53,7 +54,8 @@ struct Tape {
 at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, const at::Tensor& positions,
                               const OverlayPlan& plan, Attention& attention, Tape* tape);
 
-// Adds the gradients of all trainable segments, given dhidden [n, hidden]. Stops at the lowest trainable layer.
+// Adds the gradients of all trainable segments, given dhidden [n, hidden]. Stops at the lowest trainable
+// layer.
 void TransformerBackward(const Model& model, const at::Tensor& positions, const OverlayPlan& plan,
                          const RaggedAttention& attention, const Tape& tape, const at::Tensor& dhidden);
 

@@ -21,14 +21,16 @@ const char* DtypeName(Dtype dtype) {
 }
 
 const char* ModuleName(Module module) {
-  static const char* const kNames[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  static const char* const kNames[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                       "gate_proj", "up_proj", "down_proj"};
   return kNames[static_cast<int>(module)];
 }
 
 namespace {
 void Positive(int64_t value, const char* name) {
   if (value < 1 || value > (int64_t{1} << 30)) {
-    throw Error("CONFIG_INVALID", std::string(name) + " is " + std::to_string(value) + "; expected a positive integer");
+    throw Error("CONFIG_INVALID",
+                std::string(name) + " is " + std::to_string(value) + "; expected a positive integer");
   }
 }
 }  // namespace
@@ -46,7 +48,8 @@ void ModelConfig::Check() const {
     throw Error("CONFIG_INVALID", "heads (" + std::to_string(heads) + ") is not a multiple of kvHeads (" +
                                       std::to_string(kv_heads) + ")");
   }
-  if (head_dim % 2 != 0) throw Error("CONFIG_INVALID", "headDim is " + std::to_string(head_dim) + "; expected an even number");
+  if (head_dim % 2 != 0)
+    throw Error("CONFIG_INVALID", "headDim is " + std::to_string(head_dim) + "; expected an even number");
   if (!(rms_eps >= 0)) throw Error("CONFIG_INVALID", "rmsEps must not be negative");
   if (!(rope_theta > 0)) throw Error("CONFIG_INVALID", "ropeTheta must be positive");
 }
@@ -75,20 +78,24 @@ std::vector<MatrixInfo> ListMatrices(const ModelConfig& config) {
 void CheckRagged(const Ragged& rows, const ModelConfig& config, const char* what) {
   const auto& offsets = rows.offsets;
   if (offsets.empty() || offsets.front() != 0 || offsets.back() != static_cast<int64_t>(rows.tokens.size())) {
-    throw Error("INPUT_INVALID", std::string(what) + ": offsets must start at 0 and end at the number of tokens");
+    throw Error("INPUT_INVALID",
+                std::string(what) + ": offsets must start at 0 and end at the number of tokens");
   }
   for (int64_t r = 0; r < rows.rows(); ++r) {
     const int64_t length = rows.length(r);
-    if (length < 1) throw Error("PROMPT_EMPTY", std::string(what) + " " + std::to_string(r) + " has no tokens");
+    if (length < 1)
+      throw Error("PROMPT_EMPTY", std::string(what) + " " + std::to_string(r) + " has no tokens");
     if (length > config.max_positions) {
-      throw Error("CONTEXT_LENGTH", std::string(what) + " " + std::to_string(r) + " has " + std::to_string(length) +
-                                        " tokens; the model's context holds " + std::to_string(config.max_positions));
+      throw Error("CONTEXT_LENGTH", std::string(what) + " " + std::to_string(r) + " has " +
+                                        std::to_string(length) + " tokens; the model's context holds " +
+                                        std::to_string(config.max_positions));
     }
     for (int64_t i = offsets[r]; i < offsets[r + 1]; ++i) {
       if (rows.tokens[i] < 0 || rows.tokens[i] >= config.vocab_size) {
         throw Error("TOKEN_RANGE", std::string(what) + " " + std::to_string(r) + ", position " +
-                                       std::to_string(i - offsets[r]) + ": token id " + std::to_string(rows.tokens[i]) +
-                                       " is outside the vocabulary of " + std::to_string(config.vocab_size));
+                                       std::to_string(i - offsets[r]) + ": token id " +
+                                       std::to_string(rows.tokens[i]) + " is outside the vocabulary of " +
+                                       std::to_string(config.vocab_size));
       }
     }
   }

@@ -22,7 +22,8 @@ struct RopeScaling {
   double original_max_positions = 8192;
 };
 
-// The fixed transformer graph; TypeScript makes it from config.json or GGUF metadata (lib/binding.ts, ModelConfig).
+// The fixed transformer graph; TypeScript makes it from config.json or GGUF metadata (lib/binding.ts,
+// ModelConfig).
 struct ModelConfig {
   std::string architecture = "llama";
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
@@ -74,7 +75,8 @@ struct JobControl {
   const std::atomic<bool>* stop = nullptr;
   std::function<void(const Progress&)> report;
   void Check() const {
-    if (stop != nullptr && stop->load(std::memory_order_relaxed)) throw Error("ABORTED", "the call was aborted");
+    if (stop != nullptr && stop->load(std::memory_order_relaxed))
+      throw Error("ABORTED", "the call was aborted");
   }
   void Report(const Progress& progress) const {
     if (report) report(progress);

@@ -1,4 +1,5 @@
-// The one exception type of native code: a stable code (see lib/errors.ts) and a message that names the thing.
+// The one exception type of native code: a stable code (see lib/errors.ts) and a message that names the
+// thing.
 #pragma once
 #include <stdexcept>
 #include <string>

@@ -1,8 +1,8 @@
-// The hand-written backward through the whole model against central finite differences, in float64, for deltas on every
-// module: grouped-query attention, biases, rotary scaling, stacked frozen deltas, ragged rows, masks.
-#include <gtest/gtest.h>
-
+// The hand-written backward through the whole model against central finite differences, in float64, for
+// deltas on every module: grouped-query attention, biases, rotary scaling, stacked frozen deltas, ragged
+// rows, masks.
 #include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
@@ -99,7 +99,8 @@ TEST(Gradient, PolicyStepAgreesWithFiniteDifferencesForEveryModule) {
     double norm = 0;
     for (const double g : gradient) norm += g * g;
     ASSERT_GT(std::sqrt(norm), 0.01);
-    // The trunk is detached from the value loss: the delta's values do not see it, the value head sees nothing else.
+    // The trunk is detached from the value loss: the delta's values do not see it, the value head sees
+    // nothing else.
     const size_t head = values.size() - config.hidden_size - 1;
     auto loss_for = [&](size_t i) {
       const PolicyStepStats stats = policy.Step(spec, control);
@@ -124,7 +125,8 @@ TEST(Gradient, PolicyStepAgreesWithFiniteDifferencesForEveryModule) {
 }
 
 TEST(Gradient, OneAdaptStepFollowsTheGradientAboveAFrozenDelta) {
-  // With beta1 = beta2 = 0 and a large epsilon AdamW moves by rate * g / (|g| + eps): the step tells the gradient.
+  // With beta1 = beta2 = 0 and a large epsilon AdamW moves by rate * g / (|g| + eps): the step tells the
+  // gradient.
   const c10::InferenceMode inference;
   const auto model = Model::Random(TinyConfig(), Dtype::kFloat64, 11, 0.5);
   auto delta = [&](int64_t matrix, int64_t rank, uint64_t key) {
@@ -195,7 +197,8 @@ TEST(Gradient, OneAdaptStepFollowsTheGradientAboveAFrozenDelta) {
           return loss_at(copy);
         };
         const double expected = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
-        EXPECT_NEAR(gradient, expected, 2e-6 * std::max(1.0, std::abs(expected))) << "part " << p << " value " << i;
+        EXPECT_NEAR(gradient, expected, 2e-6 * std::max(1.0, std::abs(expected)))
+            << "part " << p << " value " << i;
       }
     }
   }
