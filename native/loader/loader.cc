@@ -1,5 +1,5 @@
-// Opens shared libraries by absolute path and with global scope, so that the names an addon needs are already there when
-// the addon itself is opened. Plain Node-API and no libtorch: this file must load on any machine.
+// Opens shared libraries by absolute path and with global scope, so that the names an addon needs are already
+// there when the addon itself is opened. Plain Node-API and no libtorch: this file must load on any machine.
 #include <node_api.h>
 
 #include <string>
@@ -39,7 +39,8 @@ bool ReadString(napi_env env, napi_value value, std::string* text) {
   return true;
 }
 
-// load(paths: string[]): void — in order; throws with the dynamic linker's words at the first that does not open.
+// load(paths: string[]): void — in order; throws with the dynamic linker's words at the first that does not
+// open.
 napi_value Load(napi_env env, napi_callback_info info) {
   size_t argc = 1;
   napi_value paths;
