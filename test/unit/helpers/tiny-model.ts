@@ -1,4 +1,5 @@
 /** A tiny random model with a real tokenizer: big enough for the prompts, small enough for a test. */
+import { cp, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Model } from '../../../lib/model.js';
@@ -27,4 +28,15 @@ export async function tinyModel(seed = 5): Promise<Model> {
     tied: true,
   };
   return Model.random(config, { seed, std: 0.1, tokenizer });
+}
+
+/** The same size of model as a Hugging Face folder, for what loads a model by its path. */
+export async function tinyModelFolder(target: string): Promise<string> {
+  const source = join(fixtures, 'llama-tied');
+  await cp(source, target, { recursive: true });
+  const path = join(target, 'config.json');
+  const config = JSON.parse(await readFile(path, 'utf8')) as object;
+  // Rotary positions need no table, so the context can be as long as the prompts.
+  await writeFile(path, JSON.stringify({ ...config, max_position_embeddings: 2048 }));
+  return target;
 }
