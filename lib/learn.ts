@@ -15,7 +15,13 @@ export {
 } from './compare.js';
 export { comparisonText, conclusions } from './comparison-text.js';
 export { type DemoOptions, runDemo } from './demo.js';
-export { type Applicable, applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
+export {
+  type Applicable,
+  applyEdits,
+  type EditedFork,
+  type InnerOptions,
+  type Trainable,
+} from './edit/apply.js';
 export type { InvalidReason, SelfEdit, TextEdit } from './edit/edit.js';
 export { PARSE_DEFAULTS, type ParseOptions, parseEdit, passageOnly } from './edit/parse.js';
 export {

@@ -177,28 +177,26 @@ async function playRound(
     // values, so that luck with them cancels where their rewards are compared.
     const trials = written.flatMap((item) =>
       Array.from({ length: item.edit.invalid ? 0 : repeats }, (_, repeat) => ({
+        ...item,
         item,
-        documents: item.edit.documents,
         seed: deriveKey(seed, 'adapt', [round, item.group, repeat]),
       })),
     );
     forks = await timed('adapt', (call) => applyEdits(parent, trials, { ...options.adapt, ...call }));
     const rewarded = await timed('evaluate', (call) => {
-      const rows = trials.map(({ item }, index) => {
-        return { fork: forks[index]!.fork, context: item.context, baseline: baseline[item.group]! };
-      });
-      return rewardForks(parent, rows, retention, { ...reward, ...call });
+      const known = trials.map(({ group }) => baseline[group]!);
+      return rewardForks(parent, trials, forks, retention, { ...reward, ...call, baselines: known });
     });
     const edits = written.map((item) => {
       const own = trials.flatMap((trial, index) =>
-        trial.item === item ? [trialOf(rewarded[index]!, forks[index]!, reward)] : [],
+        trial.item === item ? [{ ...rewarded[index]!, loss: forks[index]!.loss }] : [],
       );
       return judge(round, item, baseline[item.group]!, own, reward);
     });
     const rewards = edits.map((edit) => edit.reward);
     const update = await timed('update', () => {
       const context = { seed, round, temperature: settings.edit.temperature, signal };
-      return algorithm.update(policy, toRollouts(written, rewards), context);
+      return algorithm.update(policy, toRollouts(written, edits), context);
     });
     return {
       round,
@@ -240,12 +238,6 @@ function retentionTokens(round: number, options: SealOptions, settings: Settings
 }
 
 type Trial = ForkReward & { readonly loss: Float32Array };
-
-// A fork whose training diverged is unedited; its score is not the edit's.
-function trialOf(rewarded: ForkReward, { loss, diverged }: EditedFork, options: RewardOptions): Trial {
-  const unedited = scoresOf(rewarded.baseline.paying, options.measure);
-  return { ...rewarded, ...(diverged ? floorReward(unedited, options) : {}), loss };
-}
 
 /** What became of one edit, from all its trials; none when it was invalid. */
 function judge(

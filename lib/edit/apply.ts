@@ -16,10 +16,13 @@ export interface EditedFork {
   /** Its training ended in a loss that is not finite; the fork is then unedited. */
   readonly diverged: boolean;
   close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** What is trained: documents, under a key for the order of the steps and the first values. */
-export interface Applicable {
+/** What is trained: documents, under a key for the order of the steps and the first values; or an edit that has them. */
+export type Applicable = Trainable | { readonly edit: Trainable; readonly seed?: number | bigint };
+
+export interface Trainable {
   readonly documents: readonly string[];
   /** An invalid edit is not trained. */
   readonly invalid?: unknown;
@@ -38,11 +41,12 @@ export async function applyEdits(
   { signal, onProgress, ...options }: InnerOptions & CallOptions = {},
 ): Promise<EditedFork[]> {
   const { tokenizer, config } = parent.model;
-  const documents = edits.map((edit) =>
-    (edit.invalid ? [] : edit.documents)
+  const documents = edits.map((item) => {
+    const edit = 'edit' in item ? item.edit : item;
+    return (edit.invalid ? [] : edit.documents)
       .map((text) => tokenizer.encode(text).subarray(0, config.maxPositions))
-      .filter((tokens) => tokens.length > 1),
-  );
+      .filter((tokens) => tokens.length > 1);
+  });
   const trained = documents.flatMap((rows, index) => (rows.length > 0 ? [index] : []));
   const slots = trained.map((index) => {
     return { fork: parent, documents: documents[index]!, seed: edits[index]!.seed ?? 0 };
@@ -53,11 +57,13 @@ export async function applyEdits(
     const fork = parent.fork();
     const result = byEdit.get(index);
     if (result) fork.apply(result.delta);
+    const close = () => closeAll(fork, result?.delta);
     return {
       fork,
       loss: result?.loss ?? new Float32Array(0),
       diverged: byEdit.has(index) && result === undefined,
-      close: () => closeAll(fork, result?.delta),
+      close,
+      [Symbol.asyncDispose]: close,
     };
   });
 }

@@ -104,9 +104,12 @@ export async function writeEdits(
 }
 
 /** What an algorithm learns from: the edits with their rewards, one group a context. */
-export function toRollouts(edits: readonly WrittenEdit[], rewards: readonly number[]): Rollout[] {
+export function toRollouts(
+  edits: readonly WrittenEdit[],
+  rewards: readonly { readonly reward: number }[],
+): Rollout[] {
   return edits.map(({ group, tokens, promptLength, samplerLogprobs }, index) => {
-    return { group, tokens, promptLength, samplerLogprobs, reward: rewards[index]! };
+    return { group, tokens, promptLength, samplerLogprobs, reward: rewards[index]!.reward };
   });
 }
 

@@ -10,7 +10,7 @@ import type { TaskContext } from '../task/task.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import { type Answered, type AskOptions, ask, MEASURES, type MeasureName } from './measure.js';
 import { checkQuestionTemplate, QUESTION_TEMPLATE, type QuestionTemplate } from './question.js';
-import { SHAPE_DEFAULTS, type ShapedReward, shapeReward } from './shape.js';
+import { floorReward, SHAPE_DEFAULTS, type ShapedReward, shapeReward } from './shape.js';
 
 export interface RewardOptions {
   /** What pays. */
@@ -122,11 +122,10 @@ export async function meanDivergence(
   });
 }
 
-/** One edited fork to be judged on its context, and the unedited model's answers where they are known. */
+/** The context that a fork is judged on; an invalid edit gets the floor whatever its fork answers. */
 export interface RewardRow {
-  readonly fork: Fork | Model;
   readonly context: TaskContext;
-  readonly baseline?: ContextAnswers;
+  readonly edit?: { readonly invalid?: unknown };
 }
 
 /** What a fork earned, and the answers that it earned it with. */
@@ -136,36 +135,44 @@ export interface ForkReward extends ShapedReward {
 }
 
 /**
- * Rewards of edited forks over the fork that they were made from: the gain on the paying questions less β times the KL
- * on the texts of `retention` (text or tokens; all of them).
+ * Rewards of edited forks over the fork that they were made from: the gain on the paying questions of row r, as
+ * `copies[r]` answers them, less β times the KL on the texts of `retention` (text or tokens; all of them).
+ * `baselines`: the parent's answers, one a row, where they are known.
  */
 export async function rewardForks(
   parent: Fork,
   rows: readonly RewardRow[],
+  copies: readonly { readonly fork: Fork; readonly diverged?: boolean }[],
   retention: readonly (string | Int32Array)[],
-  given: Partial<RewardOptions> & CallOptions = {},
+  given: Partial<RewardOptions> & CallOptions & { baselines?: readonly ContextAnswers[] } = {},
 ): Promise<ForkReward[]> {
-  const { signal, onProgress, ...rest } = given;
+  const { signal, onProgress, baselines: known, ...rest } = given;
+  if (rows.length !== copies.length) {
+    throw makeError(
+      'INPUT_INVALID',
+      `${rows.length} edits and ${copies.length} copies; expected one copy an edit`,
+    );
+  }
   const call = { signal, onProgress };
   const options = rewardOptions(rest);
   const { tokenizer } = parent.model;
   const asking = askOptions(options, tokenizer, call);
-  const known = new BaselineCache();
-  for (const { context, baseline } of rows) if (baseline) known.set(context, baseline);
-  const baselines = await known.get(
-    parent,
-    '',
-    rows.map(({ context }) => context),
+  const contexts = rows.map(({ context }) => context);
+  const baselines = known ?? (await new BaselineCache().get(parent, '', contexts, asking));
+  const forks = copies.map(({ fork }) => fork);
+  const answers = await askForks(
+    forks.map((fork, index) => ({ fork, context: contexts[index]! })),
     asking,
   );
-  const answers = await askForks(rows, asking);
   const texts = retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text));
-  const forks = rows.map(({ fork }) => fork);
   const kl = await meanDivergence(forks, parent, texts, call);
-  return rows.map((_, index) => {
+  return rows.map(({ edit }, index) => {
     const edited = scoresOf(answers[index]!.paying, options.measure);
     const unedited = scoresOf(baselines[index]!.paying, options.measure);
-    const shaped = shapeReward({ edited, unedited, kl: kl[index]! }, options);
+    const shaped =
+      edit?.invalid || copies[index]!.diverged
+        ? floorReward(unedited, options)
+        : shapeReward({ edited, unedited, kl: kl[index]! }, options);
     return { ...shaped, answers: answers[index]!, baseline: baselines[index]! };
   });
 }
@@ -179,11 +186,6 @@ export function scoresOf(answers: readonly Answered[], measure: MeasureName): nu
 export class BaselineCache {
   #version = '';
   readonly #answers = new Map<string, ContextAnswers>();
-
-  /** Enters answers that are known for the present version. */
-  set(context: TaskContext, answers: ContextAnswers): void {
-    this.#answers.set(context.id, answers);
-  }
 
   /** The answers for `contexts`, asking `parent` only for those not yet known at this `version`. */
   async get(

@@ -122,11 +122,12 @@ describe('the divergence on retention texts', () => {
 describe('rewards of forks', () => {
   it('rise with what the edit taught, and pay for what it changed elsewhere', async () => {
     const taught = context([question('q', 'What is the gate made of?', 'silver.')]);
-    const rows = [{ fork: edited.fork, context: taught }];
+    const rows = [{ context: taught }];
     const options = { form: 'base' as const, beta: 2, floor: -9 };
     const [{ reward, parts }] = (await rewardForks(
       parent,
       rows,
+      [edited],
       ['Bread rises because of yeast.'],
       options,
     )) as [Awaited<ReturnType<typeof rewardForks>>[0]];
@@ -140,10 +141,10 @@ describe('rewards of forks', () => {
   it('do not count report-only questions', async () => {
     const paying = [question('p', 'What is the gate made of?', 'silver.')];
     const rows = [
-      { fork: edited.fork, context: context(paying) },
-      { fork: edited.fork, context: { ...context(paying, [question('r', 'Who?', 'Jebe')]), id: 'd' } },
+      { context: context(paying) },
+      { context: { ...context(paying, [question('r', 'Who?', 'Jebe')]), id: 'd' } },
     ];
-    const [without, with_] = await rewardForks(parent, rows, [], { beta: 0 });
+    const [without, with_] = await rewardForks(parent, rows, [edited, edited], [], { beta: 0 });
     expect(with_!.reward).toBeCloseTo(without!.reward, 6);
     expect(with_!.answers.report).toHaveLength(1);
   });
@@ -151,9 +152,24 @@ describe('rewards of forks', () => {
   it('take a baseline that is known as it is', async () => {
     const asked = context([question('q', 'What?', 'silver')]);
     const known = { paying: [{ scores: { likelihood: -100 } }], report: [] };
-    const rows = [{ fork: edited.fork, context: asked, baseline: known }];
-    const [rewarded] = await rewardForks(parent, rows, [], { beta: 0 });
+    const options = { beta: 0, baselines: [known] };
+    const [rewarded] = await rewardForks(parent, [{ context: asked }], [edited], [], options);
     expect(rewarded!.parts.unedited).toBe(-100);
+  });
+
+  it('are the floor for an edit that was invalid or whose training diverged', async () => {
+    const asked = context([question('q', 'What?', 'silver')]);
+    const rows = [
+      { context: asked, edit: { invalid: 'empty' } },
+      { context: asked },
+      { context: asked, edit: {} },
+    ];
+    const copies = [edited, { fork: edited.fork, diverged: true }, edited];
+    const rewards = await rewardForks(parent, rows, copies, [], { beta: 0, floor: -7 });
+    expect(rewards.map(({ reward }) => reward === -7)).toEqual([true, true, false]);
+    await expect(rewardForks(parent, rows, [edited], [], { beta: 0 })).rejects.toMatchObject({
+      code: 'INPUT_INVALID',
+    });
   });
 });
 
@@ -204,7 +220,7 @@ describe('writing edits', () => {
     for (const [a, logprob] of written!.samplerLogprobs.entries()) {
       expect(Math.abs(scored![written!.promptLength + a]! - logprob)).toBeLessThan(1e-4);
     }
-    const [rollout] = toRollouts([written!], [0.5]);
+    const [rollout] = toRollouts([written!], [{ reward: 0.5 }]);
     expect(rollout).toMatchObject({ group: 0, reward: 0.5, promptLength: written!.promptLength });
   });
 });
