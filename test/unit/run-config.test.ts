@@ -1,6 +1,7 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PPO_DEFAULTS } from '../../lib/algorithm/ppo.js';
 import { PARSE_DEFAULTS } from '../../lib/edit/parse.js';
@@ -41,6 +42,18 @@ describe('a configuration', () => {
     expect(config.adapt).toMatchObject({ rank: 32, alpha: 64, learningRate: 1e-3, epochs: 10, batchSize: 1 });
     expect(config.adapt).toMatchObject({ schedule: 'linear', clip: 1, targets: ['q_proj', 'v_proj'] });
     expect(config.adaptFrom).toBe('policy');
+  });
+
+  it('has every key in docs/configuration.md', async () => {
+    const here = dirname(fileURLToPath(import.meta.url));
+    const page = await readFile(join(here, '../../docs/configuration.md'), 'utf8');
+    const keysOf = (value: object): string[] =>
+      Object.entries(value).flatMap(([key, inner]) =>
+        typeof inner === 'object' && inner !== null && !Array.isArray(inner)
+          ? [key, ...keysOf(inner as object)]
+          : [key],
+      );
+    expect(keysOf(resolveConfig(MINIMAL)).filter((key) => !page.includes(`\`${key}\``))).toEqual([]);
   });
 
   it('survives its way through JSON', () => {
