@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace selfedit::addon {
 
@@ -20,12 +21,12 @@ int Engine::threads() const {
 
 void Engine::Post(const void* owner, std::function<void()> work) {
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    // Another environment may be ending the thread just now: a new one starts when that one is gone, never
+    // beside it.
+    idle_.wait(lock, [this] { return !stopping_; });
     queue_.push_back({owner, std::move(work)});
-    if (!thread_.joinable()) {
-      exit_ = false;
-      thread_ = std::thread([this] { Loop(); });
-    }
+    if (!thread_.joinable()) thread_ = std::thread([this] { Loop(); });
   }
   wake_.notify_one();
 }
@@ -34,7 +35,7 @@ void Engine::Dispose(std::shared_ptr<const void> thing) {
   if (thing == nullptr) return;
   {
     std::lock_guard lock(mutex_);
-    if (!thread_.joinable()) return;  // let go here
+    if (stopping_ || !thread_.joinable()) return;  // let go here
     queue_.push_back({nullptr, [thing = std::move(thing)]() mutable { thing.reset(); }});
   }
   wake_.notify_one();
@@ -48,7 +49,7 @@ void Engine::Loop() {
     Item item;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return exit_ || !queue_.empty(); });
+      wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
       if (queue_.empty()) return;
       item = std::move(queue_.front());
       queue_.pop_front();
@@ -73,20 +74,30 @@ void Engine::Enter() {
 }
 
 void Engine::Leave(const void* owner) {
+  std::deque<Item> dropped;  // let go on this thread, after the lock
   std::thread last;
   {
     std::unique_lock lock(mutex_);
-    idle_.wait(lock, [&] {
-      return running_ != owner && std::none_of(queue_.begin(), queue_.end(),
-                                               [&](const Item& item) { return item.owner == owner; });
-    });
-    if (--environments_ == 0) {
-      exit_ = true;
+    // What has not started never will: waiting for its turn would mean waiting for the work of other
+    // environments.
+    const auto mine = std::stable_partition(queue_.begin(), queue_.end(),
+                                            [&](const Item& item) { return item.owner != owner; });
+    std::move(mine, queue_.end(), std::back_inserter(dropped));
+    queue_.erase(mine, queue_.end());
+    idle_.wait(lock, [&] { return running_ != owner; });
+    if (--environments_ == 0 && thread_.joinable()) {
+      stopping_ = true;
       last = std::move(thread_);
     }
   }
+  if (!last.joinable()) return;
   wake_.notify_all();
-  if (last.joinable()) last.join();
+  last.join();
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = false;
+  }
+  idle_.notify_all();
 }
 
 }  // namespace selfedit::addon

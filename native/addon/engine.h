@@ -37,7 +37,7 @@ class Engine {
   std::deque<Item> queue_;
   const void* running_ = nullptr;
   int environments_ = 0;
-  bool exit_ = false;
+  bool stopping_ = false;  // the last environment has left and joins the thread
   std::thread thread_;
   std::atomic<int> threads_{0};
   std::atomic<int> applied_{0};

@@ -11,6 +11,14 @@ Environment::Environment(Napi::Env env) : env_(env), mailbox_(std::make_shared<M
   mailbox_->wake_.Unref(env);
   // Registered after the thread-safe function, so it runs before that one is torn down.
   napi_add_env_cleanup_hook(env, &Environment::Close, this);
+  // process.exit() and uncaught exceptions run no cleanup hooks in the main thread: they go straight to the
+  // destructors of libtorch's static objects, beneath a compute thread that still works. The 'exit' event
+  // comes before that.
+  const Napi::Object process = env.Global().Get("process").As<Napi::Object>();
+  process.Get("once").As<Napi::Function>().Call(
+      process, {Napi::String::New(env, "exit"), Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                  Environment::Of(info.Env()).Leave();
+                })});
 }
 
 bool Environment::Mailbox::Send(std::function<void(Napi::Env)> task) {
@@ -43,11 +51,17 @@ void Environment::End(const std::shared_ptr<Job>& job) {
   if (jobs_.empty()) mailbox_->wake_.Unref(env_);
 }
 
+void Environment::Leave() {
+  if (left_) return;
+  left_ = true;
+  for (const auto& job : jobs_) job->stop = true;
+  Engine::Get().Leave(this);  // waits: no work of this environment runs beyond this line
+  jobs_.clear();
+}
+
 void Environment::Close(void* data) {
   auto* self = static_cast<Environment*>(data);
-  for (const auto& job : self->jobs_) job->stop = true;
-  Engine::Get().Leave(self);  // waits: no work of this environment runs beyond this line
-  self->jobs_.clear();
+  self->Leave();
   std::lock_guard lock(self->mailbox_->mutex_);
   self->mailbox_->open_ = false;
   self->mailbox_->tasks_.clear();

@@ -42,6 +42,9 @@ class Environment {
   // A job keeps the event loop alive from Begin to End.
   void Begin(const std::shared_ptr<Job>& job);
   void End(const std::shared_ptr<Job>& job);
+  // Stops the jobs, waits for the running one, and takes no more. Idempotent.
+  void Leave();
+  bool left() const { return left_; }
 
   Napi::FunctionReference model, fork, delta, policy;
 
@@ -51,6 +54,7 @@ class Environment {
   Napi::Env env_;
   std::shared_ptr<Mailbox> mailbox_;
   std::set<std::shared_ptr<Job>> jobs_;
+  bool left_ = false;
 };
 
 }  // namespace selfedit::addon

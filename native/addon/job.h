@@ -1,5 +1,6 @@
 // The one job template: parse on the event loop, compute on the compute thread, convert on the event loop.
 #pragma once
+#include <c10/core/InferenceMode.h>
 #include <napi.h>
 
 #include <exception>
@@ -21,9 +22,11 @@ struct Failure {
 Failure DescribeException();
 Napi::Error MakeError(Napi::Env env, const Failure& failure);
 
-// Runs a synchronous body; native exceptions become JavaScript errors with a code.
+// Runs a synchronous body; native exceptions become JavaScript errors with a code. Tensors are those of the
+// compute thread, which works in inference mode: out of it they could be read but not written.
 template <typename Body>
 auto Guard(Napi::Env env, Body&& body) -> decltype(body()) {
+  const c10::InferenceMode inference;
   try {
     return body();
   } catch (const Napi::Error&) {
@@ -60,10 +63,10 @@ template <typename Work, typename Convert>
 Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
   using Result = decltype(work(std::declval<const JobControl&>()));
   Environment& environment = Environment::Of(env);
+  if (environment.left()) throw Error("CLOSED", "the process is exiting; no more work is taken");
   auto job = std::make_shared<RunningJob<Result>>(env);
   if (on_progress.IsFunction()) job->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
   const bool wants_progress = on_progress.IsFunction();
-  environment.Begin(job);
   const void* owner = &environment;
   Engine::Get().Post(owner, [job, mailbox = environment.mailbox(), wants_progress, work = std::move(work),
                              convert = std::move(convert)]() mutable {
@@ -122,6 +125,7 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
       }
     });
   });
+  environment.Begin(job);  // its end is told on this thread, so it cannot have been told yet
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("promise", job->deferred.Promise());
   std::weak_ptr<Job> weak = job;
