@@ -52,11 +52,9 @@ Napi::Value DeriveKeyCall(const Napi::CallbackInfo& info) {
 }
 
 int64_t Count(const Napi::Value& value) {
-  const double n = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
-  if (!(n >= 0 && n <= 1e9) || n != static_cast<double>(static_cast<int64_t>(n))) {
-    Invalid("n", "an integer from 0 to 1e9");
-  }
-  return static_cast<int64_t>(n);
+  const int64_t n = Index(value);
+  if (n < 0 || n > 1'000'000'000) Invalid("n", "an integer from 0 to 1e9");
+  return n;
 }
 
 Napi::Value PermutationCall(const Napi::CallbackInfo& info) {

@@ -29,6 +29,13 @@ inline int64_t Integer(const Napi::Object& object, const char* name) {
   return static_cast<int64_t>(value);
 }
 
+// An argument that counts or chooses something; -1 stands for whatever is not an integer from 0.
+inline int64_t Index(const Napi::Value& value) {
+  const double n = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  return n >= 0 && n <= 9e15 && n == static_cast<double>(static_cast<int64_t>(n)) ? static_cast<int64_t>(n)
+                                                                                  : -1;
+}
+
 inline bool Boolean(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsBoolean()) Invalid(name, "true or false");
@@ -82,14 +89,16 @@ struct TypedArrayOf<uint64_t> {
 
 template <typename T>
 std::vector<T> Values(const Napi::Value& value, const char* name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != TypedArrayOf<T>::kType) {
+  napi_typedarray_type type{};
+  size_t count = 0;
+  void* data = nullptr;  // of the array's own part of its buffer
+  if (!value.IsTypedArray() ||
+      napi_get_typedarray_info(value.Env(), value, &type, &count, &data, nullptr, nullptr) != napi_ok ||
+      type != TypedArrayOf<T>::kType) {
     Invalid(name, TypedArrayOf<T>::kName);
   }
-  const auto array = value.As<Napi::TypedArray>();
-  // Buffers (Uint8Array) may be pooled: the offset counts.
-  const auto* data = reinterpret_cast<const T*>(static_cast<const uint8_t*>(array.ArrayBuffer().Data()) +
-                                                array.ByteOffset());
-  return std::vector<T>(data, data + array.ElementLength());
+  const T* values = static_cast<const T*>(data);
+  return std::vector<T>(values, values + count);
 }
 
 template <typename T>

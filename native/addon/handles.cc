@@ -52,6 +52,13 @@ Held* Payload(const Napi::CallbackInfo& info) {
   return info[0].As<Napi::External<Held>>().Data();
 }
 
+// Methods are bound to their class by V8, accessors are not: a getter of one class must not read an object of
+// another.
+template <typename Handle>
+void CheckThis(const Napi::CallbackInfo& info) {
+  addon::Unwrap<Handle>(info.This());
+}
+
 [[noreturn]] void Closed(const char* name) {
   throw Error("CLOSED", std::string("the ") + name + " is closed");
 }
@@ -91,10 +98,15 @@ const std::shared_ptr<Model>& ModelHandle::get() const {
 }
 
 Napi::Value ModelHandle::Config(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return ConfigObject(info.Env(), get()->config()); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ModelHandle>(info);
+    return ConfigObject(info.Env(), get()->config());
+  });
 }
 Napi::Value ModelHandle::Matrices(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
+    CheckThis<ModelHandle>(info);
+
     const auto& matrices = get()->matrices();
     Napi::Array list = Napi::Array::New(info.Env(), matrices.size());
     for (size_t i = 0; i < matrices.size(); ++i) {
@@ -110,18 +122,28 @@ Napi::Value ModelHandle::Matrices(const Napi::CallbackInfo& info) {
   });
 }
 Napi::Value ModelHandle::DtypeOf(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::String::New(info.Env(), DtypeName(get()->dtype())); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ModelHandle>(info);
+    return Napi::String::New(info.Env(), DtypeName(get()->dtype()));
+  });
 }
 Napi::Value ModelHandle::Device(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::String::New(info.Env(), get()->device()); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ModelHandle>(info);
+    return Napi::String::New(info.Env(), get()->device());
+  });
 }
 Napi::Value ModelHandle::Parameters(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->parameters())); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ModelHandle>(info);
+    return Napi::Number::New(info.Env(), static_cast<double>(get()->parameters()));
+  });
 }
 Napi::Value ModelHandle::Bytes(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ModelHandle>(info);
+    return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes()));
+  });
 }
 Napi::Value ModelHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return ForkHandle::Make(info.Env(), Fork{get(), {}}); });
@@ -186,8 +208,10 @@ const Fork& ForkHandle::get() const {
   return fork_;
 }
 Napi::Value ForkHandle::Depth(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get().stack.size())); });
+  return Guard(info.Env(), [&] {
+    CheckThis<ForkHandle>(info);
+    return Napi::Number::New(info.Env(), static_cast<double>(get().stack.size()));
+  });
 }
 Napi::Value ForkHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] { return ForkHandle::Make(info.Env(), get()); });
@@ -208,7 +232,7 @@ Napi::Value ForkHandle::Apply(const Napi::CallbackInfo& info) {
 }
 Napi::Value ForkHandle::Revert(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
-    const int64_t depth = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : -1;
+    const int64_t depth = Index(info[0]);
     if (depth < 0 || depth > static_cast<int64_t>(get().stack.size())) {
       throw Error("OPTION_INVALID", "cannot revert to depth " + std::to_string(depth) + "; the fork holds " +
                                         std::to_string(fork_.stack.size()) + " deltas");
@@ -227,7 +251,7 @@ Napi::Value ForkHandle::Memory(const Napi::CallbackInfo& info) {
 }
 Napi::Value ForkHandle::Weight(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
-    const int64_t matrix = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : -1;
+    const int64_t matrix = Index(info[0]);
     if (matrix < 0 || matrix >= static_cast<int64_t>(get().model->matrices().size())) {
       throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(matrix));
     }
@@ -242,6 +266,8 @@ Napi::Value ForkHandle::Weight(const Napi::CallbackInfo& info) {
   });
 }
 Napi::Value ForkHandle::Close(const Napi::CallbackInfo& info) {
+  // It may be the last that holds the model.
+  if (fork_.model) Engine::Get().Dispose(std::make_shared<Fork>(std::move(fork_)));
   fork_ = Fork{};
   return info.Env().Undefined();
 }
@@ -283,10 +309,15 @@ const DeltaPtr& DeltaHandle::get() const {
   return delta_;
 }
 Napi::Value DeltaHandle::Kind(const Napi::CallbackInfo& info) {
-  return Napi::String::New(info.Env(), "lowRank");
+  return Guard(info.Env(), [&] {
+    CheckThis<DeltaHandle>(info);
+    return Napi::String::New(info.Env(), "lowRank");
+  });
 }
 Napi::Value DeltaHandle::Parts(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
+    CheckThis<DeltaHandle>(info);
+
     const auto& parts = get()->low_rank;
     Napi::Array list = Napi::Array::New(info.Env(), parts.size());
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -300,12 +331,14 @@ Napi::Value DeltaHandle::Parts(const Napi::CallbackInfo& info) {
   });
 }
 Napi::Value DeltaHandle::Bytes(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes())); });
+  return Guard(info.Env(), [&] {
+    CheckThis<DeltaHandle>(info);
+    return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes()));
+  });
 }
 Napi::Value DeltaHandle::Factors(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
-    const int64_t index = info[0].IsNumber() ? info[0].As<Napi::Number>().Int64Value() : -1;
+    const int64_t index = Index(info[0]);
     if (index < 0 || index >= static_cast<int64_t>(get()->low_rank.size())) {
       throw Error("OPTION_INVALID", "the delta has no part " + std::to_string(index));
     }

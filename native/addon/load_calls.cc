@@ -98,8 +98,10 @@ Napi::Value MakeDeltaCall(const Napi::CallbackInfo& info) {
       if (matrix < 0 || matrix >= static_cast<int64_t>(model->matrices().size())) {
         throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(matrix));
       }
-      if (rank < 1 || rank > (1 << 20))
-        throw Error("DELTA_SHAPE", "rank is " + std::to_string(rank) + "; expected at least 1");
+      if (rank < 1 || rank > kMostRank) {
+        throw Error("DELTA_SHAPE",
+                    "rank is " + std::to_string(rank) + "; expected 1 to " + std::to_string(kMostRank));
+      }
       const MatrixInfo& target = model->matrices()[matrix];
       delta->low_rank.push_back({matrix, Factor(part, "a", rank, target.in, *model),
                                  Factor(part, "b", target.out, rank, *model), Number(part, "scale")});

@@ -114,11 +114,16 @@ Policy& PolicyHandle::Idle() const {
 }
 
 Napi::Value PolicyHandle::Steps(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return Napi::Number::New(info.Env(), static_cast<double>(Idle().steps())); });
+  return Guard(info.Env(), [&] {
+    addon::Unwrap<PolicyHandle>(info.This());  // accessors are not bound to their class
+    return Napi::Number::New(info.Env(), static_cast<double>(Idle().steps()));
+  });
 }
 Napi::Value PolicyHandle::HasValueHead(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] { return Napi::Boolean::New(info.Env(), Idle().has_value_head()); });
+  return Guard(info.Env(), [&] {
+    addon::Unwrap<PolicyHandle>(info.This());  // accessors are not bound to their class
+    return Napi::Boolean::New(info.Env(), Idle().has_value_head());
+  });
 }
 Napi::Value PolicyHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
