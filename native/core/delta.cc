@@ -46,6 +46,11 @@ void Delta::Check(const Model& model) const {
                                      ShapeText(part.b) + ", the base needs A [r, " + std::to_string(info.in) +
                                      "] and B [" + std::to_string(info.out) + ", r] with r ≥ 1");
     }
+    if (part.a.scalar_type() != model.activation() || part.b.scalar_type() != model.activation()) {
+      // The products read the values as the model's own type.
+      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds " + c10::toString(part.a.scalar_type()) +
+                                       " values, the model computes in " + c10::toString(model.activation()));
+    }
     if (!std::isfinite(part.scale))
       throw Error("DELTA_INVALID", "\"" + info.name + "\": the scale is not finite");
     if (!at::isfinite(part.a).all().item<bool>() || !at::isfinite(part.b).all().item<bool>()) {

@@ -12,6 +12,8 @@ namespace selfedit {
 
 class Model;
 
+constexpr int64_t kMostRank = 1 << 20;  // sizes of factors then stay far from overflow
+
 // W + scale * B A, A [rank, in], B [out, rank] (LoRA, arXiv 2106.09685).
 struct LowRankPart {
   int64_t matrix = 0;

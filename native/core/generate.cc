@@ -183,20 +183,31 @@ class Generator {
 
   GenerateResult Run() {
     for (;;) {
-      control_.Check();
       Admit();
       if (active_.empty()) break;
+      Report();
       Decode();
     }
+    Report();
     return std::move(result_);
   }
 
  private:
+  // Once a forward pass, when all rows that it could end have ended.
+  void Report() {
+    if (steps_ == reported_) return;
+    reported_ = steps_;
+    control_.Report(
+        {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
+  }
+
   // Fills free places: rows of prompts already read first, then new prompts.
   void Admit() {
     while (static_cast<int64_t>(active_.size()) < max_rows_) {
+      control_.Check();
       if (ready_.empty()) {
         if (queue_.empty()) return;
+        Report();
         Prefill();
         continue;
       }
@@ -238,6 +249,7 @@ class Generator {
     for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
     const at::Tensor logits = HeadLogits(model_, hidden, last);
     for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
+    ++steps_;
   }
 
   void Start(int32_t p, const std::vector<int64_t>& rows) {
@@ -264,6 +276,7 @@ class Generator {
   }
 
   void Decode() {
+    control_.Check();
     std::vector<Row*> rows;
     at::Tensor tokens = at::empty({static_cast<int64_t>(active_.size())}, at::kInt);
     at::Tensor positions = at::empty_like(tokens);
@@ -285,8 +298,6 @@ class Generator {
     Sample(rows, model_.head().Forward(hidden).contiguous());
     Retire();
     ++steps_;
-    control_.Report(
-        {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
   void Sample(const std::vector<Row*>& rows, const at::Tensor& logits) {
@@ -360,7 +371,7 @@ class Generator {
   std::vector<std::unique_ptr<Row>> active_;
   GenerateResult result_;
   int64_t max_rows_ = 0, finished_ = 0;
-  double steps_ = 0;
+  double steps_ = 0, reported_ = 0;  // forward passes
 };
 
 }  // namespace

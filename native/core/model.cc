@@ -97,7 +97,7 @@ std::string Model::Fingerprint(const JobControl& control) const {
   for (const NamedTensor& named : Named()) {
     control.Check();
     std::string head = named.name;
-    for (const int64_t size : named.tensor->sizes()) head += "," + std::to_string(size);
+    for (const int64_t size : named.tensor->sizes()) (head += ',') += std::to_string(size);
     head += std::string(",") + DtypeName(dtype_) + ";";
     hash.Update(head.data(), head.size());
     const at::Tensor plain = named.tensor->contiguous();
@@ -124,6 +124,9 @@ std::string_view Model::TokenBytes(int32_t token) const {
 
 std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uint64_t key, double std) {
   config.Check();
+  if (!(std >= 0) || !std::isfinite(std)) {
+    throw Error("OPTION_INVALID", "std is " + std::to_string(std) + "; expected a number of at least 0");
+  }
   auto model = std::make_shared<Model>();
   model->config_ = config;
   model->dtype_ = dtype;

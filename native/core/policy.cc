@@ -37,7 +37,27 @@ void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_hea
     CheckLength("returns", spec.returns.size(), n);
     CheckLength("oldValues", spec.old_values.size(), n);
   }
-  if (!(spec.temperature > 0)) throw Error("OPTION_INVALID", "the policy's temperature must be above 0");
+  CheckTemperature(spec.temperature, "the policy");
+  // A rate that is NaN would be noticed one step late: when the values are gone.
+  auto check = [](const char* name, double value, double least, bool finite) {
+    if (value >= least && (!finite || std::isfinite(static_cast<float>(value)))) return;
+    throw Error("OPTION_INVALID", std::string(name) + " is " + std::to_string(value) + "; expected a number" +
+                                      (least == 0 ? " of at least 0" : ""));
+  };
+  check("clipLow", spec.clip_low, 0, false);
+  check("clipHigh", spec.clip_high, 0, false);
+  check("valueClip", spec.value_clip, 0, false);
+  check("maxGradNorm", spec.max_grad_norm, 0, false);
+  check("klCoefficient", spec.kl_coefficient, 0, true);
+  check("entropyCoefficient", spec.entropy_coefficient, -std::numeric_limits<double>::max(), true);
+  check("valueCoefficient", spec.value_coefficient, 0, true);
+  check("learningRate", spec.learning_rate, 0, true);
+  check("valueLearningRate", spec.value_learning_rate, 0, true);
+  check("weightDecay", spec.weight_decay, 0, true);
+  const float beta1 = static_cast<float>(spec.beta1), beta2 = static_cast<float>(spec.beta2);
+  if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1 && static_cast<float>(spec.epsilon) > 0)) {
+    throw Error("OPTION_INVALID", "beta1 and beta2 must lie in [0, 1), epsilon above 0");
+  }
   if (!(spec.normalizer > 0)) throw Error("OPTION_INVALID", "normalizer must be above 0");
   for (int64_t r = 0; r < spec.rows.rows(); ++r) {
     if (spec.action_mask[spec.rows.offsets[r]] != 0) {
@@ -146,6 +166,7 @@ PolicyStepStats Summarise(const Sums& s, const PolicyStepSpec& spec, bool value_
 Policy::Policy(std::shared_ptr<Model> model, const PolicySpec& spec)
     : model_(std::move(model)), delta_(*model_, spec.matrices, spec.rank, spec.alpha) {
   delta_.Initialise(DeriveKey(spec.key, "policy", {}));
+  if (!std::isfinite(spec.value_bias)) throw Error("OPTION_INVALID", "valueBias is not finite");
   if (spec.value_head) {
     value_ = at::zeros({model_->config().hidden_size + 1}, model_->options());
     value_.narrow(0, model_->config().hidden_size, 1).fill_(spec.value_bias);
@@ -209,7 +230,8 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   }
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
-  if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm)) {
+  const double value_norm = has_value_head() ? value_gradient_.to(at::kDouble).norm().item<double>() : 0.0;
+  if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm) || !std::isfinite(value_norm)) {
     throw Error("LOSS_NOT_FINITE", "policy step " + std::to_string(steps_ + 1) + ": loss " +
                                        std::to_string(stats.loss) + ", gradient norm " +
                                        std::to_string(stats.grad_norm) + "; the policy was not changed");

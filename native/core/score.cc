@@ -48,6 +48,14 @@ void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t fo
   }
 }
 
+void CheckTemperature(double temperature, const char* what) {
+  const float narrow = static_cast<float>(temperature);  // logits are divided in float32
+  if (!(narrow > 0) || !std::isfinite(narrow)) {
+    throw Error("OPTION_INVALID", std::string("temperature is ") + std::to_string(temperature) + "; " + what +
+                                      " needs a number above 0");
+  }
+}
+
 namespace {
 
 at::Tensor Hidden(const Model& model, const Ragged& batch, const std::vector<int64_t>& rows,
@@ -66,7 +74,7 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
   const Model& model = *spec.model;
   CheckRagged(spec.rows, model.config(), "row");
   CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
-  if (!(spec.temperature > 0)) throw Error("OPTION_INVALID", "score needs a temperature above 0");
+  CheckTemperature(spec.temperature, "score");
   std::vector<double> result(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   const auto batches = PackRows(spec.rows, spec.row_fork, most);

@@ -38,6 +38,9 @@ std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector
 // The named rows as a batch of their own.
 Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
 
+// Throws OPTION_INVALID unless logits can be divided by it.
+void CheckTemperature(double temperature, const char* what);
+
 // Throws INPUT_INVALID unless there is one entry a row and each is an index into the forks.
 void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t forks);
 

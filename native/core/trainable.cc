@@ -9,7 +9,10 @@ namespace selfedit {
 
 TrainableDelta::TrainableDelta(const Model& model, const std::vector<int32_t>& matrices, int64_t rank,
                                double alpha) {
-  if (rank < 1) throw Error("OPTION_INVALID", "rank is " + std::to_string(rank) + "; expected at least 1");
+  if (rank < 1 || rank > kMostRank) {
+    throw Error("OPTION_INVALID",
+                "rank is " + std::to_string(rank) + "; expected 1 to " + std::to_string(kMostRank));
+  }
   if (!std::isfinite(alpha)) throw Error("OPTION_INVALID", "alpha is not finite");
   if (matrices.empty()) throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
   int64_t offset = 0, previous = -1;
@@ -66,6 +69,7 @@ void TrainableDelta::Initialise(uint64_t key) {
 }
 
 void TrainableDelta::InitialiseFrom(const Delta& delta, const Model& model) {
+  delta.Check(model);  // it may have been made for another model
   BeforeWrite();
   if (delta.low_rank.size() != parts_.size()) {
     throw Error("DELTA_SHAPE", "the initial delta changes " + std::to_string(delta.low_rank.size()) +
