@@ -155,12 +155,17 @@ export async function adapt(
     maxStepTokens: callOptions.maxStepTokens ?? 0,
     deterministic: callOptions.deterministic ?? false,
   };
-  const uses = [model, ...table.resources, ...inits];
+  const uses = [...table.resources, ...inits];
   const result = await runJob((onProgress) => native().adapt(spec, onProgress), callOptions, uses);
   return result.deltas.map((handle, e) => {
     const loss = result.loss.slice(result.lossOffsets[e], result.lossOffsets[e + 1]);
     return { delta: new Delta(model, handle), loss, steps: loss.length };
   });
+}
+
+/** Integers travel in 32 bits. */
+function inRange(value: number, least: number): boolean {
+  return Number.isInteger(value) && value >= least && value < 2 ** 31;
 }
 
 const SCHEDULES: readonly AdaptOptions['schedule'][] = ['constant', 'linear', 'cosine'];
@@ -176,9 +181,9 @@ function settingsOf(call: AdaptCallOptions, edit: AdaptEdit, index: number): Ada
     throw makeError('OPTION_INVALID', `edit ${index}: ${name} is ${String(found)}; expected ${expected}`);
   };
   for (const name of ['rank', 'epochs', 'batchSize'] as const) {
-    if (!Number.isInteger(merged[name]) || merged[name] < 1) fail(name, merged[name], 'an integer from 1');
+    if (!inRange(merged[name], 1)) fail(name, merged[name], 'an integer from 1');
   }
-  if (!Number.isInteger(merged.warmupSteps) || merged.warmupSteps < 0) {
+  if (!inRange(merged.warmupSteps, 0)) {
     fail('warmupSteps', merged.warmupSteps, 'an integer from 0');
   }
   for (const name of ['learningRate', 'weightDecay', 'clip'] as const) {
@@ -194,6 +199,12 @@ function maskOf(edits: readonly AdaptEdit[], documents: readonly Int32Array[]): 
   const masks: Uint8Array[] = [];
   let next = 0;
   for (const [e, edit] of edits.entries()) {
+    if (edit.lossMask && edit.lossMask.length !== edit.documents.length) {
+      throw makeError(
+        'INPUT_INVALID',
+        `edit ${e} has ${edit.lossMask.length} loss masks for ${edit.documents.length} documents`,
+      );
+    }
     for (const d of edit.documents.keys()) {
       const length = documents[next++]!.length;
       const mask = edit.lossMask ? edit.lossMask[d] : new Uint8Array(length).fill(1);

@@ -93,14 +93,13 @@ export class Delta extends Resource {
     const first = parts[0];
     if (!first) throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
     const names = parts.map(({ matrix }) => this.model.matrices[matrix]!);
-    const alpha = first.scale * first.rank;
+    const alpha = alphaOf(first);
     const rank_pattern: Record<string, number> = {};
     const alpha_pattern: Record<string, number> = {};
     for (const [index, part] of parts.entries()) {
       const name = names[index]!.name;
       if (part.rank !== first.rank) rank_pattern[name] = part.rank;
-      if (part.rank !== first.rank || part.scale !== first.scale)
-        alpha_pattern[name] = part.scale * part.rank;
+      if (part.rank !== first.rank || part.scale !== first.scale) alpha_pattern[name] = alphaOf(part);
     }
     const config = {
       peft_type: 'LORA',
@@ -164,15 +163,29 @@ export class Delta extends Resource {
     if (config.bias && config.bias !== 'none') {
       throw makeError('OPTION_INVALID', `${path}: bias is "${config.bias}"; only "none" is supported`);
     }
+    checkPatterns(path, config.rank_pattern);
+    checkPatterns(path, config.alpha_pattern);
+    const ranks = model.matrices.map(({ name }) => patternValue(config.rank_pattern, name) ?? config.r);
     const scales = model.matrices.map(({ name }, matrix) => {
-      const rank = patternValue(config.rank_pattern, name) ?? config.r;
+      const rank = ranks[matrix]!;
       const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha;
       return { matrix, scale: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
     });
-    const handle = await runJob(() => native().loadDelta(model.handle, join(folder, WEIGHTS), scales), {}, [
-      model,
-    ]);
-    return new Delta(model, handle);
+    const file = join(folder, WEIGHTS);
+    const handle = await runJob(() => native().loadDelta(model.handle, file, scales), {}, [model]);
+    const delta = new Delta(model, handle);
+    const { parts } = delta;
+    const wrong = parts.find(({ matrix, rank }) => rank !== ranks[matrix]);
+    if (parts.length > 0 && !wrong) return delta;
+    await delta.close();
+    if (!wrong) throw makeError('DELTA_INVALID', `${file} changes no matrix; expected keys of LoRA factors`);
+    const { name } = model.matrices[wrong.matrix]!;
+    const expected = ranks[wrong.matrix];
+    throw makeError('DELTA_SHAPE', `${file}: "${name}" has rank ${wrong.rank}, ${CONFIG} says ${expected}`);
+  }
+
+  protected override get parent(): Model {
+    return this.model;
   }
 
   protected release(): void {
@@ -192,6 +205,29 @@ function targetModules(model: Model, parts: readonly { matrix: number }[]): stri
   const modules = [...new Set(parts.map(({ matrix }) => model.matrices[matrix]!.module))];
   const all = resolveTargets(model, modules);
   return all.length === parts.length ? modules : parts.map(({ matrix }) => model.matrices[matrix]!.name);
+}
+
+/** The alpha that gives the scale back when divided by the rank; to the bit wherever there is one. */
+function alphaOf({ scale, rank }: { scale: number; rank: number }): number {
+  const product = scale * rank;
+  const step = product * 2 ** -53;
+  const candidates = [Math.round(product), Math.fround(product), product, product + step, product - step];
+  return candidates.find((alpha) => alpha / rank === scale) ?? product;
+}
+
+/** Keys of patterns are regular expressions out of a file: one that cannot be read, or could take for ever, is refused. */
+function checkPatterns(path: string, pattern: Record<string, number> | null | undefined): void {
+  for (const key of Object.keys(pattern ?? {})) {
+    let fits = key.length <= 256 && !/\)[*+?{]/.test(key) && (key.match(/[*+{]/g) ?? []).length <= 4;
+    try {
+      new RegExp(key);
+    } catch {
+      fits = false;
+    }
+    if (!fits) {
+      throw makeError('FILE_FORMAT', `${path}: "${key}" is not a pattern of module names that is supported`);
+    }
+  }
 }
 
 /** PEFT matches a pattern's key against the end of a module's name. */

@@ -26,9 +26,6 @@ export async function divergence(
   const ragged = toRagged(rows.map(({ tokens }, r) => toTokens(table.model, tokens, `row ${r}`)));
   const { maxBatchTokens = 0 } = options;
   const spec = { ...ragged, forks: table.natives, rowFork, rowReference, maxBatchTokens };
-  const flat = await runJob((onProgress) => native().divergence(spec, onProgress), options, [
-    table.model,
-    ...table.resources,
-  ]);
+  const flat = await runJob((onProgress) => native().divergence(spec, onProgress), options, table.resources);
   return splitBy(flat, ragged.offsets);
 }

@@ -1,5 +1,5 @@
 import type { NativeFork } from './binding.js';
-import type { Delta } from './delta.js';
+import { Delta } from './delta.js';
 import { makeError } from './errors.js';
 import type { Model } from './model.js';
 import { runJob, runSync } from './native-job.js';
@@ -41,6 +41,7 @@ export class Fork extends Resource {
    */
   apply(delta: Delta, { scale = 1 }: { scale?: number } = {}): this {
     this.assertOpen();
+    if (!(delta instanceof Delta)) throw makeError('INPUT_INVALID', 'apply: expected a Delta');
     delta.assertOpen();
     runSync(() => this.handle.apply(delta.handle, scale));
     return this;
@@ -66,8 +67,14 @@ export class Fork extends Resource {
   async weight(matrix: number | string): Promise<Float32Array> {
     const id =
       typeof matrix === 'number' ? matrix : this.model.matrices.findIndex(({ name }) => name === matrix);
-    if (id < 0) throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
+    if (!(id in this.model.matrices)) {
+      throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
+    }
     return runJob(() => this.handle.weight(id), {}, [this]);
+  }
+
+  protected override get parent(): Model {
+    return this.model;
   }
 
   protected release(): void {

@@ -105,10 +105,7 @@ export async function generate(
     stopStrings: stop,
     maxRows: options.maxRows ?? 0,
   };
-  const result = await runJob((onProgress) => native().generate(spec, onProgress), options, [
-    model,
-    ...table.resources,
-  ]);
+  const result = await runJob((onProgress) => native().generate(spec, onProgress), options, table.resources);
   const tokens = splitBy(result.tokens, result.offsets);
   const logprobs = splitBy(result.logprobs, result.offsets);
   return samples.map(({ row, sample }, index) => ({

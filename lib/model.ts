@@ -1,5 +1,5 @@
 import { cpus } from 'node:os';
-import { type MatrixInfo, type ModelConfig, type NativeModel, native } from './binding.js';
+import { type MatrixInfo, type ModelConfig, type NativeFork, type NativeModel, native } from './binding.js';
 import { makeError } from './errors.js';
 import { Fork } from './fork.js';
 import { resolveModel } from './format/folder.js';
@@ -28,7 +28,10 @@ export interface RandomOptions {
   tokenizer?: Tokenizer;
 }
 
-/** Immutable weights, configuration and tokenizer. Loaded once, shared by all its forks; closing waits for calls in flight. */
+/**
+ * Immutable weights, configuration and tokenizer. Loaded once, shared by all its forks. `close()` waits for calls in
+ * flight; the weights stay as long as forks, deltas and policies of the model are open, which work on as before.
+ */
 export class Model extends Resource {
   protected readonly noun = 'model';
   /** @internal */
@@ -43,6 +46,7 @@ export class Model extends Resource {
   /** Folder or file that it was loaded from. */
   readonly path?: string;
   readonly #tokenizer: Tokenizer | undefined;
+  #base: NativeFork | undefined;
 
   private constructor(handle: NativeModel, tokenizer: Tokenizer | undefined, path?: string) {
     super();
@@ -114,12 +118,19 @@ export class Model extends Resource {
     return new Fork(this, this.handle.fork());
   }
 
+  /** @internal The unedited fork that stands for the model in calls: one, so that none waits for the garbage collector. */
+  get base(): NativeFork {
+    this.#base ??= this.handle.fork();
+    return this.#base;
+  }
+
   /** SHA-256 over names, shapes and bytes of all weights. */
-  fingerprint(): Promise<string> {
+  async fingerprint(): Promise<string> {
     return runJob(() => this.handle.fingerprint(), {}, [this]);
   }
 
   protected release(): void {
+    this.#base?.close();
     this.handle.close();
   }
 }

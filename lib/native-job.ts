@@ -1,6 +1,6 @@
 /** Native jobs as promises: typed errors with the caller's stack, `AbortSignal`, progress. */
 import type { NativeJob, NativeProgress, ProgressCallback } from './binding.js';
-import { AbortedError, fromNative } from './errors.js';
+import { AbortedError, fromNative, makeError } from './errors.js';
 import type { Resource } from './resource.js';
 
 /** Progress of a call: `done` of `total` in the call's own unit, steps taken, mean loss of the last step (or NaN). */
@@ -15,39 +15,64 @@ export interface CallOptions {
 }
 
 /** @internal Starts a native job; `uses` stay open until it has ended. */
-export function runJob<T>(
+export async function runJob<T>(
   start: (onProgress: ProgressCallback) => NativeJob<T>,
   { signal, onProgress }: CallOptions = {},
   uses: readonly Resource[] = [],
 ): Promise<T> {
-  if (signal?.aborted) return Promise.reject(aborted(signal));
+  if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
+    throw makeError('OPTION_INVALID', 'signal: expected an AbortSignal');
+  }
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw makeError('OPTION_INVALID', `onProgress is ${typeof onProgress}; expected a function`);
+  }
+  if (signal?.aborted) throw aborted(signal);
   for (const resource of uses) resource.assertOpen();
+  const caller = new Error();
+  let thrown: { error: unknown } | undefined;
+  const report = (progress: Progress): void => {
+    if (thrown) return;
+    try {
+      onProgress?.(progress);
+    } catch (error) {
+      thrown = { error };
+      job.cancel();
+    }
+  };
   let job: NativeJob<T>;
   try {
-    job = start(onProgress);
+    job = start(onProgress && report);
   } catch (error) {
     throw fromNative(error);
   }
   const cancel = (): void => job.cancel();
   signal?.addEventListener('abort', cancel, { once: true });
-  const caller = new Error();
-  const work = job.promise
-    .catch((error: unknown) => {
-      if (signal?.aborted) throw aborted(signal);
-      const typed = fromNative(error);
-      // The stack of the native side ends in the event loop; the caller's says where the call was made.
-      if (caller.stack) {
-        typed.stack = `${typed.name}: ${typed.message}\n${caller.stack.split('\n').slice(2).join('\n')}`;
-      }
-      throw typed;
-    })
-    .finally(() => signal?.removeEventListener('abort', cancel));
-  for (const resource of uses) resource.hold(work);
-  return work;
+  for (const resource of uses) resource.hold(job.promise);
+  try {
+    const result = await job.promise;
+    if (thrown) throw thrown.error;
+    return result;
+  } catch (error) {
+    let typed = fromNative(error);
+    if (thrown) typed = callbackThrew(thrown.error);
+    else if (signal?.aborted) typed = aborted(signal);
+    // The stack of the native side ends in the event loop; the caller's says where the call was made.
+    if (caller.stack) {
+      typed.stack = `${typed.name}: ${typed.message}\n${caller.stack.split('\n').slice(2).join('\n')}`;
+    }
+    throw typed;
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
 }
 
 function aborted(signal: AbortSignal): AbortedError {
   return new AbortedError('ABORTED', 'the call was aborted', { cause: signal.reason });
+}
+
+function callbackThrew(error: unknown): AbortedError {
+  const what = error instanceof Error ? error.message : String(error);
+  return new AbortedError('ABORTED', `the progress callback threw: ${what}`, { cause: error });
 }
 
 /** @internal Runs a synchronous native call; its errors become typed ones. */
@@ -74,7 +99,12 @@ export function watch<T>(
 ): AsyncIterable<Progress> & { readonly result: Promise<T> } {
   let latest: Progress | undefined;
   let ended = false;
-  let wake = (): void => {};
+  let waiting: (() => void)[] = [];
+  const wake = (): void => {
+    const woken = waiting;
+    waiting = [];
+    for (const resolve of woken) resolve();
+  };
   const result = start((progress) => {
     latest = progress;
     wake();
@@ -95,7 +125,7 @@ export function watch<T>(
         return;
       } else {
         await new Promise<void>((resolve) => {
-          wake = resolve;
+          waiting.push(resolve);
         });
       }
     }

@@ -183,14 +183,14 @@ export class Policy extends Resource {
       ...perToken,
       actionMask,
     };
-    return runJob(() => this.#handle.step(spec), { signal }, [this, this.model]);
+    return runJob(() => this.#handle.step(spec), { signal }, [this]);
   }
 
   /** Value head's estimates, one a token: V of the state in which the token is chosen; the first of a row is NaN. */
   async values(rows: readonly Int32Array[]): Promise<Float32Array[]> {
     if (rows.length === 0) return [];
     const ragged = toRagged(rows);
-    return splitBy(await runJob(() => this.#handle.values(ragged), {}, [this, this.model]), ragged.offsets);
+    return splitBy(await runJob(() => this.#handle.values(ragged), {}, [this]), ragged.offsets);
   }
 
   /** Values of the delta, per part A then B, then weights and bias of the value head. */
@@ -212,12 +212,16 @@ export class Policy extends Resource {
 
   /** Writes values, optimizer moments and counters as safetensors: whole or not at all. Errors: `WorkError` (`IO`). */
   async save(path: string): Promise<void> {
-    await runJob(() => this.#handle.save(path), {}, [this, this.model]);
+    await runJob(() => this.#handle.save(path), {}, [this]);
   }
 
   /** Restores what `save` wrote, to the bit. The policy is unchanged when the file is missing, damaged or of another shape. */
   async load(path: string): Promise<void> {
-    await runJob(() => this.#handle.load(path), {}, [this, this.model]);
+    await runJob(() => this.#handle.load(path), {}, [this]);
+  }
+
+  protected override get parent(): Model {
+    return this.model;
   }
 
   protected release(): void {

@@ -12,6 +12,10 @@ export abstract class Resource implements AsyncDisposable {
   protected abstract readonly noun: string;
   /** Gives the native memory back; called once, when no call is in flight. */
   protected abstract release(): void;
+  /** What this was made from. Its memory stays as long as this needs it; its `close()` waits for this one's calls too. */
+  protected get parent(): Resource | undefined {
+    return undefined;
+  }
 
   get closed(): boolean {
     return this.#closing !== undefined;
@@ -27,6 +31,7 @@ export abstract class Resource implements AsyncDisposable {
     this.#pending.add(work);
     const done = (): boolean => this.#pending.delete(work);
     work.then(done, done);
+    this.parent?.hold(work);
   }
 
   /** Waits for the calls in flight, then frees. Safe to call again. */

@@ -9,6 +9,9 @@ export type TokenInput = string | readonly number[] | Int32Array;
 
 /** @internal Token ids of an input. `what` names it in errors. */
 export function toTokens(model: Model, input: TokenInput, what: string): Int32Array {
+  if (typeof input !== 'string' && !Array.isArray(input) && !ArrayBuffer.isView(input)) {
+    throw makeError('INPUT_INVALID', `${what} is ${typeof input}; expected text or token ids`);
+  }
   const tokens = typeof input === 'string' ? model.tokenizer.encode(input) : input;
   if (tokens.length === 0) throw makeError('PROMPT_EMPTY', `${what} has no tokens; expected at least one`);
   if (tokens instanceof Int32Array) return tokens;
@@ -36,7 +39,7 @@ export function splitBy<A extends Float32Array | Int32Array>(values: A, offsets:
 
 /**
  * @internal The distinct forks of a call and each row's index among them. A `Model` stands for an unedited fork of
- * itself, made for the call.
+ * itself.
  */
 export class ForkTable {
   readonly natives: NativeFork[] = [];
@@ -45,7 +48,8 @@ export class ForkTable {
   readonly #index = new Map<Fork | Model, number>();
 
   constructor(first: Fork | Model) {
-    this.model = first instanceof Model ? first : first.model;
+    // A first one that is neither is refused by indexOf.
+    this.model = first instanceof Model ? first : first?.model;
   }
 
   /** Index of a fork, which must be of the same model as all others. */
@@ -61,7 +65,7 @@ export class ForkTable {
       throw makeError('INPUT_INVALID', `${what} belongs to another model; all rows of a call share one`);
     }
     const index = this.natives.length;
-    this.natives.push(fork instanceof Model ? fork.handle.fork() : fork.handle);
+    this.natives.push(fork instanceof Model ? fork.base : fork.handle);
     this.resources.push(fork);
     this.#index.set(fork, index);
     return index;

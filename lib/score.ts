@@ -33,9 +33,6 @@ export async function score(rows: readonly ScoreRow[], options: ScoreOptions = {
   const rowFork = Int32Array.from(rows, ({ fork }, r) => table.indexOf(fork, `row ${r}`));
   const ragged = toRagged(rows.map(({ tokens }, r) => toTokens(table.model, tokens, `row ${r}`)));
   const spec = { ...ragged, forks: table.natives, rowFork, temperature, maxBatchTokens };
-  const flat = await runJob((onProgress) => native().score(spec, onProgress), options, [
-    table.model,
-    ...table.resources,
-  ]);
+  const flat = await runJob((onProgress) => native().score(spec, onProgress), options, table.resources);
   return splitBy(flat, ragged.offsets);
 }
