@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -129,6 +130,35 @@ describe('the packed package', { timeout: 240_000 }, () => {
     const result = node([tsc, ...options, '--lib', 'es2023,esnext.disposable', 'esm.mts', 'cjs.cts']);
     expect(result.stdout).toBe('');
     expect(result.status).toBe(0);
+  });
+
+  it('runs the example, compiled', () => {
+    const examples = join(installed, 'examples');
+    for (const file of ['corpus.json', 'retention.json'])
+      copyFileSync(join(examples, file), join(project, file));
+    copyFileSync(join(examples, 'loop.ts'), join(project, 'loop.mts'));
+    const options = [
+      '--strict',
+      '--module',
+      'nodenext',
+      '--target',
+      'es2022',
+      '--types',
+      'node',
+      '--skipLibCheck',
+    ];
+    const compiled = node([tsc, ...options, '--lib', 'es2023,esnext.disposable', 'loop.mts']);
+    expect(compiled).toMatchObject({ status: 0, stdout: '' });
+    // A tiny random model; its positions are computed, so it takes longer prompts than it was made for.
+    const model = join(project, 'model');
+    cpSync(join(repository, 'test/fixtures/models/llama-tied'), model, { recursive: true });
+    const config = JSON.parse(readFileSync(join(model, 'config.json'), 'utf8'));
+    writeFileSync(join(model, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: 2048 }));
+    const result = node(['loop.mjs', model]);
+    expect(result).toMatchObject({ status: 0, stderr: '' });
+    expect(result.stdout).toMatch(
+      /^round 1: mean reward -?\d+\.\d{3} .*6 edits\nround 2: mean reward -?\d+\.\d{3} .*\n$/,
+    );
   });
 
   it('finds another libtorch when the one it was built with is gone', () => {
