@@ -2,6 +2,7 @@
 // there when the addon itself is opened. Plain Node-API and no libtorch: this file must load on any machine.
 #include <node_api.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,29 @@ bool ReadString(napi_env env, napi_value value, std::string* text) {
   return true;
 }
 
+// libgomp reads its settings when it is opened. Its threads spin for milliseconds at every barrier, which is
+// right when every core is theirs and ruinous when the event loop or another program wants one: measured, a
+// busy machine took 5 to 10 times longer. the
+// user's own settings win.
+class SpinBriefly {
+ public:
+  SpinBriefly() {
+#if !defined(_WIN32)
+    if (getenv("OMP_WAIT_POLICY") != nullptr || getenv(kName) != nullptr) return;
+    set_ = setenv(kName, "1000", 0) == 0;
+#endif
+  }
+  ~SpinBriefly() {
+#if !defined(_WIN32)
+    if (set_) unsetenv(kName);  // nothing of this is left for child processes
+#endif
+  }
+
+ private:
+  static constexpr const char* kName = "GOMP_SPINCOUNT";
+  bool set_ = false;
+};
+
 // load(paths: string[]): void — in order; throws with the dynamic linker's words at the first that does not
 // open.
 napi_value Load(napi_env env, napi_callback_info info) {
@@ -51,6 +75,7 @@ napi_value Load(napi_env env, napi_callback_info info) {
     napi_throw_type_error(env, nullptr, "load expects an array of paths");
     return nullptr;
   }
+  const SpinBriefly spin_briefly;
   uint32_t count = 0;
   napi_get_array_length(env, paths, &count);
   for (uint32_t i = 0; i < count; ++i) {
