@@ -132,6 +132,12 @@ describe('the packed package', { timeout: 240_000 }, () => {
     expect(result.status).toBe(0);
   });
 
+  it('has a command', () => {
+    const { status, stdout } = run(join(project, 'node_modules/.bin/selfedit'), ['doctor', '--json']);
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true, addon: { loads: true } });
+  });
+
   it('runs the example, compiled', () => {
     const examples = join(installed, 'examples');
     for (const file of ['corpus.json', 'retention.json'])
