@@ -85,7 +85,8 @@ export class Delta extends Resource {
 
   /**
    * Writes a PEFT LoRA adapter folder (adapter_config.json, adapter_model.safetensors, float32); each file appears whole
-   * or not at all. Parts of different rank or scale go into PEFT's rank and alpha patterns. Errors: `WorkError` (`IO`).
+   * or not at all. Parts of different rank or scale go into PEFT's rank and alpha patterns; PEFT stores alpha, so a scale
+   * that is no quotient alpha / rank may come back different in its last bit. Errors: `WorkError` (`IO`).
    */
   async save(folder: string): Promise<void> {
     this.assertOpen();
