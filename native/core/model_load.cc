@@ -100,6 +100,7 @@ class Loader {
     }
     Fail("TENSOR_MISSING", "missing", missing_);
     Fail("TENSOR_UNEXPECTED", "not of this architecture", unexpected_);
+    if (done_ < total_) control_.Report({total_, total_, static_cast<double>(used_.size() + 1), NAN});
   }
 
  private:
