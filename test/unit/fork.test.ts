@@ -259,10 +259,13 @@ describe('lives', () => {
     await policy.step({ ...step, learningRate: 0.01 });
     expect(await scoreBits(fork)).toBe(before);
     expect(await scoreBits(model.fork().apply(delta))).toBe(before);
-    const moved = await scoreBits(policy.fork());
-    expect(moved).not.toBe(before);
+    // The values are now the policy's own copy, made by the compute thread; they can be set from here.
+    const moved = policy.parameters();
+    expect(bits(moved)).not.toBe(bits(start));
     policy.setParameters(start);
     expect(await scoreBits(policy.fork())).toBe(before);
+    policy.setParameters(moved);
+    expect(await scoreBits(policy.fork())).not.toBe(before);
     expect(await scoreBits(fork)).toBe(before);
   });
 });
