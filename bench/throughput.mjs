@@ -34,10 +34,10 @@ const draw = (n) => {
 };
 const tokens = (length) => Array.from({ length }, () => 100 + draw(model.config.vocabSize - 200));
 const LENGTHS = [19, 19, 29, 25, 25, 31, 34, 109];
-const edits = Array.from({ length: 8 }, () => LENGTHS.map(tokens));
-const rows = Array.from({ length: 32 }, (_, i) => tokens(40 + 5 * i));
-const prompts = Array.from({ length: 8 }, (_, i) => tokens(60 + 20 * i));
-const [SAMPLES, NEW] = [2, 64];
+const edits = Array.from({ length: 4 }, () => LENGTHS.map(tokens));
+const rows = Array.from({ length: 12 }, (_, i) => tokens(40 + 15 * i));
+const prompts = Array.from({ length: 4 }, (_, i) => tokens(60 + 40 * i));
+const [SAMPLES, NEW] = [2, 48];
 
 const folder = await mkdtemp(join(tmpdir(), 'selfedit-bench-'));
 const [start] = await adapt([{ fork: model, documents: [tokens(8)] }], { learningRate: 0, epochs: 1 });
