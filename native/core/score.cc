@@ -68,6 +68,14 @@ at::Tensor Hidden(const Model& model, const Ragged& batch, const std::vector<int
                             nullptr);
 }
 
+// A delta can make numbers overflow that were finite before: that is told, not handed on as NaN.
+double Finite(double value, const char* what, int64_t row, int64_t position) {
+  if (std::isfinite(value)) return value;
+  throw Error("LOSS_NOT_FINITE", "row " + std::to_string(row) + ", position " + std::to_string(position) +
+                                     ": the " + what + " is " + std::to_string(value) +
+                                     "; the fork's values overflow");
+}
+
 }  // namespace
 
 std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
@@ -86,8 +94,9 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
     const std::vector<double> logprobs = HeadLogprobs(model, hidden, NextTokenRows(batch), spec.temperature);
     size_t next = 0;
     for (const int64_t row : rows) {
-      for (int64_t i = 1; i < spec.rows.length(row); ++i)
-        result[spec.rows.offsets[row] + i] = logprobs[next++];
+      for (int64_t i = 1; i < spec.rows.length(row); ++i) {
+        result[spec.rows.offsets[row] + i] = Finite(logprobs[next++], "log-prob", row, i);
+      }
     }
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
@@ -113,7 +122,9 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
     const std::vector<double> kl = HeadDivergence(model, a, b, all);
     size_t next = 0;
     for (const int64_t row : rows) {
-      for (int64_t i = 0; i < spec.rows.length(row); ++i) result[spec.rows.offsets[row] + i] = kl[next++];
+      for (int64_t i = 0; i < spec.rows.length(row); ++i) {
+        result[spec.rows.offsets[row] + i] = Finite(kl[next++], "divergence", row, i);
+      }
     }
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
