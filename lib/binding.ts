@@ -12,7 +12,7 @@ export interface NativeJob<T> {
 }
 
 /** Progress of a job, delivered at most once a step; later reports replace undelivered earlier ones. */
-export interface NativeProgress {
+export interface Progress {
   /** Work finished, in the job's own unit (tokens for score and adapt, rows for generate, bytes for load). */
   done: number;
   total: number;
@@ -21,7 +21,7 @@ export interface NativeProgress {
   /** Mean loss of the last step where there is one, else NaN. */
   loss: number;
 }
-export type ProgressCallback = ((progress: NativeProgress) => void) | undefined;
+export type ProgressCallback = ((progress: Progress) => void) | undefined;
 
 /** Normalised architecture description; TypeScript makes it from config.json or GGUF metadata. */
 export interface ModelConfig {

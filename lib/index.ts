@@ -10,12 +10,13 @@ export {
   type AdaptOptions,
   adapt,
 } from './adapt.js';
-export type { MatrixInfo, ModelConfig, PolicyStepStats } from './binding.js';
+export type { MatrixInfo, ModelConfig, PolicyStepSpec, PolicyStepStats } from './binding.js';
 export { Delta, type LowRankFactors } from './delta.js';
 export { type DivergenceRow, divergence } from './divergence.js';
 export { type DoctorReport, doctor } from './doctor.js';
 export * from './errors.js';
 export { Fork } from './fork.js';
+export type { GgufMetadata } from './format/gguf.js';
 export {
   type GenerateOptions,
   type GenerateRow,
@@ -32,11 +33,19 @@ export {
   type PolicyMinibatch,
   type PolicyOptions,
   type PolicyRow,
+  type PolicyStepOptions,
 } from './policy.js';
-export { modelNames, type PullOptions, type PullProgress, pull } from './pull.js';
+export { modelNames, type PullOptions, type PullProgress, type PullSource, pull } from './pull.js';
 export { deriveKey, permutation, uniform } from './random.js';
+export { Resource } from './resource.js';
 export type { TokenInput } from './rows.js';
 export { type ScoreOptions, type ScoreRow, score } from './score.js';
 export { DEFAULT_TARGETS, resolveTargets } from './targets.js';
 export type { ChatMessage } from './tokenizer/chat.js';
-export { Tokenizer } from './tokenizer/tokenizer.js';
+export {
+  type ChatOptions,
+  type DecodeOptions,
+  type EncodeOptions,
+  Tokenizer,
+  type TokenizerParts,
+} from './tokenizer/tokenizer.js';

@@ -1,10 +1,9 @@
 /** Native jobs as promises: typed errors with the caller's stack, `AbortSignal`, progress. */
-import type { NativeJob, NativeProgress, ProgressCallback } from './binding.js';
+import type { NativeJob, Progress, ProgressCallback } from './binding.js';
 import { AbortedError, fromNative, makeError } from './errors.js';
 import type { Resource } from './resource.js';
 
-/** Progress of a call: `done` of `total` in the call's own unit, steps taken, mean loss of the last step (or NaN). */
-export type Progress = NativeProgress;
+export type { Progress };
 
 /** What every long call takes. */
 export interface CallOptions {

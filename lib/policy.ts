@@ -38,7 +38,8 @@ export interface PolicyRow {
   importance?: Float32Array;
 }
 
-type StepScalars = Omit<
+/** The scalars of the objective; each is explained at `POLICY_STEP_DEFAULTS` and in docs/notation.md. */
+export type PolicyStepOptions = Omit<
   PolicyStepSpec,
   | 'tokens'
   | 'offsets'
@@ -52,11 +53,11 @@ type StepScalars = Omit<
 >;
 
 /** A minibatch of rollouts with the scalars of the objective (defaults: `POLICY_STEP_DEFAULTS`). */
-export interface PolicyMinibatch extends Partial<StepScalars>, Pick<CallOptions, 'signal'> {
+export interface PolicyMinibatch extends Partial<PolicyStepOptions>, Pick<CallOptions, 'signal'> {
   rows: readonly PolicyRow[];
 }
 
-export const POLICY_STEP_DEFAULTS: StepScalars = {
+export const POLICY_STEP_DEFAULTS: PolicyStepOptions = {
   loss: 'ppo',
   temperature: 1,
   clipLow: 0.2,
