@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/model.h"
+#include "core/stored.h"
 #include "format/safetensors_writer.h"
 #include "format/tensor_file.h"
 
@@ -79,6 +80,7 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
     const TensorInfo* info = file->Find(key);
     if (info == nullptr) return at::Tensor();
     used.insert(key);
+    CheckReal(*file, *info);
     if (info->shape.size() != 2)
       throw Error("DELTA_SHAPE", path + ": \"" + key + "\" must have two dimensions");
     at::Tensor out = at::empty(info->shape, model.options());

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/model.h"
+#include "core/stored.h"
 #include "format/tensor_file.h"
 
 namespace selfedit {
@@ -115,6 +116,7 @@ class Loader {
 
   at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type) {
     const TensorInfo& info = *source.info;
+    CheckReal(*source.file, info);
     const uint8_t* data = source.file->Data(info);
     const bool same = (info.dtype == DType::kF32 && type == at::kFloat) ||
                       (info.dtype == DType::kBF16 && type == at::kBFloat16) ||

@@ -158,6 +158,20 @@ const folders: Case[] = [
     /up_proj\.weight" is \[48, 80\], the configuration needs \[80, 48\]/,
   ],
   [
+    'holds integers',
+    (p) => change(p, (t) => t.set(up, { ...t.get(up)!, dtype: 'I32' })),
+    'FileError',
+    'FILE_FORMAT',
+    /up_proj\.weight" is of type I32; expected floating-point/,
+  ],
+  [
+    'has a tensor of no elements',
+    (p) => change(p, (t) => t.set(up, storeFloat32([80, 0], []))),
+    'FileError',
+    'TENSOR_SHAPE',
+    /is \[80, 0\], the configuration needs \[80, 48\]/,
+  ],
+  [
     'has a vector where a matrix belongs',
     (p) => change(p, (t) => t.set(up, storeFloat32([3840], new Float32Array(3840)))),
     'FileError',

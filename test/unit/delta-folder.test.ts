@@ -166,6 +166,24 @@ describe('an adapter folder that', () => {
       /two dimensions/,
     ],
     [
+      'holds integers',
+      { tensors: (t) => t.set(key, { ...t.get(key)!, dtype: 'I32' }) },
+      'FILE_FORMAT',
+      /I32/,
+    ],
+    [
+      'has factors without rows',
+      { tensors: (t) => t.set(key, storeFloat32([0, 48], [])) },
+      'DELTA_SHAPE',
+      /A is \[0, 48\]/,
+    ],
+    [
+      'has factors without columns',
+      { tensors: (t) => t.set(key, storeFloat32([2, 0], [])) },
+      'DELTA_SHAPE',
+      /A is \[2, 0\]/,
+    ],
+    [
       'holds NaN',
       { tensors: (t) => t.set(key, storeFloat32([2, 48], new Float32Array(96).fill(Number.NaN))) },
       'DELTA_INVALID',

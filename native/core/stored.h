@@ -1,0 +1,25 @@
+// What weights and factors may be stored as.
+#pragma once
+#include "format/tensor_file.h"
+
+namespace selfedit {
+
+// Integers belong to quantisation schemes whose scales lie elsewhere: read as numbers they would be a wrong
+// model.
+inline void CheckReal(const TensorFile& file, const TensorInfo& info) {
+  switch (info.dtype) {
+    case DType::kI64:
+    case DType::kI32:
+    case DType::kI16:
+    case DType::kI8:
+    case DType::kU8:
+    case DType::kBool:
+      throw Error("FILE_FORMAT", file.path() + ": tensor \"" + info.name + "\" is of type " +
+                                     std::string(DTypeName(info.dtype)) +
+                                     "; expected floating-point values or a quantisation of GGUF");
+    default:
+      return;
+  }
+}
+
+}  // namespace selfedit
