@@ -165,6 +165,12 @@ class Lockstep {
       Step(Choose());
       for (auto& slot : active_) {
         if (!slot->finished()) continue;
+        if (!at::isfinite(slot->delta().values()).all().item<bool>()) {
+          // The last step of all: no loss comes after it that would show what it did.
+          throw Error("LOSS_NOT_FINITE", "edit " + std::to_string(slot->index) +
+                                             ": the values are not finite after the last step; lower the "
+                                             "learning rate or the weight decay");
+        }
         slot->delta().Finish();
         result_.deltas[slot->index] = slot->delta().Share();
         slot.reset();

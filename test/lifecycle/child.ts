@@ -54,19 +54,21 @@ export interface ChildOptions {
   env?: NodeJS.ProcessEnv;
   /** Sent when the program first prints something. */
   kill?: NodeJS.Signals;
+  /** No file of the program grows beyond this many KiB: to it, the disk is full. */
+  fileLimit?: number;
 }
 
 /** Runs a module; a program that does not end in a minute is killed, which its result shows. */
 export function child(
   source: string,
-  { flags = [], env = process.env, kill }: ChildOptions = {},
+  { flags = [], env = process.env, kill, fileLimit }: ChildOptions = {},
 ): Promise<Ended> {
   const needsWorkers = /\bstart\(/.test(source);
   const text = prelude + (needsWorkers ? workers : '') + source;
-  const running = spawn(process.execPath, [...flags, '--input-type=module', '-e', text], {
-    env,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  const node = [process.execPath, ...flags, '--input-type=module', '-e', text];
+  const limited =
+    fileLimit === undefined ? node : ['bash', '-c', `ulimit -f ${fileLimit}; exec "$@"`, 'bash', ...node];
+  const running = spawn(limited[0]!, limited.slice(1), { env, stdio: ['ignore', 'pipe', 'pipe'] });
   const ended: Ended = { status: null, signal: null, stdout: '', stderr: '' };
   running.stdout.on('data', (chunk: Buffer) => {
     if (kill && ended.stdout === '') running.kill(kill);

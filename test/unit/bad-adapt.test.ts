@@ -228,4 +228,18 @@ describe('adapt', () => {
     expect(error.message).toMatch(/edit 1, step \d+: .*(is|not) .*; lower the learning rate/);
     expect(await model.fingerprint()).toBe(before);
   });
+
+  it('values that overflow in the last step are not handed out', async () => {
+    const options = {
+      rank: 2,
+      epochs: 1,
+      learningRate: 3e38,
+      weightDecay: 10,
+      clip: 0,
+      schedule: 'constant',
+    } as const;
+    const error = await failureOf(adapt([{ fork, documents: [tokens] }], options));
+    expect(error).toMatchObject({ name: 'WorkError', code: 'LOSS_NOT_FINITE' });
+    expect(error.message).toMatch(/edit 0: the values are not finite after the last step/);
+  });
 });
