@@ -67,7 +67,7 @@ export async function generate(
   if (!first) return [];
   const table = new ForkTable(first.fork);
   const { model } = table;
-  const stop = [...(options.stop ?? [])];
+  const stop = stopStringsOf(options);
   const seed = toSeed(options.seed ?? 0);
   const promptFork = Int32Array.from(rows, ({ fork }, r) => table.indexOf(fork, `row ${r}`));
   const prompts = rows.map(({ prompt }, r) => toTokens(model, prompt, `prompt ${r}`));
@@ -99,9 +99,7 @@ export async function generate(
     topP: Float32Array.from(each('topP', 1)),
     topK: integers('topK', 0, 0),
     keys: BigUint64Array.from(samples, ({ key }) => key),
-    stopTokens: Int32Array.from(
-      options.stopTokens ?? (model.hasTokenizer ? model.tokenizer.eosTokenIds : []),
-    ),
+    stopTokens: stopTokensOf(model, options),
     stopStrings: stop,
     maxRows: options.maxRows ?? 0,
   };
@@ -117,6 +115,23 @@ export async function generate(
     row,
     sample,
   }));
+}
+
+function stopStringsOf({ stop = [] }: GenerateOptions): string[] {
+  if (!Array.isArray(stop))
+    throw makeError('OPTION_INVALID', `stop is ${typeof stop}; expected a list of strings`);
+  return [...stop];
+}
+
+function stopTokensOf(model: Model, { stopTokens }: GenerateOptions): Int32Array {
+  const tokens = stopTokens ?? (model.hasTokenizer ? model.tokenizer.eosTokenIds : []);
+  const { vocabSize } = model.config;
+  for (const token of tokens) {
+    if (!Number.isInteger(token) || token < 0 || token >= vocabSize) {
+      throw makeError('TOKEN_RANGE', `stop token ${token} is outside the vocabulary of ${vocabSize}`);
+    }
+  }
+  return Int32Array.from(tokens);
 }
 
 function cutAt(text: string, stops: readonly string[]): string {

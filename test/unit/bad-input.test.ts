@@ -1,11 +1,13 @@
 /** Rows that cannot be scored, compared or continued: one typed error that names the row, and a process that goes on. */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { divergence, type Fork, type GenerateRow, generate, type Model, score } from '../../lib/index.js';
+import { divergence, type Fork, type GenerateRow, generate, Model, score } from '../../lib/index.js';
+import { fixture } from '../support/fixtures.js';
 import { expectRefusal, type Refusal } from '../support/refusals.js';
 import { bits, deltaOf, tinyModel, tokensOf } from '../support/tiny.js';
 
 let model: Model;
 let other: Model;
+let real: Model; // with a tokenizer
 let fork: Fork;
 let expected: string;
 const tokens = tokensOf(30, 1);
@@ -13,10 +15,11 @@ const good = async (): Promise<string> => bits((await score([{ fork, tokens }]))
 beforeAll(async () => {
   model = await tinyModel();
   other = await tinyModel({ seed: 2 });
+  real = await Model.load(fixture('models', 'llama-tied'));
   fork = model.fork().apply(deltaOf(model));
   expected = await good();
 });
-afterAll(() => Promise.all([model.close(), other.close()]));
+afterAll(() => Promise.all([model.close(), other.close(), real.close()]));
 // Whatever was refused, the next call is as good as the first.
 afterEach(async () => expect(await good()).toBe(expected));
 
@@ -274,6 +277,41 @@ describe('generate', () => {
     ],
     ['no samples', () => prompt([1], { samples: 0 }), 'InputError', 'OPTION_INVALID', /row 1: samples is 0/],
     ['half a seed', () => prompt([1], { seed: 0.5 }), 'InputError', 'OPTION_INVALID', /seed is 0\.5/],
+    [
+      'an empty text',
+      () => generate([{ fork: real, prompt: '' }]),
+      'InputError',
+      'PROMPT_EMPTY',
+      /prompt 0 has no tokens/,
+    ],
+    [
+      'an empty stop string of a model with a tokenizer',
+      () => generate([{ fork: real, prompt: 'a' }], { stop: ['x', ''] }),
+      'InputError',
+      'OPTION_INVALID',
+      /a stop string is empty/,
+    ],
+    [
+      'one stop string where a list is expected',
+      () => generate([{ fork, prompt: [1] }], { stop: 'abc' as never }),
+      'InputError',
+      'OPTION_INVALID',
+      /stop is string; expected a list/,
+    ],
+    [
+      'a stop token that is NaN',
+      () => generate([{ fork, prompt: [1] }], { stopTokens: [Number.NaN] }),
+      'InputError',
+      'TOKEN_RANGE',
+      /stop token NaN is outside the vocabulary of 331/,
+    ],
+    [
+      'a stop token beyond the vocabulary',
+      () => generate([{ fork, prompt: [1] }], { stopTokens: [2, 331] }),
+      'InputError',
+      'TOKEN_RANGE',
+      /stop token 331 is outside/,
+    ],
     [
       'an empty stop string',
       () => generate([{ fork, prompt: [1] }], { stop: [''] }),
