@@ -42,10 +42,13 @@ const workers = `
     import { parentPort } from 'node:worker_threads';
     const post = (message) => parentPort.postMessage(message);
   `)};
-  const start = async (source, options = {}) => {
+  const start = async (source, { onError, ...options } = {}) => {
     const worker = new Worker(workerPrelude + source, { eval: true, ...options });
+    // Listened for from the start: they may come together with the message.
+    if (onError) worker.on('error', onError);
+    const exited = new Promise((done) => worker.once('exit', done));
     const [message] = await once(worker, 'message');
-    return { worker, message };
+    return { worker, message, exited };
   };
 `;
 

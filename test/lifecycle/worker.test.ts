@@ -8,11 +8,11 @@ const path = JSON.stringify(fixture('models', 'llama-tied'));
 describe('a worker', () => {
   it('loads, scores and ends; its numbers are those of the main thread', async () => {
     const source = `
-      const { worker, message } = await start(\`
+      const { message, exited } = await start(\`
         const model = await se.Model.load(${path.replaceAll('"', "'")});
         post(await scored(model));
       \`);
-      const [code] = await once(worker, 'exit');
+      const code = await exited;
       const model = await se.Model.load(${path});
       console.log(code, message === (await scored(model)));`;
     expect(await child(source)).toEqual(wellEnded('0 true'));
@@ -83,13 +83,12 @@ describe('a worker', () => {
   it('calls process.exit, or throws, while it works', async () => {
     const source = `
       for (const end of ['process.exit(5)', 'setImmediate(() => { throw new Error("of the worker"); })']) {
-        const { worker } = await start(\`
+        const { exited } = await start(\`
           const model = await se.Model.random(config, { seed: 1 });
           let reports = 0;
           endless(model, { onProgress: () => { if (++reports === 1) post('going'); if (reports === 4) { \${end}; } } });
-        \`);
-        worker.on('error', ({ message }) => console.log(message));
-        console.log((await once(worker, 'exit').catch(() => once(worker, 'exit')))[0]);
+        \`, { onError: ({ message }) => console.log(message) });
+        console.log(await exited);
       }
       const model = await se.Model.random(config, { seed: 1 });
       console.log((await scored(model)).length > 0);`;
@@ -103,15 +102,13 @@ describe('several environments', () => {
       const body = \`
         import { workerData } from 'node:worker_threads';
         const model = await se.Model.random(config, { seed: workerData });
-        post('loaded');
         const all = [];
         for (let i = 0; i < 20; i++) all.push(await scored(model));
         const [{ loss }] = await se.adapt([{ fork: model, documents: [tokens(30)] }], { epochs: 5 });
         post([new Set(all).size, all[0], bits(loss)]);
       \`;
       const work = async (seed) => {
-        const { worker } = await start(body, { workerData: seed });
-        return (await once(worker, 'message'))[0];
+        return (await start(body, { workerData: seed })).message;
       };
       const [one, two] = await Promise.all([work(1), work(2)]);
       const model = await se.Model.random(config, { seed: 1 });
@@ -124,13 +121,13 @@ describe('several environments', () => {
     const source = `
       const lives = async (n) => {
         for (let i = 0; i < 6; i++) {
-          const { worker, message } = await start(\`
+          const { worker, message, exited } = await start(\`
             const model = await se.Model.random(config, { seed: 1 });
             post(await scored(model));
           \`);
           seen.add(message);
           if ((i + n) % 2) await worker.terminate();
-          else await once(worker, 'exit');
+          else await exited;
         }
       };
       const seen = new Set();
