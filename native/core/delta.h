@@ -1,4 +1,4 @@
-// A change to a named subset of the matrices, and a fork: a model plus an ordered list of deltas.
+// A change to a named subset of the weights, and a fork: a model plus an ordered list of deltas.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -14,27 +14,50 @@ class Model;
 
 constexpr int64_t kMostRank = 1 << 20;  // sizes of factors then stay far from overflow
 
-// W + scale * B A, A [rank, in], B [out, rank] (LoRA, arXiv 2106.09685).
-struct LowRankPart {
-  int64_t matrix = 0;
-  at::Tensor a, b;  // contiguous, in the model's activation type
+enum class DeltaKind { kLowRank, kSparse, kDense, kSpectral };
+const char* DeltaKindName(DeltaKind kind);  // "lowRank" …
+
+// The change of one weight W [out, in] (vectors are matrices of one row), W + scale * D:
+//   lowRank   D = B A, A [r, in], B [out, r]                                  (LoRA, arXiv 2106.09685)
+//   sparse    D[i, columns[k]] = values[k] for row_offsets[i] <= k < row_offsets[i + 1]
+//   dense     D = values [out, in]
+//   spectral  D = U diag(sigma values) V^T: singular value k becomes sigma_k (1 + values_k); U [out, r] in `b`,
+//             V^T [r, in] in `a`, both shared with whoever holds the factors    (SVF, arXiv 2501.06252)
+// Floating tensors are contiguous and of the model's activation type; offsets and columns are int32.
+struct DeltaPart {
+  DeltaKind kind = DeltaKind::kLowRank;
+  int64_t matrix = 0;  // index into Model::tensors
   double scale = 1.0;
-  int64_t rank() const { return a.size(0); }
+  at::Tensor a, b;                  // lowRank, spectral
+  at::Tensor sigma;                 // spectral, [r]
+  at::Tensor row_offsets, columns;  // sparse, [out + 1] and [n]; columns ascend within a row
+  at::Tensor values;                // sparse [n], dense [out, in], spectral [r]
+
+  static DeltaPart LowRank(int64_t matrix, at::Tensor a, at::Tensor b, double scale);
+  static DeltaPart Sparse(int64_t matrix, at::Tensor row_offsets, at::Tensor columns, at::Tensor values,
+                          double scale);
+  static DeltaPart Dense(int64_t matrix, at::Tensor values, double scale);
+  static DeltaPart Spectral(int64_t matrix, at::Tensor u, at::Tensor sigma, at::Tensor v, at::Tensor values,
+                            double scale);
+  int64_t rank() const { return a.defined() ? a.size(0) : 0; }
+  // Bytes that belong to this part alone: factors of a spectral part are shared.
+  int64_t bytes() const;
+  // What gradients are taken of: A and B, or values.
+  std::vector<at::Tensor> trainable() const;
+  // D times scale, [out, in].
+  at::Tensor Materialise(int64_t out, int64_t in) const;
 };
 
-// Immutable once made. Sparse, dense and spectral parts get a list of their own beside `low_rank`.
+// Immutable once made.
 struct Delta {
-  std::vector<LowRankPart> low_rank;  // by ascending matrix id, one a matrix
+  std::vector<DeltaPart> parts;  // by ascending matrix id, then kind; one of each kind a matrix
   int64_t bytes() const;
-  // Throws DELTA_SHAPE or DELTA_INVALID: shapes against the model, order, rank 0, values that are not finite.
+  // Throws DELTA_SHAPE or DELTA_INVALID: shapes and types against the model, order, rank 0, offsets and columns,
+  // values that are not finite.
   void Check(const Model& model) const;
+  bool Only(DeltaKind kind) const;
 };
 using DeltaPtr = std::shared_ptr<const Delta>;
-
-// PEFT's layout: base_model.model.<matrix>.lora_A.weight and lora_B.weight. Written atomically.
-void SaveDelta(const Delta& delta, const Model& model, const std::string& path);
-// Scales are not part of the tensors: one for each matrix id (0 where the file may not have the matrix).
-DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vector<double>& scale_of_matrix);
 
 struct AppliedDelta {
   DeltaPtr delta;

@@ -9,6 +9,34 @@
 
 namespace selfedit {
 
+void Model::SetConfig(const ModelConfig& config) {
+  config_ = config;
+  matrices_ = ListMatrices(config);
+  tensors_ = ListTensors(config);
+  ids_ = TensorIds(tensors_, config.layers);
+}
+
+at::Tensor Model::Weight(int64_t id) const {
+  const MatrixInfo& info = tensors_.at(id);
+  switch (info.module) {
+    case Module::kEmbedding:
+      return embedding_;
+    case Module::kHead:
+      return head_.weight();
+    case Module::kAttentionNorm:
+      return layers_[info.layer].attention_norm.unsqueeze(0);
+    case Module::kMlpNorm:
+      return layers_[info.layer].mlp_norm.unsqueeze(0);
+    case Module::kFinalNorm:
+      return final_norm_.unsqueeze(0);
+    default:
+      break;
+  }
+  if (!info.vector()) return linear(id).weight();
+  const int map = static_cast<int>(info.module) - static_cast<int>(Module::kQBias);
+  return layers_[info.layer].linear[map].bias()->unsqueeze(0);
+}
+
 at::Tensor Model::Embed(const at::Tensor& tokens) const {
   return at::index_select(embedding_, 0, tokens).to(activation());
 }
@@ -128,9 +156,8 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
     throw Error("OPTION_INVALID", "std is " + std::to_string(std) + "; expected a number of at least 0");
   }
   auto model = std::make_shared<Model>();
-  model->config_ = config;
+  model->SetConfig(config);
   model->dtype_ = dtype;
-  model->matrices_ = ListMatrices(config);
   const at::ScalarType stored = dtype == Dtype::kFloat64    ? at::kDouble
                                 : dtype == Dtype::kBFloat16 ? at::kBFloat16
                                                             : at::kFloat;

@@ -34,7 +34,10 @@ class Model {
   static std::shared_ptr<Model> Random(const ModelConfig& config, Dtype dtype, uint64_t key, double std);
 
   const ModelConfig& config() const { return config_; }
+  // The linear maps, by id; and all that deltas can change (the same ids first).
   const std::vector<MatrixInfo>& matrices() const { return matrices_; }
+  const std::vector<MatrixInfo>& tensors() const { return tensors_; }
+  const TensorIds& ids() const { return ids_; }
   Dtype dtype() const { return dtype_; }
   // Type of activations, deltas and log-probs: float64 for a float64 model, else float32.
   at::ScalarType activation() const { return dtype_ == Dtype::kFloat64 ? at::kDouble : at::kFloat; }
@@ -48,6 +51,8 @@ class Model {
   }
   const Linear& head() const { return head_; }
   const at::Tensor& final_norm() const { return final_norm_; }
+  // The present weight of any id of tensors(): [out, in], vectors as [1, in].
+  at::Tensor Weight(int64_t id) const;
   at::Tensor Embed(const at::Tensor& tokens) const;  // int32 [n] -> [n, hidden]
   // Tables [positions, head_dim / 2]; grown on demand to cover `positions`.
   std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
@@ -67,7 +72,9 @@ class Model {
   std::vector<NamedTensor> Named() const;
 
   ModelConfig config_;
-  std::vector<MatrixInfo> matrices_;
+  void SetConfig(const ModelConfig& config);
+  std::vector<MatrixInfo> matrices_, tensors_;
+  TensorIds ids_;
   Dtype dtype_ = Dtype::kFloat32;
   std::string device_ = "cpu";
   at::Tensor embedding_;  // [vocab, hidden]

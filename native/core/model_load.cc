@@ -198,9 +198,8 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   }
   Loader loader(spec, control);
   auto model = std::make_shared<Model>();
-  model->config_ = config;
+  model->SetConfig(config);
   model->dtype_ = spec.dtype;
-  model->matrices_ = ListMatrices(config);
   const at::ScalarType stored = spec.dtype == Dtype::kFloat64    ? at::kDouble
                                 : spec.dtype == Dtype::kBFloat16 ? at::kBFloat16
                                                                  : at::kFloat;

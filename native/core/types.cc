@@ -21,8 +21,11 @@ const char* DtypeName(Dtype dtype) {
 }
 
 const char* ModuleName(Module module) {
-  static const char* const kNames[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                       "gate_proj", "up_proj", "down_proj"};
+  static const char* const kNames[] = {
+      "q_proj",      "k_proj",      "v_proj",      "o_proj",      "gate_proj",       "up_proj",
+      "down_proj",   "embed_tokens", "lm_head",    "input_layernorm", "post_attention_layernorm", "norm",
+      "q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias", "gate_proj.bias", "up_proj.bias",
+      "down_proj.bias"};
   return kNames[static_cast<int>(module)];
 }
 
@@ -73,6 +76,60 @@ std::vector<MatrixInfo> ListMatrices(const ModelConfig& config) {
     add("mlp", Module::kDown, c, f);
   }
   return list;
+}
+
+std::vector<MatrixInfo> ListTensors(const ModelConfig& config) {
+  std::vector<MatrixInfo> list = ListMatrices(config);
+  const size_t maps = list.size();
+  const int64_t c = config.hidden_size;
+  list.push_back({"model.embed_tokens", -1, Module::kEmbedding, config.vocab_size, c});
+  if (!config.tied) list.push_back({"lm_head", -1, Module::kHead, config.vocab_size, c});
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    list.push_back({prefix + "input_layernorm", layer, Module::kAttentionNorm, 1, c});
+    list.push_back({prefix + "post_attention_layernorm", layer, Module::kMlpNorm, 1, c});
+  }
+  list.push_back({"model.norm", -1, Module::kFinalNorm, 1, c});
+  for (size_t id = 0; id < maps; ++id) {
+    const MatrixInfo map = list[id];
+    const bool biased = map.module <= Module::kV   ? config.qkv_bias
+                        : map.module == Module::kO ? config.output_bias
+                                                   : config.mlp_bias;
+    if (!biased) continue;
+    const int module = static_cast<int>(Module::kQBias) + static_cast<int>(map.module);
+    list.push_back({map.name + ".bias", map.layer, static_cast<Module>(module), 1, map.out});
+  }
+  return list;
+}
+
+TensorIds::TensorIds(const std::vector<MatrixInfo>& tensors, int64_t layers)
+    : attention_norm(layers, -1), mlp_norm(layers, -1), bias(layers * kModulesPerLayer, -1) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t id = static_cast<int64_t>(i), layer = tensors[i].layer;
+    switch (tensors[i].module) {
+      case Module::kEmbedding:
+        embedding = id;
+        if (head < 0) head = id;
+        break;
+      case Module::kHead:
+        head = id;
+        break;
+      case Module::kAttentionNorm:
+        attention_norm[layer] = id;
+        break;
+      case Module::kMlpNorm:
+        mlp_norm[layer] = id;
+        break;
+      case Module::kFinalNorm:
+        final_norm = id;
+        break;
+      default:
+        if (tensors[i].module >= Module::kQBias) {
+          const int map = static_cast<int>(tensors[i].module) - static_cast<int>(Module::kQBias);
+          bias[MatrixId(layer, static_cast<Module>(map))] = id;
+        }
+    }
+  }
 }
 
 void CheckRagged(const Ragged& rows, const ModelConfig& config, const char* what) {

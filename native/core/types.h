@@ -35,21 +35,41 @@ struct ModelConfig {
   void Check() const;  // throws CONFIG_INVALID
 };
 
-// The linear maps of one layer that deltas can change, in the order of matrix ids.
-enum class Module { kQ, kK, kV, kO, kGate, kUp, kDown };
+// The weights that deltas can change. The linear maps of the layers come first, in the order of their ids; then
+// what lies outside of them.
+enum class Module {
+  kQ, kK, kV, kO, kGate, kUp, kDown,           // linear maps, [out, in]
+  kEmbedding, kHead,                           // [vocabulary, hidden]; a tied head is the embedding
+  kAttentionNorm, kMlpNorm, kFinalNorm,        // gains, as [1, hidden]
+  kQBias, kKBias, kVBias, kOBias, kGateBias, kUpBias, kDownBias,  // as [1, out]
+};
 constexpr int kModulesPerLayer = 7;
 const char* ModuleName(Module module);  // "q_proj" …
 
 struct MatrixInfo {
   std::string name;  // "model.layers.0.self_attn.q_proj"
-  int64_t layer = 0;
+  int64_t layer = 0;  // -1 outside of the layers
   Module module = Module::kQ;
   int64_t out = 0, in = 0;
+  // A gain or bias: a matrix of one row.
+  bool vector() const { return module >= Module::kAttentionNorm; }
 };
 inline int64_t MatrixId(int64_t layer, Module module) {
   return layer * kModulesPerLayer + static_cast<int64_t>(module);
 }
+// The linear maps of all layers.
 std::vector<MatrixInfo> ListMatrices(const ModelConfig& config);
+// All that a delta can change: the linear maps (the same ids), then embedding, untied head, and the vectors.
+std::vector<MatrixInfo> ListTensors(const ModelConfig& config);
+
+// Ids of what lies outside of the linear maps; -1 where the model has none.
+struct TensorIds {
+  int64_t embedding = -1, head = -1, final_norm = -1;  // head: the embedding's id when tied
+  std::vector<int64_t> attention_norm, mlp_norm;       // a layer each
+  std::vector<int64_t> bias;                           // a linear map each
+  explicit TensorIds(const std::vector<MatrixInfo>& tensors, int64_t layers);
+  TensorIds() = default;
+};
 
 // Rows end to end: row r is tokens[offsets[r] .. offsets[r + 1]).
 struct Ragged {
