@@ -91,6 +91,13 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("randomModel", RandomModelCall);
   call("loadDelta", LoadDeltaCall);
   call("makeDelta", MakeDeltaCall);
+  call("spectralDelta", SpectralDeltaCall);
+  call("addDeltas", AddDeltasCall);
+  call("truncateDelta", TruncateDeltaCall);
+  call("sparsifyDelta", SparsifyDeltaCall);
+  call("deltaDifference", DeltaDifferenceCall);
+  call("deltaStatistics", DeltaStatisticsCall);
+  call("gradient", GradientCall);
   call("score", ScoreCall);
   call("generate", GenerateCall);
   call("adapt", AdaptCall);

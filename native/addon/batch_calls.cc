@@ -1,5 +1,6 @@
 #include "addon/calls.h"
 #include "addon/convert.h"
+#include "addon/forks_from.h"
 #include "addon/handles.h"
 #include "addon/job.h"
 #include "core/adapt.h"
@@ -8,28 +9,6 @@
 
 namespace selfedit::addon {
 namespace {
-
-struct Forks {
-  std::shared_ptr<Model> model;
-  std::vector<DeltaStack> stacks;
-};
-
-// Copies the stacks: what a job sees does not change when the fork does.
-Forks ForksFrom(const Napi::Object& object) {
-  const Napi::Array list = List(object.Get("forks"), "forks");
-  Forks forks;
-  for (uint32_t i = 0; i < list.Length(); ++i) {
-    const Fork& fork = Unwrap<ForkHandle>(list.Get(i)).get();
-    if (forks.model && forks.model != fork.model) {
-      throw Error("INPUT_INVALID",
-                  "fork " + std::to_string(i) + " belongs to another model; all forks of a call share one");
-    }
-    forks.model = fork.model;
-    forks.stacks.push_back(fork.stack);
-  }
-  if (!forks.model) Invalid("forks", "at least one fork");
-  return forks;
-}
 
 template <typename T>
 struct Flat {
@@ -143,11 +122,13 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
     const auto shuffle = Values<uint8_t>(o, "shuffle");
     const auto keys = Values<uint64_t>(o, "keys");
     const Napi::Array init = List(o.Get("init"), "init");
+    const auto kind = Values<int32_t>(o, "kind"), selection = Values<int32_t>(o, "selection");
+    const auto density = Values<float>(o, "density");
     const size_t k = slot_fork.size();
     for (const size_t size :
          {rank.size(), epochs.size(), batch_size.size(), schedule.size(), warmup.size(), alpha.size(),
           rate.size(), beta1.size(), beta2.size(), epsilon.size(), decay.size(), clip.size(), shuffle.size(),
-          keys.size(), static_cast<size_t>(init.Length()), slot_documents.size() - 1,
+          keys.size(), kind.size(), selection.size(), density.size(), static_cast<size_t>(init.Length()), slot_documents.size() - 1,
           matrix_offsets.size() - 1}) {
       if (size != k)
         throw Error("INPUT_INVALID",
@@ -174,6 +155,11 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
       slot.clip = clip[s];
       slot.shuffle = shuffle[s] != 0;
       slot.key = keys[s];
+      if (kind[s] < 0 || kind[s] > 1) Invalid("kind", "lowRank or sparse");
+      slot.kind = static_cast<DeltaKind>(kind[s]);
+      if (selection[s] < 0 || selection[s] > 1) Invalid("selection", "gradient or fisher");
+      slot.selection = static_cast<Selection>(selection[s]);
+      slot.density = density[s];
       if (matrix_offsets[s] < 0 || matrix_offsets[s + 1] < matrix_offsets[s] ||
           matrix_offsets[s + 1] > static_cast<int64_t>(matrices.size())) {
         Invalid("matrixOffsets", "ascending indices into matrices");

@@ -3,6 +3,7 @@
 #include "addon/convert.h"
 #include "addon/engine.h"
 #include "addon/environment.h"
+#include "addon/handle_helpers.h"
 #include "addon/job.h"
 #include "core/random.h"
 
@@ -41,30 +42,6 @@ template ForkHandle& Unwrap<ForkHandle>(const Napi::Value&);
 template DeltaHandle& Unwrap<DeltaHandle>(const Napi::Value&);
 template PolicyHandle& Unwrap<PolicyHandle>(const Napi::Value&);
 
-namespace {
-
-// Objects are made by the addon only: the constructor takes a pointer to what it shall hold.
-template <typename Held>
-Held* Payload(const Napi::CallbackInfo& info) {
-  if (info.Length() != 1 || !info[0].IsExternal()) {
-    throw Napi::TypeError::New(info.Env(), "this class is not constructed from JavaScript");
-  }
-  return info[0].As<Napi::External<Held>>().Data();
-}
-
-// Methods are bound to their class by V8, accessors are not: a getter of one class must not read an object of
-// another.
-template <typename Handle>
-void CheckThis(const Napi::CallbackInfo& info) {
-  addon::Unwrap<Handle>(info.This());
-}
-
-[[noreturn]] void Closed(const char* name) {
-  throw Error("CLOSED", std::string("the ") + name + " is closed");
-}
-
-}  // namespace
-
 // ---- model
 // ----------------------------------------------------------------------------------------------------------
 
@@ -72,6 +49,7 @@ Napi::Function ModelHandle::Define(Napi::Env env) {
   return DefineClass(
       env, "NativeModel",
       {InstanceAccessor<&ModelHandle::Config>("config"), InstanceAccessor<&ModelHandle::Matrices>("matrices"),
+       InstanceAccessor<&ModelHandle::Tensors>("tensors"),
        InstanceAccessor<&ModelHandle::DtypeOf>("dtype"), InstanceAccessor<&ModelHandle::Device>("device"),
        InstanceAccessor<&ModelHandle::Parameters>("parameters"),
        InstanceAccessor<&ModelHandle::Bytes>("bytes"), InstanceMethod<&ModelHandle::MakeFork>("fork"),
@@ -103,22 +81,32 @@ Napi::Value ModelHandle::Config(const Napi::CallbackInfo& info) {
     return ConfigObject(info.Env(), get()->config());
   });
 }
+namespace {
+Napi::Value MatrixList(Napi::Env env, const std::vector<MatrixInfo>& matrices) {
+  Napi::Array list = Napi::Array::New(env, matrices.size());
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    Napi::Object item = Napi::Object::New(env);
+    item.Set("name", matrices[i].name);
+    item.Set("layer", static_cast<double>(matrices[i].layer));
+    item.Set("module", ModuleName(matrices[i].module));
+    item.Set("out", static_cast<double>(matrices[i].out));
+    item.Set("in", static_cast<double>(matrices[i].in));
+    list.Set(static_cast<uint32_t>(i), item);
+  }
+  return list;
+}
+}  // namespace
+
 Napi::Value ModelHandle::Matrices(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     CheckThis<ModelHandle>(info);
-
-    const auto& matrices = get()->matrices();
-    Napi::Array list = Napi::Array::New(info.Env(), matrices.size());
-    for (size_t i = 0; i < matrices.size(); ++i) {
-      Napi::Object item = Napi::Object::New(info.Env());
-      item.Set("name", matrices[i].name);
-      item.Set("layer", static_cast<double>(matrices[i].layer));
-      item.Set("module", ModuleName(matrices[i].module));
-      item.Set("out", static_cast<double>(matrices[i].out));
-      item.Set("in", static_cast<double>(matrices[i].in));
-      list.Set(static_cast<uint32_t>(i), item);
-    }
-    return list;
+    return MatrixList(info.Env(), get()->matrices());
+  });
+}
+Napi::Value ModelHandle::Tensors(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    CheckThis<ModelHandle>(info);
+    return MatrixList(info.Env(), get()->tensors());
   });
 }
 Napi::Value ModelHandle::DtypeOf(const Napi::CallbackInfo& info) {
@@ -252,7 +240,7 @@ Napi::Value ForkHandle::Memory(const Napi::CallbackInfo& info) {
 Napi::Value ForkHandle::Weight(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const int64_t matrix = Index(info[0]);
-    if (matrix < 0 || matrix >= static_cast<int64_t>(get().model->matrices().size())) {
+    if (matrix < 0 || matrix >= static_cast<int64_t>(get().model->tensors().size())) {
       throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(matrix));
     }
     return RunJob(
@@ -269,104 +257,6 @@ Napi::Value ForkHandle::Close(const Napi::CallbackInfo& info) {
   // It may be the last that holds the model.
   if (fork_.model) Engine::Get().Dispose(std::make_shared<Fork>(std::move(fork_)));
   fork_ = Fork{};
-  return info.Env().Undefined();
-}
-
-// ---- delta
-// ----------------------------------------------------------------------------------------------------------
-
-namespace {
-struct DeltaPayload {
-  std::shared_ptr<Model> model;
-  DeltaPtr delta;
-};
-}  // namespace
-
-Napi::Function DeltaHandle::Define(Napi::Env env) {
-  return DefineClass(
-      env, "NativeDelta",
-      {InstanceAccessor<&DeltaHandle::Kind>("kind"), InstanceAccessor<&DeltaHandle::Parts>("parts"),
-       InstanceAccessor<&DeltaHandle::Bytes>("bytes"), InstanceMethod<&DeltaHandle::Factors>("factors"),
-       InstanceMethod<&DeltaHandle::Save>("save"), InstanceMethod<&DeltaHandle::Close>("close")});
-}
-Napi::Object DeltaHandle::Make(Napi::Env env, std::shared_ptr<Model> model, DeltaPtr delta) {
-  DeltaPayload payload{std::move(model), std::move(delta)};
-  return Environment::Of(env).delta.New({Napi::External<DeltaPayload>::New(env, &payload)});
-}
-DeltaHandle::DeltaHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeltaHandle>(info) {
-  DeltaPayload* payload = Payload<DeltaPayload>(info);
-  model_ = payload->model;
-  delta_ = payload->delta;
-  info.This().As<Napi::Object>().TypeTag(&TagOf<DeltaHandle>());
-  bytes_.Set(info.Env(), delta_->bytes());
-}
-DeltaHandle::~DeltaHandle() {
-  Engine::Get().Dispose(std::move(delta_));
-  Engine::Get().Dispose(std::move(model_));
-}
-const DeltaPtr& DeltaHandle::get() const {
-  if (!delta_) Closed(kName);
-  return delta_;
-}
-Napi::Value DeltaHandle::Kind(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] {
-    CheckThis<DeltaHandle>(info);
-    return Napi::String::New(info.Env(), "lowRank");
-  });
-}
-Napi::Value DeltaHandle::Parts(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    CheckThis<DeltaHandle>(info);
-
-    const auto& parts = get()->low_rank;
-    Napi::Array list = Napi::Array::New(info.Env(), parts.size());
-    for (size_t i = 0; i < parts.size(); ++i) {
-      Napi::Object item = Napi::Object::New(info.Env());
-      item.Set("matrix", static_cast<double>(parts[i].matrix));
-      item.Set("rank", static_cast<double>(parts[i].rank()));
-      item.Set("scale", parts[i].scale);
-      list.Set(static_cast<uint32_t>(i), item);
-    }
-    return list;
-  });
-}
-Napi::Value DeltaHandle::Bytes(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&] {
-    CheckThis<DeltaHandle>(info);
-    return Napi::Number::New(info.Env(), static_cast<double>(get()->bytes()));
-  });
-}
-Napi::Value DeltaHandle::Factors(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    const int64_t index = Index(info[0]);
-    if (index < 0 || index >= static_cast<int64_t>(get()->low_rank.size())) {
-      throw Error("OPTION_INVALID", "the delta has no part " + std::to_string(index));
-    }
-    const LowRankPart& part = delta_->low_rank[index];
-    const at::Tensor a = part.a.to(at::kFloat).contiguous(), b = part.b.to(at::kFloat).contiguous();
-    Napi::Object o = Napi::Object::New(info.Env());
-    o.Set("a", Floats(info.Env(), a.const_data_ptr<float>(), static_cast<size_t>(a.numel())));
-    o.Set("b", Floats(info.Env(), b.const_data_ptr<float>(), static_cast<size_t>(b.numel())));
-    return o;
-  });
-}
-Napi::Value DeltaHandle::Save(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    return RunJob(
-        info.Env(), info.Env().Undefined(),
-        [model = model_, delta = get(), path = Text(info[0], "path")](const JobControl&) {
-          SaveDelta(*delta, *model, path);
-          return true;
-        },
-        [](Napi::Env env, bool&&) -> Napi::Value { return env.Undefined(); });
-  });
-}
-Napi::Value DeltaHandle::Close(const Napi::CallbackInfo& info) {
-  bytes_.Set(info.Env(), 0);
-  Engine::Get().Dispose(std::move(delta_));
-  Engine::Get().Dispose(std::move(model_));
-  delta_.reset();
-  model_.reset();
   return info.Env().Undefined();
 }
 

@@ -38,6 +38,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
  private:
   Napi::Value Config(const Napi::CallbackInfo& info);
   Napi::Value Matrices(const Napi::CallbackInfo& info);
+  Napi::Value Tensors(const Napi::CallbackInfo& info);
   Napi::Value DtypeOf(const Napi::CallbackInfo& info);
   Napi::Value Device(const Napi::CallbackInfo& info);
   Napi::Value Parameters(const Napi::CallbackInfo& info);
@@ -86,7 +87,7 @@ class DeltaHandle : public Napi::ObjectWrap<DeltaHandle> {
   Napi::Value Kind(const Napi::CallbackInfo& info);
   Napi::Value Parts(const Napi::CallbackInfo& info);
   Napi::Value Bytes(const Napi::CallbackInfo& info);
-  Napi::Value Factors(const Napi::CallbackInfo& info);
+  Napi::Value PartOf(const Napi::CallbackInfo& info);
   Napi::Value Save(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   std::shared_ptr<Model> model_;

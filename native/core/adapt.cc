@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/head.h"
 #include "core/random.h"
+#include "core/score.h"
 #include "core/trainable.h"
 #include "core/transformer.h"
 #include "cpu/kernels.h"
@@ -29,13 +31,8 @@ namespace {
 // A running slot: where it is in its own epochs, and its trainable delta.
 class Slot {
  public:
-  Slot(const AdaptSpec& spec, int64_t index)
-      : index(index), spec_(spec.slots[index]), delta_(*spec.model, spec_.matrices, spec_.rank, spec_.alpha) {
-    if (spec_.init) {
-      delta_.InitialiseFrom(*spec_.init, *spec.model);
-    } else {
-      delta_.Initialise(DeriveKey(spec_.key, "init", {}));
-    }
+  Slot(const AdaptSpec& spec, int64_t index, const JobControl& control)
+      : index(index), spec_(spec.slots[index]), delta_(Start(spec, spec_, control)) {
     StartEpoch();
   }
 
@@ -99,6 +96,29 @@ class Slot {
     }
   }
 
+  static TrainableDelta Start(const AdaptSpec& spec, const SlotSpec& slot, const JobControl& control) {
+    const Model& model = *spec.model;
+    if (slot.init && !slot.init->Only(DeltaKind::kLowRank)) return TrainableDelta(model, *slot.init);
+    if (slot.kind == DeltaKind::kSparse) {
+      std::vector<int64_t> own(slot.last_document - slot.first_document);
+      std::iota(own.begin(), own.end(), slot.first_document);
+      std::vector<uint8_t> mask;
+      if (!spec.loss_mask.empty()) {
+        mask.assign(spec.loss_mask.begin() + spec.documents.offsets[slot.first_document],
+                    spec.loss_mask.begin() + spec.documents.offsets[slot.last_document]);
+      }
+      return TrainableDelta(model, *ChooseSupport(model, slot.stack, GatherRows(spec.documents, own), mask,
+                                                  slot.matrices, slot.density, slot.selection, control));
+    }
+    TrainableDelta delta(model, slot.matrices, slot.rank, slot.alpha);
+    if (slot.init) {
+      delta.InitialiseFrom(*slot.init, model);
+    } else {
+      delta.Initialise(DeriveKey(slot.key, "init", {}));
+    }
+    return delta;
+  }
+
   const SlotSpec& spec_;
   TrainableDelta delta_;
   std::vector<int32_t> order_;
@@ -132,6 +152,11 @@ void Check(const AdaptSpec& spec) {
       throw Error("OPTION_INVALID",
                   name + ": betas must lie in [0, 1), epsilon above 0, weightDecay and clip at or above 0");
     }
+    if (slot.kind != DeltaKind::kLowRank && slot.kind != DeltaKind::kSparse) {
+      throw Error("OPTION_INVALID", name + ": kind is " + DeltaKindName(slot.kind) + "; expected lowRank or sparse");
+    }
+    if (slot.kind == DeltaKind::kSparse && slot.matrices.empty() && !slot.init)
+      throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
     for (int64_t d = slot.first_document; d < slot.last_document; ++d) {
       bool carries = false;
       for (int64_t i = documents.offsets[d] + 1; i < documents.offsets[d + 1]; ++i) {
@@ -191,7 +216,7 @@ class Lockstep {
       for (const auto& slot : active_) held += slot->delta().count() * 16;
       const bool full = limit > 0 ? static_cast<int64_t>(active_.size()) >= limit : held >= kSlotBytes;
       if (full && !active_.empty()) break;
-      active_.push_back(std::make_unique<Slot>(spec_, next_slot_++));
+      active_.push_back(std::make_unique<Slot>(spec_, next_slot_++, control_));
     }
     return !active_.empty();
   }
@@ -234,18 +259,18 @@ class Lockstep {
         }
       }
     }
-    const OverlayPlan plan = MakeOverlayPlan(model.matrices().size(), batch.offsets, deltas);
+    const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
     RaggedAttention attention(model.config(), batch.offsets);
     const at::Tensor positions = PositionTensor(batch.offsets);
     Tape tape;
-    const at::Tensor hidden =
-        TransformerForward(model, TokenTensor(batch), positions, plan, attention, &tape);
+    const at::Tensor tokens = TokenTensor(batch);
+    const at::Tensor hidden = TransformerForward(model, tokens, positions, plan, attention, &tape);
 
     const HeadRows rows = NextTokenRows(batch, [&](int64_t token) { return keep[token] != 0; });
     std::vector<double> count(chosen.size(), 0.0), loss(chosen.size(), 0.0);
     for (const int64_t row : rows.row) count[slot_of_token[row]] += 1;
     const at::Tensor dhidden =
-        HeadBackward(model, hidden, rows, 1.0, false,
+        HeadBackward(model, plan, hidden, rows, 1.0, false,
                      [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
                        for (int64_t i = 0; i < n; ++i) {
                          const int64_t slot = slot_of_token[rows.row[begin + i]];
@@ -261,7 +286,7 @@ class Lockstep {
                                            "; lower the learning rate");
       }
     }
-    TransformerBackward(model, positions, plan, attention, tape, dhidden);
+    TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
     last_loss_ = 0;
     for (size_t s = 0; s < chosen.size(); ++s) {
       if (hidden.scalar_type() == at::kDouble) {

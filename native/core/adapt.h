@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/delta.h"
+#include "core/gradient.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -27,7 +28,14 @@ struct SlotSpec {
   bool shuffle = true;
   uint64_t key = 0;
   std::vector<int32_t> matrices;
-  DeltaPtr init;  // null: seeded
+  // lowRank: A and B of `rank`. sparse: values on a support of `density` that is chosen by `selection` on the slot's
+  // own documents before the first step.
+  DeltaKind kind = DeltaKind::kLowRank;
+  double density = 0.01;
+  Selection selection = Selection::kGradient;
+  // Where to start; null: seeded (lowRank) or zeros (sparse). A delta that is not all low-rank is trained as it is:
+  // its values, on its own supports and factors, whatever kind, rank and matrices say.
+  DeltaPtr init;
 };
 
 struct AdaptSpec {

@@ -5,115 +5,215 @@
 #include <set>
 
 #include "core/model.h"
-#include "core/stored.h"
-#include "format/safetensors_writer.h"
-#include "format/tensor_file.h"
 
 namespace selfedit {
 namespace {
 
-std::string KeyOf(const MatrixInfo& info, char factor) {
-  return "base_model.model." + info.name + ".lora_" + factor + ".weight";
-}
-
 std::string ShapeText(const at::Tensor& t) {
+  if (!t.defined()) return "missing";
   std::string text = "[";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
   return text + "]";
 }
 
+bool HasShape(const at::Tensor& t, at::IntArrayRef shape) { return t.defined() && t.sizes() == shape; }
+
+// Throws at the first row whose columns do not ascend, or a column that is not there.
+void CheckPattern(const DeltaPart& part, const MatrixInfo& info) {
+  const int64_t count = part.values.numel();
+  const int32_t* offsets = part.row_offsets.const_data_ptr<int32_t>();
+  const int32_t* columns = part.columns.const_data_ptr<int32_t>();
+  auto fail = [&](const std::string& what) { throw Error("DELTA_INVALID", "\"" + info.name + "\": " + what); };
+  if (offsets[0] != 0 || offsets[info.out] != count) {
+    fail("row offsets go from " + std::to_string(offsets[0]) + " to " + std::to_string(offsets[info.out]) +
+         "; expected 0 to " + std::to_string(count) + ", the number of values");
+  }
+  for (int64_t i = 0; i < info.out; ++i) {
+    if (offsets[i + 1] < offsets[i] || offsets[i + 1] > count)
+      fail("row offsets fall at row " + std::to_string(i));
+    for (int32_t k = offsets[i]; k < offsets[i + 1]; ++k) {
+      if (columns[k] < 0 || columns[k] >= info.in) {
+        fail("row " + std::to_string(i) + " names column " + std::to_string(columns[k]) + "; there are " +
+             std::to_string(info.in));
+      }
+      if (k > offsets[i] && columns[k] <= columns[k - 1]) {
+        fail("row " + std::to_string(i) + ": column " + std::to_string(columns[k]) + " follows column " +
+             std::to_string(columns[k - 1]) + "; expected ascending columns, each once");
+      }
+    }
+  }
+}
+
+void CheckShapes(const DeltaPart& part, const MatrixInfo& info) {
+  const std::string name = "\"" + info.name + "\"";
+  const std::string out = std::to_string(info.out), in = std::to_string(info.in);
+  auto fail = [&](const std::string& text) { throw Error("DELTA_SHAPE", name + ": " + text); };
+  switch (part.kind) {
+    case DeltaKind::kLowRank:
+    case DeltaKind::kSpectral: {
+      const bool spectral = part.kind == DeltaKind::kSpectral;
+      if (part.a.dim() != 2 || part.b.dim() != 2 || part.a.size(0) < 1 || part.a.size(1) != info.in ||
+          part.b.size(0) != info.out || part.b.size(1) != part.a.size(0)) {
+        fail(std::string(spectral ? "V is " : "A is ") + ShapeText(part.a) + (spectral ? " and U is " : " and B is ") +
+             ShapeText(part.b) + ", the base needs " + (spectral ? "V [r, " : "A [r, ") + in +
+             (spectral ? "] and U [" : "] and B [") + out + ", r] with r ≥ 1");
+      }
+      const int64_t rank = part.rank();
+      if (spectral && (!HasShape(part.sigma, {rank}) || !HasShape(part.values, {rank}))) {
+        fail("there are " + ShapeText(part.values) + " scales and " + ShapeText(part.sigma) +
+             " singular values for rank " + std::to_string(rank));
+      }
+      if (rank > std::min(info.out, info.in) && spectral) {
+        fail("rank is " + std::to_string(rank) + "; the weight has " + std::to_string(std::min(info.out, info.in)) +
+             " singular values");
+      }
+      return;
+    }
+    case DeltaKind::kSparse:
+      if (!HasShape(part.row_offsets, {info.out + 1})) {
+        fail("row offsets are " + ShapeText(part.row_offsets) + ", the base needs [" + std::to_string(info.out + 1) + "]");
+      }
+      if (part.values.dim() != 1 || !HasShape(part.columns, part.values.sizes())) {
+        fail("columns are " + ShapeText(part.columns) + " and values " + ShapeText(part.values) +
+             "; expected one column a value");
+      }
+      return;
+    case DeltaKind::kDense:
+      if (!HasShape(part.values, {info.out, info.in})) {
+        fail("the values are " + ShapeText(part.values) + ", the base needs [" + out + ", " + in + "]");
+      }
+  }
+}
+
+void CheckValues(const DeltaPart& part, const MatrixInfo& info, at::ScalarType type) {
+  for (const at::Tensor& t : {part.a, part.b, part.sigma, part.values}) {
+    if (!t.defined()) continue;
+    if (t.scalar_type() != type) {
+      // The products read the values as the model's own type.
+      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds " + c10::toString(t.scalar_type()) +
+                                       " values, the model computes in " + c10::toString(type));
+    }
+    if (!at::isfinite(t).all().item<bool>()) {
+      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
+    }
+  }
+  for (const at::Tensor& t : {part.row_offsets, part.columns}) {
+    if (t.defined() && t.scalar_type() != at::kInt) {
+      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds " + c10::toString(t.scalar_type()) +
+                                       " indices; expected int32");
+    }
+  }
+}
+
 }  // namespace
 
-int64_t Delta::bytes() const {
+const char* DeltaKindName(DeltaKind kind) {
+  static const char* const kNames[] = {"lowRank", "sparse", "dense", "spectral"};
+  return kNames[static_cast<int>(kind)];
+}
+
+DeltaPart DeltaPart::LowRank(int64_t matrix, at::Tensor a, at::Tensor b, double scale) {
+  DeltaPart part;
+  part.kind = DeltaKind::kLowRank;
+  part.matrix = matrix;
+  part.a = std::move(a);
+  part.b = std::move(b);
+  part.scale = scale;
+  return part;
+}
+DeltaPart DeltaPart::Sparse(int64_t matrix, at::Tensor row_offsets, at::Tensor columns, at::Tensor values,
+                            double scale) {
+  DeltaPart part;
+  part.kind = DeltaKind::kSparse;
+  part.matrix = matrix;
+  part.row_offsets = std::move(row_offsets);
+  part.columns = std::move(columns);
+  part.values = std::move(values);
+  part.scale = scale;
+  return part;
+}
+DeltaPart DeltaPart::Dense(int64_t matrix, at::Tensor values, double scale) {
+  DeltaPart part;
+  part.kind = DeltaKind::kDense;
+  part.matrix = matrix;
+  part.values = std::move(values);
+  part.scale = scale;
+  return part;
+}
+DeltaPart DeltaPart::Spectral(int64_t matrix, at::Tensor u, at::Tensor sigma, at::Tensor v, at::Tensor values,
+                              double scale) {
+  DeltaPart part;
+  part.kind = DeltaKind::kSpectral;
+  part.matrix = matrix;
+  part.a = std::move(v);
+  part.b = std::move(u);
+  part.sigma = std::move(sigma);
+  part.values = std::move(values);
+  part.scale = scale;
+  return part;
+}
+
+int64_t DeltaPart::bytes() const {
   int64_t total = 0;
-  for (const LowRankPart& part : low_rank) total += static_cast<int64_t>(part.a.nbytes() + part.b.nbytes());
+  for (const at::Tensor& t : {row_offsets, columns, values}) {
+    if (t.defined()) total += static_cast<int64_t>(t.nbytes());
+  }
+  if (kind == DeltaKind::kLowRank) total += static_cast<int64_t>(a.nbytes() + b.nbytes());
   return total;
 }
 
+std::vector<at::Tensor> DeltaPart::trainable() const {
+  if (kind == DeltaKind::kLowRank) return {a, b};
+  return {values};
+}
+
+at::Tensor DeltaPart::Materialise(int64_t out, int64_t in) const {
+  switch (kind) {
+    case DeltaKind::kLowRank:
+      return at::mm(b, a).mul_(scale);
+    case DeltaKind::kSpectral:
+      return at::mm(b * (sigma * values), a).mul_(scale);
+    case DeltaKind::kDense:
+      return values * scale;
+    default:
+      break;
+  }
+  at::Tensor dense = at::zeros({out, in}, values.options());
+  const at::Tensor counts = row_offsets.narrow(0, 1, out) - row_offsets.narrow(0, 0, out);
+  const at::Tensor rows = at::repeat_interleave(at::arange(out, at::kLong), counts.to(at::kLong));
+  dense.view({-1}).index_copy_(0, rows * in + columns.to(at::kLong), values * scale);
+  return dense;
+}
+
+int64_t Delta::bytes() const {
+  int64_t total = 0;
+  for (const DeltaPart& part : parts) total += part.bytes();
+  return total;
+}
+
+bool Delta::Only(DeltaKind kind) const {
+  return std::all_of(parts.begin(), parts.end(), [&](const DeltaPart& part) { return part.kind == kind; });
+}
+
 void Delta::Check(const Model& model) const {
-  int64_t previous = -1;
-  for (const LowRankPart& part : low_rank) {
-    if (part.matrix < 0 || part.matrix >= static_cast<int64_t>(model.matrices().size())) {
+  const DeltaPart* previous = nullptr;
+  for (const DeltaPart& part : parts) {
+    if (part.matrix < 0 || part.matrix >= static_cast<int64_t>(model.tensors().size())) {
       throw Error("DELTA_INVALID", "matrix id " + std::to_string(part.matrix) + "; the model has ids 0 to " +
-                                       std::to_string(model.matrices().size() - 1));
+                                       std::to_string(model.tensors().size() - 1));
     }
-    const MatrixInfo& info = model.matrices()[part.matrix];
-    if (part.matrix <= previous)
+    const MatrixInfo& info = model.tensors()[part.matrix];
+    if (previous != nullptr && (part.matrix < previous->matrix ||
+                                (part.matrix == previous->matrix && part.kind <= previous->kind))) {
       throw Error("DELTA_INVALID", "matrix \"" + info.name + "\" is named twice or out of order");
-    previous = part.matrix;
-    if (part.a.dim() != 2 || part.b.dim() != 2 || part.a.size(0) < 1 || part.a.size(1) != info.in ||
-        part.b.size(0) != info.out || part.b.size(1) != part.a.size(0)) {
-      throw Error("DELTA_SHAPE", "\"" + info.name + "\": A is " + ShapeText(part.a) + " and B is " +
-                                     ShapeText(part.b) + ", the base needs A [r, " + std::to_string(info.in) +
-                                     "] and B [" + std::to_string(info.out) + ", r] with r ≥ 1");
     }
-    if (part.a.scalar_type() != model.activation() || part.b.scalar_type() != model.activation()) {
-      // The products read the values as the model's own type.
-      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds " + c10::toString(part.a.scalar_type()) +
-                                       " values, the model computes in " + c10::toString(model.activation()));
-    }
+    previous = &part;
+    CheckShapes(part, info);
     if (!std::isfinite(part.scale))
       throw Error("DELTA_INVALID", "\"" + info.name + "\": the scale is not finite");
-    if (!at::isfinite(part.a).all().item<bool>() || !at::isfinite(part.b).all().item<bool>()) {
-      throw Error("DELTA_INVALID",
-                  "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
-    }
+    CheckValues(part, info, model.activation());
+    if (part.kind == DeltaKind::kSparse) CheckPattern(part, info);
   }
-}
-
-void SaveDelta(const Delta& delta, const Model& model, const std::string& path) {
-  std::vector<TensorToWrite> tensors;
-  const DType dtype = model.activation() == at::kDouble ? DType::kF64 : DType::kF32;
-  for (const LowRankPart& part : delta.low_rank) {
-    const MatrixInfo& info = model.matrices()[part.matrix];
-    tensors.push_back({KeyOf(info, 'A'), dtype, part.a.sizes().vec(), part.a.const_data_ptr()});
-    tensors.push_back({KeyOf(info, 'B'), dtype, part.b.sizes().vec(), part.b.const_data_ptr()});
-  }
-  WriteSafetensors(path, tensors, {{"format", "pt"}});
-}
-
-DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vector<double>& scale_of_matrix) {
-  const auto file = TensorFile::Open(path, Format::kSafetensors);
-  auto delta = std::make_shared<Delta>();
-  std::set<std::string> used;
-  auto read = [&](const std::string& key) {
-    const TensorInfo* info = file->Find(key);
-    if (info == nullptr) return at::Tensor();
-    used.insert(key);
-    CheckReal(*file, *info);
-    if (info->shape.size() != 2)
-      throw Error("DELTA_SHAPE", path + ": \"" + key + "\" must have two dimensions");
-    at::Tensor out = at::empty(info->shape, model.options());
-    if (info->dtype == DType::kF64 && model.activation() == at::kDouble) {
-      std::copy_n(file->Data(*info), info->bytes, static_cast<uint8_t*>(out.mutable_data_ptr()));
-    } else {
-      at::Tensor narrow = at::empty(info->shape, at::kFloat);
-      Dequantize(*info, file->Data(*info), 0, info->Rows(), narrow.mutable_data_ptr<float>());
-      out.copy_(narrow);
-    }
-    return out;
-  };
-  for (size_t id = 0; id < model.matrices().size(); ++id) {
-    const MatrixInfo& info = model.matrices()[id];
-    at::Tensor a = read(KeyOf(info, 'A')), b = read(KeyOf(info, 'B'));
-    if (!a.defined() && !b.defined()) continue;
-    if (!a.defined() || !b.defined()) {
-      throw Error("TENSOR_MISSING",
-                  path + ": \"" + KeyOf(info, a.defined() ? 'B' : 'A') + "\" is missing beside its twin");
-    }
-    delta->low_rank.push_back({static_cast<int64_t>(id), a, b, scale_of_matrix.at(id)});
-  }
-  std::string extra;
-  int64_t count = 0;
-  for (const TensorInfo& info : file->tensors()) {
-    if (used.count(info.name) == 0 && ++count <= 12) extra += (extra.empty() ? "" : ", ") + info.name;
-  }
-  if (count > 0) {
-    throw Error("TENSOR_UNEXPECTED",
-                path + ": " + std::to_string(count) + " key(s) that no matrix of the model has: " + extra);
-  }
-  delta->Check(model);
-  return delta;
 }
 
 int64_t Fork::own_bytes() const {
@@ -126,10 +226,16 @@ int64_t Fork::own_bytes() const {
 }
 
 at::Tensor Fork::EffectiveWeight(int64_t matrix) const {
-  at::Tensor weight = model->linear(matrix).weight().to(model->activation()).clone();
+  const MatrixInfo& info = model->tensors().at(matrix);
+  at::Tensor weight = model->Weight(matrix).to(model->activation()).clone();
   for (const AppliedDelta& applied : stack) {
-    for (const LowRankPart& part : applied.delta->low_rank) {
-      if (part.matrix == matrix) weight.addmm_(part.b, part.a, 1, part.scale * applied.scale);
+    for (const DeltaPart& part : applied.delta->parts) {
+      if (part.matrix != matrix) continue;
+      if (part.kind == DeltaKind::kLowRank) {
+        weight.addmm_(part.b, part.a, 1, part.scale * applied.scale);
+      } else {
+        weight.add_(part.Materialise(info.out, info.in), applied.scale);
+      }
     }
   }
   return weight;

@@ -241,13 +241,13 @@ class Generator {
       ready_.push_back(p);
     }
     const Ragged batch = GatherRows(spec_.prompts, chosen);
-    const OverlayPlan plan = MakeOverlayPlan(model_.matrices().size(), batch.offsets, deltas);
+    const OverlayPlan plan = MakeOverlayPlan(model_, batch.offsets, deltas);
     PrefillAttention attention(model_.config(), batch.offsets, slabs);
     const at::Tensor hidden = TransformerForward(model_, TokenTensor(batch), PositionTensor(batch.offsets),
                                                  plan, attention, nullptr);
     std::vector<int64_t> last;
     for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
-    const at::Tensor logits = HeadLogits(model_, hidden, last);
+    const at::Tensor logits = HeadLogits(model_, plan, hidden, last);
     for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
     ++steps_;
   }
@@ -291,11 +291,13 @@ class Generator {
       offsets.push_back(static_cast<int32_t>(b) + 1);
       deltas.push_back({&spec_.forks[row->fork], nullptr});
     }
-    const OverlayPlan plan = MakeOverlayPlan(model_.matrices().size(), offsets, deltas);
+    const OverlayPlan plan = MakeOverlayPlan(model_, offsets, deltas);
     DecodeAttention<T> attention(model_.config(), rows, prompts_);
     const at::Tensor hidden = TransformerForward(model_, tokens, positions, plan, attention, nullptr);
     for (Row* row : rows) ++row->length;
-    Sample(rows, model_.head().Forward(hidden).contiguous());
+    std::vector<int64_t> all(rows.size());
+    std::iota(all.begin(), all.end(), 0);
+    Sample(rows, HeadLogits(model_, plan, hidden, all));
     Retire();
     ++steps_;
   }

@@ -14,8 +14,21 @@ at::Tensor IndexTensor(const int64_t* rows, int64_t count) {
   return index;
 }
 
-at::Tensor ChunkLogits(const Model& model, const at::Tensor& hidden, const at::Tensor& index) {
-  return model.head().Forward(at::index_select(hidden, 0, index)).contiguous();
+// Some rows of the batch: what goes into the head, and its logits.
+struct Chunk {
+  std::vector<int64_t> rows;
+  at::Tensor index, hidden, logits;
+};
+
+Chunk MakeChunk(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const int64_t* rows,
+                int64_t count) {
+  Chunk chunk;
+  chunk.rows.assign(rows, rows + count);
+  chunk.index = IndexTensor(rows, count);
+  chunk.hidden = at::index_select(hidden, 0, chunk.index);
+  chunk.logits = model.head().Forward(chunk.hidden).contiguous();
+  plan.ForwardRows(model.ids().head, chunk.rows, chunk.hidden, chunk.logits);
+  return chunk;
 }
 
 template <typename T>
@@ -25,13 +38,13 @@ struct ChunkScratch {
 };
 
 template <typename T>
-std::vector<double> LogprobsTyped(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+std::vector<double> LogprobsTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
                                   double temperature) {
   std::vector<double> result(rows.size());
   ChunkScratch<T> scratch(kChunkRows);
   for (int64_t begin = 0; begin < rows.size(); begin += kChunkRows) {
     const int64_t count = std::min(kChunkRows, rows.size() - begin);
-    const at::Tensor logits = ChunkLogits(model, hidden, IndexTensor(rows.row.data() + begin, count));
+    const at::Tensor logits = MakeChunk(model, plan, hidden, rows.row.data() + begin, count).logits;
     cpu::LogSoftmaxRows<T>(logits.const_data_ptr<T>(), rows.target.data() + begin, count, logits.size(1),
                            T(temperature), scratch.logprob.data(), scratch.lse.data(), nullptr);
     std::copy_n(scratch.logprob.begin(), count, result.begin() + begin);
@@ -40,15 +53,15 @@ std::vector<double> LogprobsTyped(const Model& model, const at::Tensor& hidden, 
 }
 
 template <typename T>
-at::Tensor BackwardTyped(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+at::Tensor BackwardTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
                          double temperature, bool want_entropy, const HeadLoss& loss) {
   at::Tensor dhidden = at::zeros_like(hidden);
   ChunkScratch<T> scratch(kChunkRows);
   std::vector<double> logprob(kChunkRows), entropy(kChunkRows), g(kChunkRows), e(kChunkRows);
   for (int64_t begin = 0; begin < rows.size(); begin += kChunkRows) {
     const int64_t count = std::min(kChunkRows, rows.size() - begin);
-    const at::Tensor index = IndexTensor(rows.row.data() + begin, count);
-    const at::Tensor logits = ChunkLogits(model, hidden, index);
+    const Chunk chunk = MakeChunk(model, plan, hidden, rows.row.data() + begin, count);
+    const at::Tensor& logits = chunk.logits;
     const int32_t* target = rows.target.data() + begin;
     T* entropies = want_entropy ? scratch.entropy.data() : nullptr;
     cpu::LogSoftmaxRows<T>(logits.const_data_ptr<T>(), target, count, logits.size(1), T(temperature),
@@ -63,21 +76,23 @@ at::Tensor BackwardTyped(const Model& model, const at::Tensor& hidden, const Hea
     cpu::LogSoftmaxRowsBackward<T>(logits.mutable_data_ptr<T>(), target, scratch.lse.data(), scratch.g.data(),
                                    want_entropy ? scratch.e.data() : nullptr, entropies, count,
                                    logits.size(1), T(temperature));
-    dhidden.index_copy_(0, index, model.head().BackwardInput(logits));
+    const at::Tensor dchunk = model.head().BackwardInput(logits);
+    plan.BackwardRows(model.ids().head, chunk.rows, chunk.hidden, logits, dchunk);
+    dhidden.index_copy_(0, chunk.index, dchunk);
   }
   return dhidden;
 }
 
 template <typename T>
-std::vector<double> DivergenceTyped(const Model& model, const at::Tensor& a, const at::Tensor& b,
-                                    const std::vector<int64_t>& rows) {
+std::vector<double> DivergenceTyped(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
+                                    const OverlayPlan& plan_b, const at::Tensor& b, const std::vector<int64_t>& rows) {
   std::vector<double> result(rows.size());
   std::vector<T> kl(kChunkRows);
   const int64_t total = static_cast<int64_t>(rows.size());
   for (int64_t begin = 0; begin < total; begin += kChunkRows) {
     const int64_t count = std::min(kChunkRows, total - begin);
-    const at::Tensor index = IndexTensor(rows.data() + begin, count);
-    const at::Tensor p = ChunkLogits(model, a, index), q = ChunkLogits(model, b, index);
+    const at::Tensor p = MakeChunk(model, plan_a, a, rows.data() + begin, count).logits;
+    const at::Tensor q = MakeChunk(model, plan_b, b, rows.data() + begin, count).logits;
     cpu::KlRows<T>(p.const_data_ptr<T>(), q.const_data_ptr<T>(), count, p.size(1), kl.data());
     std::copy_n(kl.begin(), count, result.begin() + begin);
   }
@@ -98,27 +113,28 @@ HeadRows NextTokenRows(const Ragged& batch, const std::function<bool(int64_t)>& 
   return rows;
 }
 
-std::vector<double> HeadLogprobs(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
-                                 double temperature) {
-  return hidden.scalar_type() == at::kDouble ? LogprobsTyped<double>(model, hidden, rows, temperature)
-                                             : LogprobsTyped<float>(model, hidden, rows, temperature);
+std::vector<double> HeadLogprobs(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                                 const HeadRows& rows, double temperature) {
+  return hidden.scalar_type() == at::kDouble ? LogprobsTyped<double>(model, plan, hidden, rows, temperature)
+                                             : LogprobsTyped<float>(model, plan, hidden, rows, temperature);
 }
 
-at::Tensor HeadBackward(const Model& model, const at::Tensor& hidden, const HeadRows& rows,
+at::Tensor HeadBackward(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
                         double temperature, bool entropy, const HeadLoss& loss) {
   return hidden.scalar_type() == at::kDouble
-             ? BackwardTyped<double>(model, hidden, rows, temperature, entropy, loss)
-             : BackwardTyped<float>(model, hidden, rows, temperature, entropy, loss);
+             ? BackwardTyped<double>(model, plan, hidden, rows, temperature, entropy, loss)
+             : BackwardTyped<float>(model, plan, hidden, rows, temperature, entropy, loss);
 }
 
-std::vector<double> HeadDivergence(const Model& model, const at::Tensor& a, const at::Tensor& b,
-                                   const std::vector<int64_t>& rows) {
-  return a.scalar_type() == at::kDouble ? DivergenceTyped<double>(model, a, b, rows)
-                                        : DivergenceTyped<float>(model, a, b, rows);
+std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
+                                   const OverlayPlan& plan_b, const at::Tensor& b, const std::vector<int64_t>& rows) {
+  return a.scalar_type() == at::kDouble ? DivergenceTyped<double>(model, plan_a, a, plan_b, b, rows)
+                                        : DivergenceTyped<float>(model, plan_a, a, plan_b, b, rows);
 }
 
-at::Tensor HeadLogits(const Model& model, const at::Tensor& hidden, const std::vector<int64_t>& rows) {
-  return ChunkLogits(model, hidden, IndexTensor(rows.data(), static_cast<int64_t>(rows.size())));
+at::Tensor HeadLogits(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                      const std::vector<int64_t>& rows) {
+  return MakeChunk(model, plan, hidden, rows.data(), static_cast<int64_t>(rows.size())).logits;
 }
 
 }  // namespace selfedit

@@ -2,8 +2,10 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/linear.h"
@@ -12,6 +14,7 @@
 namespace selfedit {
 
 class TensorFile;
+struct SpectralFactors;
 
 struct LayerWeights {
   at::Tensor attention_norm, mlp_norm;  // [hidden]
@@ -59,6 +62,10 @@ class Model {
   // SHA-256 over names, shapes and bytes of every weight: equal models have equal fingerprints.
   std::string Fingerprint(const JobControl& control) const;
 
+  // Factors made so far, by (matrix, rank); see core/spectral.h. Compute thread only.
+  using SpectralMap = std::map<std::pair<int64_t, int64_t>, std::shared_ptr<const SpectralFactors>>;
+  SpectralMap& spectral_factors() const { return spectral_; }
+
   // Byte string of every token id, for stop strings.
   void SetTokenBytes(std::vector<uint8_t> bytes, std::vector<int32_t> offsets);
   bool has_token_bytes() const { return !token_offsets_.empty(); }
@@ -81,6 +88,7 @@ class Model {
   at::Tensor final_norm_;
   std::vector<LayerWeights> layers_;
   Linear head_;  // in the activation type: bfloat16 logits near 20 would be 0.125 apart
+  mutable SpectralMap spectral_;
   mutable at::Tensor rope_cos_, rope_sin_;
   std::vector<uint8_t> token_bytes_;
   std::vector<int32_t> token_offsets_;

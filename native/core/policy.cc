@@ -192,18 +192,18 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       for (int64_t t = spec.rows.offsets[row]; t < spec.rows.offsets[row + 1]; ++t) source.push_back(t);
     }
     const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
-    const OverlayPlan plan = MakeOverlayPlan(model_->matrices().size(), batch.offsets, deltas);
+    const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
     RaggedAttention attention(model_->config(), batch.offsets);
     const at::Tensor positions = PositionTensor(batch.offsets);
     Tape tape;
-    const at::Tensor hidden =
-        TransformerForward(*model_, TokenTensor(batch), positions, plan, attention, &tape);
+    const at::Tensor tokens = TokenTensor(batch);
+    const at::Tensor hidden = TransformerForward(*model_, tokens, positions, plan, attention, &tape);
     const HeadRows rows =
         NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
     sums.tokens += rows.size();
     const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
     const at::Tensor dhidden = HeadBackward(
-        *model_, hidden, rows, spec.temperature, entropy,
+        *model_, plan, hidden, rows, spec.temperature, entropy,
         [&](int64_t begin, int64_t n, const double* logprob, const double* entropies, double* g, double* e) {
           for (int64_t i = 0; i < n; ++i) {
             const int64_t token = source[rows.row[begin + i] + 1];
@@ -226,7 +226,7 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
       value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
     }
-    TransformerBackward(*model_, positions, plan, attention, tape, dhidden);
+    TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
   }
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
@@ -267,7 +267,7 @@ std::vector<double> Policy::Values(const Ragged& all, const JobControl& control)
     control.Check();
     const Ragged batch = GatherRows(all, indices);
     const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&stack, nullptr});
-    const OverlayPlan plan = MakeOverlayPlan(model_->matrices().size(), batch.offsets, deltas);
+    const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
     RaggedAttention attention(model_->config(), batch.offsets);
     const at::Tensor hidden = TransformerForward(*model_, TokenTensor(batch), PositionTensor(batch.offsets),
                                                  plan, attention, nullptr);
@@ -324,7 +324,7 @@ struct StateTensor {
 };
 }  // namespace
 
-void Policy::Save(const std::string& path) const {
+void Policy::Save(const std::string& path) {
   const DType dtype = model_->activation() == at::kDouble ? DType::kF64 : DType::kF32;
   std::vector<StateTensor> state{{"values", delta_.values()},
                                  {"first_moment", delta_.first_moment()},

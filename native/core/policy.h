@@ -64,7 +64,7 @@ class Policy {
   void SetParameters(const std::vector<double>& values);
   // Values, moments and counters; float32 (float64) safetensors, written atomically. Load checks names and
   // shapes first.
-  void Save(const std::string& path) const;
+  void Save(const std::string& path);
   void Load(const std::string& path);
 
  private:

@@ -58,14 +58,21 @@ void CheckTemperature(double temperature, const char* what) {
 
 namespace {
 
-at::Tensor Hidden(const Model& model, const Ragged& batch, const std::vector<int64_t>& rows,
-                  const std::vector<DeltaStack>& forks, const std::vector<int32_t>& row_fork) {
+// Hidden states of a batch, and which row of it sees which deltas.
+struct Pass {
+  OverlayPlan plan;
+  at::Tensor hidden;
+};
+
+Pass Run(const Model& model, const Ragged& batch, const std::vector<int64_t>& rows,
+         const std::vector<DeltaStack>& forks, const std::vector<int32_t>& row_fork) {
   std::vector<DocumentDeltas> deltas;
   for (const int64_t row : rows) deltas.push_back({&forks[row_fork[row]], nullptr});
-  const OverlayPlan plan = MakeOverlayPlan(model.matrices().size(), batch.offsets, deltas);
+  OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
-  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention,
-                            nullptr);
+  at::Tensor hidden =
+      TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+  return {std::move(plan), std::move(hidden)};
 }
 
 // A delta can make numbers overflow that were finite before: that is told, not handed on as NaN.
@@ -90,8 +97,9 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
   for (const auto& rows : batches) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, rows);
-    const at::Tensor hidden = Hidden(model, batch, rows, spec.forks, spec.row_fork);
-    const std::vector<double> logprobs = HeadLogprobs(model, hidden, NextTokenRows(batch), spec.temperature);
+    const Pass pass = Run(model, batch, rows, spec.forks, spec.row_fork);
+    const std::vector<double> logprobs =
+        HeadLogprobs(model, pass.plan, pass.hidden, NextTokenRows(batch), spec.temperature);
     size_t next = 0;
     for (const int64_t row : rows) {
       for (int64_t i = 1; i < spec.rows.length(row); ++i) {
@@ -115,11 +123,11 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
   for (const auto& rows : PackRows(spec.rows, spec.row_fork, most)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, rows);
-    const at::Tensor a = Hidden(model, batch, rows, spec.forks, spec.row_fork);
-    const at::Tensor b = Hidden(model, batch, rows, spec.forks, spec.row_reference);
+    const Pass a = Run(model, batch, rows, spec.forks, spec.row_fork);
+    const Pass b = Run(model, batch, rows, spec.forks, spec.row_reference);
     std::vector<int64_t> all(batch.tokens.size());
     std::iota(all.begin(), all.end(), 0);
-    const std::vector<double> kl = HeadDivergence(model, a, b, all);
+    const std::vector<double> kl = HeadDivergence(model, a.plan, a.hidden, b.plan, b.hidden, all);
     size_t next = 0;
     for (const int64_t row : rows) {
       for (int64_t i = 0; i < spec.rows.length(row); ++i) {

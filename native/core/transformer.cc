@@ -16,24 +16,38 @@ void Typed(const at::Tensor& like, F&& body) {
   }
 }
 
-// y = x rstd w; rstd is filled when defined.
-at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& rstd) {
+// y = x rstd w with each row's own gain w; rstd is filled when defined.
+at::Tensor Norm(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight, double eps,
+                const at::Tensor& rstd) {
   at::Tensor y = at::empty_like(x);
   Typed(x, [&](auto zero) {
     using T = decltype(zero);
-    cpu::RmsNormForward<T>(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), x.size(0), x.size(1), T(eps),
-                           y.mutable_data_ptr<T>(), rstd.defined() ? rstd.mutable_data_ptr<T>() : nullptr);
+    const int64_t c = x.size(1);
+    auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
+      cpu::RmsNormForward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(), end - begin, c, T(eps),
+                             y.mutable_data_ptr<T>() + begin * c,
+                             rstd.defined() ? rstd.mutable_data_ptr<T>() + begin : nullptr);
+    };
+    if (!plan.Touches(id)) return rows(0, x.size(0), weight);
+    for (const VectorSegment& s : plan.Vectors(id, weight)) rows(s.begin, s.end, s.value);
   });
   return y;
 }
 
-void NormBackward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd, const at::Tensor& dy,
-                  bool accumulate, const at::Tensor& dx) {
+void NormBackward(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight,
+                  const at::Tensor& rstd, const at::Tensor& dy, bool accumulate, const at::Tensor& dx) {
+  if (plan.Trains(id)) plan.VectorBackward(id, at::mul(dy, x).mul_(rstd.unsqueeze(1)));
+  if (!dx.defined()) return;
   Typed(x, [&](auto zero) {
     using T = decltype(zero);
-    cpu::RmsNormBackward<T>(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), rstd.const_data_ptr<T>(),
-                            dy.const_data_ptr<T>(), x.size(0), x.size(1), accumulate,
-                            dx.mutable_data_ptr<T>());
+    const int64_t c = x.size(1);
+    auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
+      cpu::RmsNormBackward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(),
+                              rstd.const_data_ptr<T>() + begin, dy.const_data_ptr<T>() + begin * c, end - begin, c,
+                              accumulate, dx.mutable_data_ptr<T>() + begin * c);
+    };
+    if (!plan.Touches(id)) return rows(0, x.size(0), weight);
+    for (const VectorSegment& s : plan.Vectors(id, weight)) rows(s.begin, s.end, s.value);
   });
 }
 
@@ -52,7 +66,21 @@ at::Tensor Project(const Model& model, const OverlayPlan& plan, int64_t layer, M
   const int64_t id = MatrixId(layer, module);
   at::Tensor y = model.linear(id).Forward(x);
   plan.Forward(id, x, y);
+  const int64_t bias = model.ids().bias[id];
+  if (bias >= 0 && plan.Touches(bias)) {
+    for (const VectorSegment& s : plan.Vectors(bias, at::zeros({y.size(1)}, y.options()))) {
+      y.narrow(0, s.begin, s.end - s.begin).add_(s.value);
+    }
+  }
   return y;
+}
+
+// Gradients of the values of a projection's deltas, its bias's too; adds to dx when defined.
+void DeltasBackward(const Model& model, const OverlayPlan& plan, int64_t id, const at::Tensor& x,
+                    const at::Tensor& dy, const at::Tensor& dx) {
+  plan.Backward(id, x, dy, dx);
+  const int64_t bias = model.ids().bias[id];
+  if (bias >= 0) plan.VectorBackward(bias, dy);
 }
 
 // dx of one projection, and the gradients of its deltas. x is the projection's input.
@@ -60,7 +88,7 @@ at::Tensor ProjectBackward(const Model& model, const OverlayPlan& plan, int64_t 
                            const at::Tensor& x, const at::Tensor& dy) {
   const int64_t id = MatrixId(layer, module);
   at::Tensor dx = model.linear(id).BackwardInput(dy);
-  plan.Backward(id, x, dy, dx);
+  DeltasBackward(model, plan, id, x, dy, dx);
   return dx;
 }
 
@@ -108,7 +136,9 @@ at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, cons
   const int64_t n = tokens.size(0);
   const auto options = model.options();
   const auto tables = model.RopeTables(n == 0 ? 1 : positions.max().item<int>() + 1);
+  const TensorIds& ids = model.ids();
   at::Tensor x = model.Embed(tokens);
+  plan.EmbedForward(ids.embedding, tokens, x);
   if (tape != nullptr) {
     tape->first_layer = std::max<int64_t>(0, plan.lowest_trainable_layer());
     tape->layers.assign(config.layers, {});
@@ -122,7 +152,7 @@ at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, cons
       rstd1 = at::empty({n}, options);
       lse = at::empty({n, config.heads}, options);
     }
-    at::Tensor h0 = Norm(x, weights.attention_norm, config.rms_eps, rstd0);
+    at::Tensor h0 = Norm(plan, ids.attention_norm[l], x, weights.attention_norm, config.rms_eps, rstd0);
     at::Tensor q = Project(model, plan, l, Module::kQ, h0);
     at::Tensor k = Project(model, plan, l, Module::kK, h0);
     at::Tensor v = Project(model, plan, l, Module::kV, h0);
@@ -131,7 +161,7 @@ at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, cons
     at::Tensor mixed = at::empty_like(q);
     attention.Forward(l, q, k, v, mixed, lse);
     at::Tensor x1 = Project(model, plan, l, Module::kO, mixed).add_(x);
-    at::Tensor h1 = Norm(x1, weights.mlp_norm, config.rms_eps, rstd1);
+    at::Tensor h1 = Norm(plan, ids.mlp_norm[l], x1, weights.mlp_norm, config.rms_eps, rstd1);
     at::Tensor gate = Project(model, plan, l, Module::kGate, h1);
     at::Tensor up = Project(model, plan, l, Module::kUp, h1);
     at::Tensor next = Project(model, plan, l, Module::kDown, Gated(gate, up)).add_(x1);
@@ -144,16 +174,19 @@ at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, cons
     tape->x = x;
     tape->rstd = rstd;
   }
-  return Norm(x, model.final_norm(), config.rms_eps, rstd);
+  return Norm(plan, ids.final_norm, x, model.final_norm(), config.rms_eps, rstd);
 }
 
-void TransformerBackward(const Model& model, const at::Tensor& positions, const OverlayPlan& plan,
-                         const RaggedAttention& attention, const Tape& tape, const at::Tensor& dhidden) {
+void TransformerBackward(const Model& model, const at::Tensor& tokens, const at::Tensor& positions,
+                         const OverlayPlan& plan, const RaggedAttention& attention, const Tape& tape,
+                         const at::Tensor& dhidden) {
   const ModelConfig& config = model.config();
-  if (plan.lowest_trainable_layer() < 0) return;
+  if (!plan.trainable()) return;
+  const TensorIds& ids = model.ids();
+  const int64_t lowest = plan.lowest_trainable_layer();
   const auto tables = model.RopeTables(positions.max().item<int>() + 1);
-  at::Tensor dx = at::empty_like(dhidden);
-  NormBackward(tape.x, model.final_norm(), tape.rstd, dhidden, false, dx);
+  at::Tensor dx = lowest < config.layers ? at::empty_like(dhidden) : at::Tensor();
+  NormBackward(plan, ids.final_norm, tape.x, model.final_norm(), tape.rstd, dhidden, false, dx);
   for (int64_t l = config.layers - 1; l >= tape.first_layer; --l) {
     const LayerTape& t = tape.layers[l];
     const LayerWeights& weights = model.layer(l);
@@ -170,7 +203,7 @@ void TransformerBackward(const Model& model, const at::Tensor& positions, const 
     });
     at::Tensor dh = ProjectBackward(model, plan, l, Module::kGate, t.h1, dgate);
     dh.add_(ProjectBackward(model, plan, l, Module::kUp, t.h1, dup));
-    NormBackward(t.x1, weights.mlp_norm, t.rstd1, dh, true, dx);
+    NormBackward(plan, ids.mlp_norm[l], t.x1, weights.mlp_norm, t.rstd1, dh, true, dx);
 
     // x1 = x0 + o(attention(rope q, rope k, v))
     at::Tensor dmixed = ProjectBackward(model, plan, l, Module::kO, t.attention, dx);
@@ -178,18 +211,20 @@ void TransformerBackward(const Model& model, const at::Tensor& positions, const 
     attention.Backward(t.q, t.k, t.v, t.attention, t.lse, dmixed.contiguous(), dq, dk, dv);
     Rotate(dq, positions, tables, config.head_dim, -1);
     Rotate(dk, positions, tables, config.head_dim, -1);
-    if (l == tape.first_layer) {
+    if (l == lowest && !plan.Trains(ids.attention_norm[l])) {
       // Nothing below is trained: only the gradients of the values are needed.
-      plan.Backward(MatrixId(l, Module::kQ), t.h0, dq, {});
-      plan.Backward(MatrixId(l, Module::kK), t.h0, dk, {});
-      plan.Backward(MatrixId(l, Module::kV), t.h0, dv, {});
-      break;
+      DeltasBackward(model, plan, MatrixId(l, Module::kQ), t.h0, dq, {});
+      DeltasBackward(model, plan, MatrixId(l, Module::kK), t.h0, dk, {});
+      DeltasBackward(model, plan, MatrixId(l, Module::kV), t.h0, dv, {});
+      return;
     }
     dh = ProjectBackward(model, plan, l, Module::kQ, t.h0, dq);
     dh.add_(ProjectBackward(model, plan, l, Module::kK, t.h0, dk));
     dh.add_(ProjectBackward(model, plan, l, Module::kV, t.h0, dv));
-    NormBackward(t.x0, weights.attention_norm, t.rstd0, dh, true, dx);
+    NormBackward(plan, ids.attention_norm[l], t.x0, weights.attention_norm, t.rstd0, dh, true,
+                 l == lowest ? at::Tensor() : dx);
   }
+  if (lowest < 0) plan.EmbedBackward(ids.embedding, tokens, dx);
 }
 
 at::Tensor TokenTensor(const Ragged& batch) {

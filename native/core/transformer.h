@@ -56,8 +56,9 @@ at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, cons
 
 // Adds the gradients of all trainable segments, given dhidden [n, hidden]. Stops at the lowest trainable
 // layer.
-void TransformerBackward(const Model& model, const at::Tensor& positions, const OverlayPlan& plan,
-                         const RaggedAttention& attention, const Tape& tape, const at::Tensor& dhidden);
+void TransformerBackward(const Model& model, const at::Tensor& tokens, const at::Tensor& positions,
+                         const OverlayPlan& plan, const RaggedAttention& attention, const Tape& tape,
+                         const at::Tensor& dhidden);
 
 // tokens and positions (0 … length − 1 of each document) of a ragged batch as tensors.
 at::Tensor TokenTensor(const Ragged& batch);

@@ -1,0 +1,205 @@
+#include "core/gradient.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/head.h"
+#include "core/score.h"
+#include "core/trainable.h"
+#include "core/transformer.h"
+
+namespace selfedit {
+namespace {
+
+// Forward and backward of one batch; the gradients are added to what the documents train. Returns log-probs by target.
+std::vector<double> BackwardPass(const Model& model, const Ragged& batch, const std::vector<DocumentDeltas>& deltas,
+                                 const HeadRows& rows, double temperature, const std::vector<double>& cotangents) {
+  const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
+  RaggedAttention attention(model.config(), batch.offsets);
+  const at::Tensor tokens = TokenTensor(batch), positions = PositionTensor(batch.offsets);
+  Tape tape;
+  const at::Tensor hidden = TransformerForward(model, tokens, positions, plan, attention, &tape);
+  std::vector<double> logprobs(rows.size());
+  const at::Tensor dhidden = HeadBackward(
+      model, plan, hidden, rows, temperature, false,
+      [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
+        for (int64_t i = 0; i < n; ++i) {
+          logprobs[begin + i] = logprob[i];
+          g[i] = cotangents[begin + i];
+        }
+      });
+  TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
+  return logprobs;
+}
+
+void Check(const GradientSpec& spec) {
+  CheckRagged(spec.rows, spec.model->config(), "row");
+  CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
+  CheckTemperature(spec.temperature, "a gradient");
+  if (spec.cotangents.size() != spec.rows.tokens.size()) {
+    throw Error("INPUT_INVALID", "there are " + std::to_string(spec.cotangents.size()) + " weights for " +
+                                     std::to_string(spec.rows.tokens.size()) + " tokens; expected one a token");
+  }
+  for (size_t t = 0; t < spec.cotangents.size(); ++t) {
+    if (std::isfinite(spec.cotangents[t])) continue;
+    throw Error("INPUT_INVALID", "the weight of token " + std::to_string(t) + " is not finite");
+  }
+  if (spec.level.size() != spec.forks.size()) {
+    throw Error("INPUT_INVALID", "every fork needs the index of the delta that is differentiated");
+  }
+  for (size_t f = 0; f < spec.forks.size(); ++f) {
+    if (spec.level[f] >= 0 && spec.level[f] < static_cast<int64_t>(spec.forks[f].size())) continue;
+    throw Error("OPTION_INVALID", "fork " + std::to_string(f) + " holds " + std::to_string(spec.forks[f].size()) +
+                                      " deltas; there is none with index " + std::to_string(spec.level[f]));
+  }
+}
+
+}  // namespace
+
+GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
+  Check(spec);
+  const Model& model = *spec.model;
+  // Changes add up, so the differentiated delta may lie on top of the others.
+  std::vector<DeltaStack> rest = spec.forks;
+  std::vector<std::unique_ptr<TrainableDelta>> trained;
+  for (size_t f = 0; f < rest.size(); ++f) {
+    const AppliedDelta& applied = spec.forks[f][spec.level[f]];
+    trained.push_back(std::make_unique<TrainableDelta>(model, *applied.delta, applied.scale));
+    rest[f].erase(rest[f].begin() + spec.level[f]);
+  }
+  GradientResult result;
+  result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
+  const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
+  double done = 0, step = 0;
+  for (const auto& indices : PackRows(spec.rows, spec.row_fork, most)) {
+    control.Check();
+    const Ragged batch = GatherRows(spec.rows, indices);
+    std::vector<DocumentDeltas> deltas;
+    std::vector<double> cotangents;
+    std::vector<int64_t> source;
+    for (const int64_t row : indices) {
+      const int32_t fork = spec.row_fork[row];
+      deltas.push_back({&rest[fork], &trained[fork]->view()});
+      for (int64_t t = spec.rows.offsets[row] + 1; t < spec.rows.offsets[row + 1]; ++t) {
+        cotangents.push_back(spec.cotangents[t]);
+        source.push_back(t);
+      }
+    }
+    const std::vector<double> logprobs =
+        BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents);
+    for (size_t i = 0; i < source.size(); ++i) result.logprobs[source[i]] = logprobs[i];
+    done += static_cast<double>(batch.tokens.size());
+    control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
+  }
+  for (const auto& delta : trained) {
+    if (!at::isfinite(delta->gradient()).all().item<bool>()) {
+      throw Error("LOSS_NOT_FINITE", "the gradient is not finite; the fork's values overflow");
+    }
+    result.gradients.push_back(delta->ShareGradient());
+  }
+  return result;
+}
+
+std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
+                                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
+                                        Selection selection, const JobControl& control) {
+  std::vector<at::Tensor> sums, gradients;
+  TrainableView view;
+  for (const int32_t id : matrices) {
+    if (id < 0 || id >= static_cast<int64_t>(model.tensors().size())) {
+      throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(id));
+    }
+    const MatrixInfo& info = model.tensors()[id];
+    gradients.push_back(at::zeros({info.out, info.in}, model.options()));
+    if (selection == Selection::kFisher) sums.push_back(at::zeros({info.out, info.in}, model.options()));
+    // A dense change without values: nothing is added to the products, only its gradient is taken.
+    PartView probe;
+    probe.kind = DeltaKind::kDense;
+    probe.matrix = id;
+    probe.out = info.out;
+    probe.in = info.in;
+    probe.dvalues = gradients.back().mutable_data_ptr();
+    view.views.push_back(probe);
+  }
+  const int64_t most = selection == Selection::kFisher ? 1 : kDefaultBatchTokens;  // squares are a document's own
+  for (const auto& indices : PackRows(documents, std::vector<int32_t>(documents.rows(), 0), most)) {
+    control.Check();
+    const Ragged batch = GatherRows(documents, indices);
+    std::vector<int64_t> source;
+    for (const int64_t row : indices) {
+      for (int64_t t = documents.offsets[row]; t < documents.offsets[row + 1]; ++t) source.push_back(t);
+    }
+    const HeadRows rows = NextTokenRows(
+        batch, [&](int64_t token) { return loss_mask.empty() || loss_mask[source[token]] != 0; });
+    std::vector<double> count(batch.rows(), 0.0), cotangents;
+    std::vector<int64_t> document(batch.tokens.size());
+    for (int64_t d = 0; d < batch.rows(); ++d) {
+      std::fill(document.begin() + batch.offsets[d], document.begin() + batch.offsets[d + 1], d);
+    }
+    for (const int64_t row : rows.row) count[document[row]] += 1;
+    for (const int64_t row : rows.row) cotangents.push_back(-1.0 / count[document[row]]);
+    BackwardPass(model, batch, std::vector<DocumentDeltas>(batch.rows(), DocumentDeltas{&stack, &view}), rows, 1.0,
+                 cotangents);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      sums[i].addcmul_(gradients[i], gradients[i]);
+      gradients[i].zero_();
+    }
+  }
+  return selection == Selection::kFisher ? sums : gradients;
+}
+
+std::vector<int64_t> LargestEntries(const at::Tensor& x, int64_t k) {
+  const at::Tensor magnitude = x.abs().reshape(-1).to(at::kDouble).contiguous();
+  const double* values = magnitude.const_data_ptr<double>();
+  std::vector<int64_t> order(magnitude.numel());
+  std::iota(order.begin(), order.end(), 0);
+  k = std::clamp<int64_t>(k, 0, static_cast<int64_t>(order.size()));
+  auto before = [&](int64_t a, int64_t b) { return values[a] != values[b] ? values[a] > values[b] : a < b; };
+  if (k > 0 && k < static_cast<int64_t>(order.size())) {
+    std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), before);
+  }
+  order.resize(k);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+DeltaPart SparseFromIndices(int64_t matrix, int64_t out, int64_t in, const std::vector<int64_t>& indices,
+                            at::Tensor values, const at::TensorOptions& options) {
+  const int64_t count = static_cast<int64_t>(indices.size());
+  if (count > std::numeric_limits<int32_t>::max()) {
+    throw Error("DELTA_INVALID", "a sparse change of " + std::to_string(count) +
+                                     " values; expected at most 2147483647 a matrix");
+  }
+  at::Tensor offsets = at::zeros({out + 1}, at::kInt), columns = at::empty({count}, at::kInt);
+  int32_t* starts = offsets.mutable_data_ptr<int32_t>();
+  int32_t* column = columns.mutable_data_ptr<int32_t>();
+  for (int64_t i = 0; i < count; ++i) {
+    ++starts[indices[i] / in + 1];
+    column[i] = static_cast<int32_t>(indices[i] % in);
+  }
+  for (int64_t row = 0; row < out; ++row) starts[row + 1] += starts[row];
+  if (!values.defined()) values = at::zeros({count}, options);
+  return DeltaPart::Sparse(matrix, offsets, columns, values, 1.0);
+}
+
+DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
+                       const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices, double density,
+                       Selection selection, const JobControl& control) {
+  if (!(density > 0 && density <= 1)) {
+    throw Error("OPTION_INVALID", "density is " + std::to_string(density) + "; expected a part above 0, at most 1");
+  }
+  const std::vector<at::Tensor> gradients =
+      WeightGradients(model, stack, documents, loss_mask, matrices, selection, control);
+  auto delta = std::make_shared<Delta>();
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const MatrixInfo& info = model.tensors()[matrices[i]];
+    const int64_t k = static_cast<int64_t>(std::ceil(density * static_cast<double>(info.out * info.in)));
+    delta->parts.push_back(SparseFromIndices(matrices[i], info.out, info.in, LargestEntries(gradients[i], k),
+                                             at::Tensor(), model.options()));
+  }
+  return delta;
+}
+
+}  // namespace selfedit
