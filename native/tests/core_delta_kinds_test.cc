@@ -88,7 +88,9 @@ TEST(DeltaKinds, EveryKindOnEveryWeightEqualsItsDenseTwinAndTheMaterialisedWeigh
           EXPECT_NEAR(found[t], twin[t], 1e-9) << model->tensors()[id].name << " " << DeltaKindName(kind);
           moved = std::max(moved, std::abs(found[t] - unedited[t]));
         }
-        EXPECT_GT(moved, 1e-5) << model->tensors()[id].name << " " << DeltaKindName(kind);
+        // The biases of this model are zero: they have no singular value that could be scaled.
+        const bool nothing = kind == DeltaKind::kSpectral && model->Weight(id).count_nonzero().item<int64_t>() == 0;
+        EXPECT_EQ(moved > 1e-5, !nothing) << model->tensors()[id].name << " " << DeltaKindName(kind);
         const at::Tensor expected =
             model->Weight(id) + DenseTwin(*model, *delta)->parts[0].values * 1.3;
         EXPECT_LT((Fork{model, {{delta, 1.3}}}.EffectiveWeight(id) - expected).abs().max().item<double>(), 1e-12);
@@ -193,7 +195,7 @@ TEST(DeltaKinds, GradientsAgreeWithFiniteDifferencesForEveryKindOnEveryWeight) {
         for (size_t which = 0; which < tensors; ++which) {
           const at::Tensor found = result.gradients[0]->parts[p].trainable()[which].reshape(-1);
           const int64_t count = found.numel();
-          for (int64_t i = 0; i < count; i += std::max<int64_t>(1, count / 5)) {
+          for (int64_t i = 0; i < count; i += std::max<int64_t>(1, count / 3)) {
             auto shifted = [&](double step) {
               auto copy = std::make_shared<Delta>(*delta);
               DeltaPart& part = copy->parts[p];
@@ -234,7 +236,8 @@ TEST(DeltaKinds, AdaptTrainsAGivenSupportAndLeavesTheRestAlone) {
   // The first slot is low-rank on a matrix and dense on a gain: mixed, so it is trained as it is too.
   const AdaptResult result = Adapt(spec, JobControl());
   for (size_t s = 0; s < 4; ++s) {
-    EXPECT_LT(result.loss[s].back(), result.loss[s].front() * 0.9) << s;
+    auto epoch = [&](size_t e) { return result.loss[s][3 * e] + result.loss[s][3 * e + 1] + result.loss[s][3 * e + 2]; };
+    EXPECT_LT(epoch(5), epoch(0) * 0.97) << s;
     const DeltaPart& before = spec.slots[s].init->parts[0];
     const DeltaPart& after = result.deltas[s]->parts[0];
     EXPECT_EQ(after.kind, before.kind);
@@ -327,7 +330,7 @@ TEST(DeltaKinds, RefusesWhatWouldBeReadWrong) {
   EXPECT_NE(changed([](DeltaPart& p) { std::swap(p.columns.mutable_data_ptr<int32_t>()[0], p.columns.mutable_data_ptr<int32_t>()[1]); })
                 .find("DELTA_INVALID"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.columns.mutable_data_ptr<int32_t>()[0] = 12; }).find("names column 12; there are 12"),
+  EXPECT_NE(changed([](DeltaPart& p) { p.columns.mutable_data_ptr<int32_t>()[0] = 24; }).find("names column 24; there are 24"),
             std::string::npos);
   EXPECT_NE(changed([](DeltaPart& p) { p.row_offsets.mutable_data_ptr<int32_t>()[3] = 100; }).find("row offsets fall"),
             std::string::npos);

@@ -189,8 +189,8 @@ TEST(WorkspaceMemory, ResultsAreTheSameBits) {
     const AdaptResult pooled = Adapt(TwoEdits(model, 3), {});
     EXPECT_EQ(plain.loss, pooled.loss);
     for (size_t d = 0; d < plain.deltas.size(); ++d) {
-      for (size_t p = 0; p < plain.deltas[d]->low_rank.size(); ++p) {
-        EXPECT_TRUE(at::equal(plain.deltas[d]->low_rank[p].b, pooled.deltas[d]->low_rank[p].b));
+      for (size_t p = 0; p < plain.deltas[d]->parts.size(); ++p) {
+        EXPECT_TRUE(at::equal(plain.deltas[d]->parts[p].b, pooled.deltas[d]->parts[p].b));
       }
     }
   }
