@@ -19,7 +19,7 @@ struct Task {
   const Segment* segment;
   int64_t begin, end;  // rows
   int64_t from, to;    // columns of the result
-  int64_t scratch;     // row of the scratch where this task's rows begin
+  int64_t scratch;     // row of the scratch where the segment begins
 };
 
 // Blocks of rows; dense changes also of columns, so that a single row keeps all threads busy.
@@ -34,8 +34,8 @@ std::vector<Task> SplitRows(const std::vector<Segment>& segments, bool input, in
       for (int64_t from = 0; from < width; from += step) {
         tasks.push_back({&segment, begin, end, from, std::min(width, from + step), scratch});
       }
-      scratch += end - begin;
     }
+    scratch += segment.end - segment.begin;
   }
   *scratch_rows = scratch;
   return tasks;
@@ -86,8 +86,10 @@ void BackwardTyped(const Levels& levels, const at::Tensor& x, const at::Tensor& 
       const PartView& view = task.segment->view;
       if (dxs == nullptr && !view.trainable()) return;
       const T* rows_x = view.trainable() ? xs + task.begin * in : nullptr;
+      // A segment's rows lie end to end, each as wide as its own rank.
+      const int64_t place = task.scratch * rank + (task.begin - task.segment->begin) * view.rank;
       overlay::BackwardInput<T>(view, rows_x, dys + task.begin * out, task.end - task.begin, task.from, task.to,
-                                u + task.scratch * rank, v + task.scratch * rank,
+                                u + place, v + place,
                                 dxs == nullptr ? nullptr : dxs + task.begin * in);
     });
     // The values: pieces of fixed size, each adds a segment's rows in one fixed order.
