@@ -1,9 +1,8 @@
 // Deltas in files: bytes of PEFT's layout, round trips of every kind, and files that must be refused.
-#include "core/delta_file.h"
-
 #include <cstring>
 #include <limits>
 
+#include "core/delta_file.h"
 #include "core_delta_helpers.h"
 #include "format/safetensors_writer.h"
 #include "format_helpers.h"
@@ -98,8 +97,9 @@ TEST(DeltaFile, EmptyPatternsAndEmptyDeltas) {
   const c10::InferenceMode inference;
   const TemporaryFolder folder;
   const auto model = TinyModel(Dtype::kFloat32);
-  const DeltaPtr nothing = delta_test::DeltaOf(
-      *model, {DeltaPart::Sparse(0, at::zeros({17}, at::kInt), at::empty({0}, at::kInt), at::empty({0}, at::kFloat), 1)});
+  const DeltaPtr nothing =
+      delta_test::DeltaOf(*model, {DeltaPart::Sparse(0, at::zeros({17}, at::kInt), at::empty({0}, at::kInt),
+                                                     at::empty({0}, at::kFloat), 1)});
   SaveDelta(*nothing, *model, folder / "d.safetensors");
   EXPECT_TRUE(
       delta_test::SameBits(LoadDelta(*model, folder / "d.safetensors", {})->parts.at(0), nothing->parts[0]));
@@ -239,7 +239,8 @@ TEST(DeltaFile, HalfAPairOfPeft) {
   const TemporaryFolder folder;
   const auto model = TinyModel(Dtype::kFloat32);
   const std::vector<float> values(24, 1);
-  const std::string path = folder / "d.safetensors", key = std::string("base_model.model.") + kQ + ".lora_A.weight";
+  const std::string path = folder / "d.safetensors",
+                    key = std::string("base_model.model.") + kQ + ".lora_A.weight";
   WriteSafetensors(path, {{key, DType::kF32, {2, 12}, values.data()}});
   ExpectCode("TENSOR_MISSING", "lora_B", [&] { LoadDelta(*model, path, Scales(*model, 1)); });
   WriteSafetensors(path, {{key, DType::kI32, {2, 12}, values.data()}});

@@ -44,13 +44,14 @@ inline DeltaPart RandomPart(const Model& model, DeltaKind kind, int64_t matrix, 
   const auto type = model.activation();
   switch (kind) {
     case DeltaKind::kLowRank:
-      return DeltaPart::LowRank(matrix, Draw({rank, info.in}, key).to(type), Draw({info.out, rank}, key + 1).to(type),
-                                scale);
+      return DeltaPart::LowRank(matrix, Draw({rank, info.in}, key).to(type),
+                                Draw({info.out, rank}, key + 1).to(type), scale);
     case DeltaKind::kDense:
       return DeltaPart::Dense(matrix, Draw({info.out, info.in}, key).to(type), scale);
     case DeltaKind::kSpectral: {
       const SpectralFactors f = RandomisedSvd(model.Weight(matrix), rank, 1);
-      return DeltaPart::Spectral(matrix, f.u.to(type), f.sigma.to(type), f.v.to(type), Draw({rank}, key).to(type), scale);
+      return DeltaPart::Spectral(matrix, f.u.to(type), f.sigma.to(type), f.v.to(type),
+                                 Draw({rank}, key).to(type), scale);
     }
     default:
       break;
@@ -64,7 +65,8 @@ inline DeltaPart RandomPart(const Model& model, DeltaKind kind, int64_t matrix, 
     offsets.push_back(static_cast<int32_t>(columns.size()));
   }
   const at::Tensor values = Draw({static_cast<int64_t>(columns.size())}, key).to(type);
-  return DeltaPart::Sparse(matrix, at::tensor(offsets, at::kInt), at::tensor(columns, at::kInt), values, scale);
+  return DeltaPart::Sparse(matrix, at::tensor(offsets, at::kInt), at::tensor(columns, at::kInt), values,
+                           scale);
 }
 
 // By matrix id, then kind, as a delta needs them.
@@ -81,10 +83,11 @@ inline DeltaPtr MixedDelta(const Model& model, uint64_t key) {
     return RandomPart(model, kind, matrix, 3, 100 * key + k, scale);
   };
   const TensorIds& ids = model.ids();
-  return DeltaOf(model, {part(DeltaKind::kLowRank, 1, 1, 0.7), part(DeltaKind::kSparse, 1, 3, -1.5),
-                         part(DeltaKind::kDense, 1, 5, 0.25), part(DeltaKind::kSpectral, 1, 7, 1.25),
-                         part(DeltaKind::kLowRank, 9, 9, 2), part(DeltaKind::kSparse, ids.embedding, 11, 0.5),
-                         part(DeltaKind::kDense, ids.final_norm, 13, 1), part(DeltaKind::kSparse, ids.bias[0], 15, 1)});
+  return DeltaOf(
+      model, {part(DeltaKind::kLowRank, 1, 1, 0.7), part(DeltaKind::kSparse, 1, 3, -1.5),
+              part(DeltaKind::kDense, 1, 5, 0.25), part(DeltaKind::kSpectral, 1, 7, 1.25),
+              part(DeltaKind::kLowRank, 9, 9, 2), part(DeltaKind::kSparse, ids.embedding, 11, 0.5),
+              part(DeltaKind::kDense, ids.final_norm, 13, 1), part(DeltaKind::kSparse, ids.bias[0], 15, 1)});
 }
 
 // scale D by plain loops, in float64.
@@ -153,17 +156,19 @@ inline double Difference(const Model& model, const Delta& a, const Delta& b) {
 inline bool SameBits(const at::Tensor& a, const at::Tensor& b) {
   if (a.defined() != b.defined()) return false;
   if (!a.defined()) return true;
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.is_contiguous() && b.is_contiguous() &&
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.is_contiguous() &&
+         b.is_contiguous() &&
          (a.numel() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0);
 }
 
 inline bool SameBits(const DeltaPart& p, const DeltaPart& q) {
-  return p.kind == q.kind && p.matrix == q.matrix && p.scale == q.scale && SameBits(p.a, q.a) && SameBits(p.b, q.b) &&
-         SameBits(p.sigma, q.sigma) && SameBits(p.row_offsets, q.row_offsets) && SameBits(p.columns, q.columns) &&
-         SameBits(p.values, q.values);
+  return p.kind == q.kind && p.matrix == q.matrix && p.scale == q.scale && SameBits(p.a, q.a) &&
+         SameBits(p.b, q.b) && SameBits(p.sigma, q.sigma) && SameBits(p.row_offsets, q.row_offsets) &&
+         SameBits(p.columns, q.columns) && SameBits(p.values, q.values);
 }
 
-inline void ExpectCode(const std::string& code, const std::string& mentions, const std::function<void()>& call) {
+inline void ExpectCode(const std::string& code, const std::string& mentions,
+                       const std::function<void()>& call) {
   try {
     call();
     ADD_FAILURE() << "nothing was thrown; expected " << code;
