@@ -19,8 +19,8 @@ constexpr char kFormat[] = "selfedit-spectral-1";  // to be raised when Randomis
 std::string FingerprintOf(const at::Tensor& weight) {
   Sha256 hash;
   std::string head = std::string(kFormat) + "," + c10::toString(weight.scalar_type());
-  for (const int64_t size : weight.sizes()) head += "," + std::to_string(size);
-  head += ";";
+  for (const int64_t size : weight.sizes()) (head += ',') += std::to_string(size);
+  head += ';';
   hash.Update(head.data(), head.size());
   const at::Tensor plain = weight.contiguous();
   hash.Update(plain.const_data_ptr(), plain.nbytes());
