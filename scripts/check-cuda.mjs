@@ -79,7 +79,7 @@ async function whole(env) {
 
   const cudart = [...paths.values()].find((path) => /libcudart\.so/.test(path));
   if (!cudart) throw new Error('libcudart is not among the libraries of libtorch');
-  say(`kernels: ${linkKernels(cudart)} files, linked whole with ${relative(ROOT, cudart)}`);
+  say(`kernels: ${linkKernels(cudart)} files, linked whole with ${cudart}`);
 
   const info = load(torch.libraries);
   if (!info.cuda) throw new Error('the addon says that it was built without CUDA');
