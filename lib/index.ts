@@ -14,6 +14,7 @@ export type {
   DeltaKind,
   DeltaPartInfo,
   DensePart,
+  GpuInfo,
   LowRankPart,
   MatrixInfo,
   ModelConfig,
