@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/materialised.h"
 #include "core/model.h"
 #include "core/overlay_products.h"
 
@@ -176,6 +177,25 @@ void OverlayPlan::Add(int64_t level, const Segment& segment) {
   lowest_trainable_ = std::min(lowest_trainable_, layer);
 }
 
+bool OverlayPlan::ReplacesAll(int64_t matrix) const {
+  int64_t covered = 0;
+  for (const Replacement& r : replaced_) {
+    if (r.weights->whole(matrix)) covered += r.end - r.begin;
+  }
+  return tokens_ > 0 && covered == tokens_;
+}
+
+void OverlayPlan::ForwardReplaced(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const {
+  for (const Replacement& r : replaced_) {
+    const int64_t rows = r.end - r.begin;
+    for (const Materialised::Run& run : r.weights->runs(matrix)) {
+      y.narrow(0, r.begin, rows)
+          .narrow(1, run.begin, run.end - run.begin)
+          .copy_(run.linear.Forward(x.narrow(0, r.begin, rows)));
+    }
+  }
+}
+
 void OverlayPlan::Forward(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const {
   if (!Touches(matrix)) return;
   Typed(y, [&](auto zero) { ForwardTyped<decltype(zero)>(levels_[matrix], x, y); });
@@ -303,15 +323,24 @@ OverlayPlan MakeOverlayPlan(const Model& model, const std::vector<int32_t>& offs
       }
       const AppliedDelta& applied = (*documents[d].stack)[level];
       int64_t end = d + 1;
-      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied)
+      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied &&
+             (documents[end].materialised != nullptr) == (documents[d].materialised != nullptr))
         ++end;
       for (const DeltaPart& part : applied.delta->parts) {
+        if (documents[d].materialised != nullptr && part.matrix < static_cast<int64_t>(model.matrices().size())) continue;
         const MatrixInfo& info = model.tensors()[part.matrix];
         plan.Add(static_cast<int64_t>(level) * kKinds + static_cast<int64_t>(part.kind),
                  {offsets[d], offsets[end], ViewOf(part, info.out, info.in, applied.scale)});
       }
       d = end;
     }
+  }
+  for (int64_t d = 0; d < count;) {
+    const Materialised* weights = documents[d].materialised;
+    int64_t end = d + 1;
+    while (end < count && documents[end].materialised == weights) ++end;
+    if (weights != nullptr) plan.Replace(offsets[d], offsets[end], weights);
+    d = end;
   }
   for (int64_t d = 0; d < count;) {
     const TrainableView* trainable = documents[d].trainable;
