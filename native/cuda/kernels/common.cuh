@@ -41,7 +41,7 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
 #endif
 }
 
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr unsigned Blocks(int64_t count, int64_t a_block) {
   return static_cast<unsigned>(CeilDiv(count, a_block));
 }
