@@ -17,12 +17,32 @@ struct Slots {
   Array<int32_t> failed;
   Slots(Type type, int64_t S, int64_t count, const std::vector<SlotOptimizer>& optimizers,
         const std::vector<double>& gradients)
-      : S(S), count(count), value(Floats(Normal(S * count, 1))), first(S * count, 0.0f),
-        second(S * count, 0.0f), gradient(Floats(gradients)), shadow(type, std::vector<double>(S * count, -5)),
-        optimizer(optimizers), partial(S * kNormParts, NAN), norm(S, -1.0), failed(S, 0) {}
+      : S(S),
+        count(count),
+        value(Floats(Normal(S * count, 1))),
+        first(S * count, 0.0f),
+        second(S * count, 0.0f),
+        gradient(Floats(gradients)),
+        shadow(type, std::vector<double>(S * count, -5)),
+        optimizer(optimizers),
+        partial(S * kNormParts, NAN),
+        norm(S, -1.0),
+        failed(S, 0) {}
   AdamWSlots Arguments(Type type, const Array<double>& rate, const Array<int32_t>& step) const {
-    return {S, count, value.data(), first.data(), second.data(), gradient.data(), shadow.data(), type,
-            optimizer.data(), rate.data(), step.data(), partial.data(), norm.data(), failed.data()};
+    return {S,
+            count,
+            value.data(),
+            first.data(),
+            second.data(),
+            gradient.data(),
+            shadow.data(),
+            type,
+            optimizer.data(),
+            rate.data(),
+            step.data(),
+            partial.data(),
+            norm.data(),
+            failed.data()};
   }
 };
 
@@ -77,9 +97,9 @@ TEST_P(CudaAdamW, AgreesWithTheCpuKernel) {
   const std::vector<float> g = slots.gradient.Read();
   for (int32_t step = 1; step <= 4; ++step) {
     AdamW(slots.Arguments(GetParam(), Array<double>({0.02}), Array<int32_t>({step})), nullptr);
-    const double norm = cpu::AdamW<float>(
-        x.data(), m.data(), v.data(), g.data(),
-        {count, 0.02, o.beta1, o.beta2, o.epsilon, o.weight_decay, o.clip, step});
+    const double norm =
+        cpu::AdamW<float>(x.data(), m.data(), v.data(), g.data(),
+                          {count, 0.02, o.beta1, o.beta2, o.epsilon, o.weight_decay, o.clip, step});
     EXPECT_NEAR(slots.norm.Read()[0], norm, 1e-12 * norm);
     EXPECT_LT(Difference(Wide(slots.value.Read()), Wide(x)), 1e-6);
   }
@@ -93,7 +113,8 @@ TEST_P(CudaAdamW, AGradientThatIsNotFiniteIsToldAndNotApplied) {
   const Slots slots(GetParam(), 3, count, std::vector<SlotOptimizer>(3), gradients);
   const std::vector<float> before = slots.value.Read();
   for (const int32_t step : {1, 2}) {
-    AdamW(slots.Arguments(GetParam(), Array<double>(3, 0.1), Array<int32_t>({step, step + 4, step})), nullptr);
+    AdamW(slots.Arguments(GetParam(), Array<double>(3, 0.1), Array<int32_t>({step, step + 4, step})),
+          nullptr);
   }
   const std::vector<float> after = slots.value.Read();
   EXPECT_NE(after[5], before[5]);

@@ -16,9 +16,9 @@ struct Case {
   int64_t leftover = 3;
 };
 std::vector<Case> Cases() {
-  return {{{1, 1, 1}, 2, 1, 32, false},        {{70}, 3, 3, 64, true},  {{17, 0, 33, 5, 0}, 4, 2, 64, false},
-          {{64, 64}, 2, 2, 40, true, 0},       {{130, 3}, 4, 1, 96, true}, {{40, 90}, 2, 1, 128, false},
-          {{35, 1, 20}, 2, 1, 256, false},     {{0, 0}, 2, 2, 64, false}, {{67}, 2, 1, 200, true}};
+  return {{{1, 1, 1}, 2, 1, 32, false},    {{70}, 3, 3, 64, true},     {{17, 0, 33, 5, 0}, 4, 2, 64, false},
+          {{64, 64}, 2, 2, 40, true, 0},   {{130, 3}, 4, 1, 96, true}, {{40, 90}, 2, 1, 128, false},
+          {{35, 1, 20}, 2, 1, 256, false}, {{0, 0}, 2, 2, 64, false},  {{67}, 2, 1, 200, true}};
 }
 
 class Problem {
@@ -40,7 +40,8 @@ class Problem {
   int64_t Key(int64_t j, int64_t h) const { return (j * c.G + h / (c.H / c.G)) * c.d; }
 
   // Probabilities of query i.
-  std::vector<double> Weights(const std::vector<double>* v, int64_t begin, int64_t i, int64_t h, double* lse) const {
+  std::vector<double> Weights(const std::vector<double>* v, int64_t begin, int64_t i, int64_t h,
+                              double* lse) const {
     std::vector<double> p;
     double most = -INFINITY, sum = 0;
     for (int64_t j = begin; j <= i; ++j) {
@@ -106,7 +107,8 @@ class Problem {
   int64_t Stride(int part) const { return part == 0 ? q_stride : kv_stride; }
   void Spread(int part, std::vector<double>& to) const {
     for (int64_t t = 0; t < T; ++t) {
-      std::copy_n(values[part].begin() + t * Width(part), Width(part), to.begin() + t * Stride(part) + Start(part));
+      std::copy_n(values[part].begin() + t * Width(part), Width(part),
+                  to.begin() + t * Stride(part) + Start(part));
     }
   }
   std::vector<double> Collect(int part, const std::vector<double>& from) const {
@@ -148,19 +150,22 @@ TEST_P(CudaAttention, ForwardAndBackward) {
       return const_cast<void*>(list[c.merged ? 0 : part]->At(p.Start(part)));
     };
     const Array<int32_t> offsets(p.offsets);
-    const AttentionShape shape{offsets.data(), static_cast<int64_t>(c.lengths.size()), p.T, c.H, c.G, c.d,
-                               p.q_stride,     p.kv_stride,                            p.scale};
+    const AttentionShape shape{
+        offsets.data(), static_cast<int64_t>(c.lengths.size()), p.T, c.H, c.G, c.d, p.q_stride, p.kv_stride,
+        p.scale};
     const Tensor result(type, std::vector<double>(out.size(), 9)), dout(type, p.dout);
     const Array<float> logs(p.T * c.H, 9.0f), delta(p.T * c.H, NAN);
-    AttentionForward(type, shape, view(inputs, 0), view(inputs, 1), view(inputs, 2), result.data(), logs.data(),
-                     nullptr);
+    AttentionForward(type, shape, view(inputs, 0), view(inputs, 1), view(inputs, 2), result.data(),
+                     logs.data(), nullptr);
     EXPECT_LT(Difference(result.Read(), out), Tolerance(type));
     EXPECT_LT(Difference(Wide(logs.Read()), lse, 1), kFloatTolerance);
-    AttentionBackward(type, shape, view(inputs, 0), view(inputs, 1), view(inputs, 2), result.data(), logs.data(),
-                      dout.data(), delta.data(), view(gradients, 0), view(gradients, 1), view(gradients, 2), nullptr);
+    AttentionBackward(type, shape, view(inputs, 0), view(inputs, 1), view(inputs, 2), result.data(),
+                      logs.data(), dout.data(), delta.data(), view(gradients, 0), view(gradients, 1),
+                      view(gradients, 2), nullptr);
     for (int part = 0; part < 3; ++part) {
       const std::vector<double> found = p.Collect(part, gradients[c.merged ? 0 : part]->Read());
-      // Values are of size 1; a document of one token has gradients of 0, made of cancelling terms of that size.
+      // Values are of size 1; a document of one token has gradients of 0, made of cancelling terms of that
+      // size.
       EXPECT_LT(Difference(found, grads[part], 1), 2 * Tolerance(type)) << "part " << part;
     }
   }

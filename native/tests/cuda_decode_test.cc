@@ -51,8 +51,19 @@ TEST_P(CudaDecode, AppendsAndAttends) {
     const Array<const void*> prefix_k(prefix_lists[0]), prefix_v(prefix_lists[1]);
     const Array<void*> own_k(own_lists[0]), own_v(own_lists[1]);
     const Array<int32_t> prefix_lengths(prefix_length), own_lengths(own_length);
-    const DecodeShape shape{B, H, G, d, q_stride, q_stride, static_cast<float>(scale), prefix_k.data(), prefix_v.data(),
-                            prefix_lengths.data(), own_k.data(), own_v.data(), own_lengths.data()};
+    const DecodeShape shape{B,
+                            H,
+                            G,
+                            d,
+                            q_stride,
+                            q_stride,
+                            static_cast<float>(scale),
+                            prefix_k.data(),
+                            prefix_v.data(),
+                            prefix_lengths.data(),
+                            own_k.data(),
+                            own_v.data(),
+                            own_lengths.data()};
     AppendKeyValue(type, shape, merged.At(H * d), merged.At(H * d + width), nullptr);
     std::vector<double> expected(B * H * d, 0);
     for (int64_t b = 0; b < B; ++b) {
@@ -84,8 +95,8 @@ TEST_P(CudaDecode, AppendsAndAttends) {
     for (const int64_t splits : {int64_t{1}, int64_t{3}, kMostSplits}) {
       const Tensor out(type, std::vector<double>(B * H * d, 9));
       const Array<float> scratch(B * H * splits * (d + 2), NAN);
-      AttentionDecode(type, shape, merged.data(), 1, splits, splits == 1 ? nullptr : scratch.data(), out.data(),
-                      nullptr);
+      AttentionDecode(type, shape, merged.data(), 1, splits, splits == 1 ? nullptr : scratch.data(),
+                      out.data(), nullptr);
       EXPECT_LT(Difference(out.Read(), expected), Tolerance(type)) << "d " << d << ", splits " << splits;
     }
   }
@@ -94,14 +105,26 @@ TEST_P(CudaDecode, AppendsAndAttends) {
 TEST_P(CudaDecode, StateOfTheRows) {
   // Rows: goes on, stop token, length, context, not finite, idle, already ended; stop beats length.
   const int64_t B = 8, capacity = 6;
-  const Array<int32_t> last({1, 2, 3, 4, 5, 6, 7, 8}), own_length({4, 0, 2, 9, 1, 0, 3, 2}), finish({0, 0, 0, 0, 0, -1, 2, 0}),
-      prefix_length({10, 11, 12, 13, 14, 15, 16, 17}), max_tokens({6, 6, 4, 6, 6, 6, 3, 3}), stop_tokens({50, 60}),
-      out_tokens(B * capacity, -9), running(1, -9);
+  const Array<int32_t> last({1, 2, 3, 4, 5, 6, 7, 8}), own_length({4, 0, 2, 9, 1, 0, 3, 2}),
+      finish({0, 0, 0, 0, 0, -1, 2, 0}), prefix_length({10, 11, 12, 13, 14, 15, 16, 17}),
+      max_tokens({6, 6, 4, 6, 6, 6, 3, 3}), stop_tokens({50, 60}), out_tokens(B * capacity, -9),
+      running(1, -9);
   const Array<int64_t> count({5 - 1, 0, 3, 5 - 1, 1, 0, 3, 2});
   const Array<float> out_logprobs(B * capacity, -9.0f);
-  const DecodeState state{B, last.data(), own_length.data(), count.data(), finish.data(), prefix_length.data(),
-                          max_tokens.data(), 18, stop_tokens.data(), 2, out_tokens.data(), out_logprobs.data(),
-                          capacity, running.data()};
+  const DecodeState state{B,
+                          last.data(),
+                          own_length.data(),
+                          count.data(),
+                          finish.data(),
+                          prefix_length.data(),
+                          max_tokens.data(),
+                          18,
+                          stop_tokens.data(),
+                          2,
+                          out_tokens.data(),
+                          out_logprobs.data(),
+                          capacity,
+                          running.data()};
   const Array<int32_t> tokens(B, -9), positions(B, -9);
   DecodeInput(state, tokens.data(), positions.data(), nullptr);
   EXPECT_EQ(tokens.Read(), (std::vector<int32_t>{1, 2, 3, 4, 5, 0, 0, 8}));

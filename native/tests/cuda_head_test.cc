@@ -62,8 +62,9 @@ TEST_P(CudaHead, LogSoftmaxRowsAndTheirGradients) {
         lses[r] = logits[r * V] / temperature - log_p[0];
         for (int64_t j = 0; j < V; ++j) {
           const double p = std::exp(log_p[j]);
-          gradient[r * V + j] = (g[r] * ((j == targets[r]) - p) - (p > 0 ? e[r] * p * (log_p[j] + entropies[r]) : 0)) /
-                                temperature;
+          gradient[r * V + j] =
+              (g[r] * ((j == targets[r]) - p) - (p > 0 ? e[r] * p * (log_p[j] + entropies[r]) : 0)) /
+              temperature;
         }
         const auto loss = [&](const std::vector<double>& z) {
           const std::vector<double> of = LogSoftmax(z, r, V, temperature);
@@ -121,9 +122,10 @@ TEST_P(CudaHead, CrossEntropyAndLossOfSlots) {
 TEST_P(CudaHead, Divergence) {
   const Type type = GetParam();
   for (const int64_t V : kVocabularies) {
-    std::vector<double> a = Rounded(type, Normal(kRows * V, 1, 2)), b = Rounded(type, Normal(kRows * V, 2, 2));
-    std::copy_n(a.begin(), V, b.begin());       // row 0: equal
-    if (V > 10) a[3 * V + 5] = -INFINITY;       // p = 0 where q > 0
+    std::vector<double> a = Rounded(type, Normal(kRows * V, 1, 2)),
+                        b = Rounded(type, Normal(kRows * V, 2, 2));
+    std::copy_n(a.begin(), V, b.begin());  // row 0: equal
+    if (V > 10) a[3 * V + 5] = -INFINITY;  // p = 0 where q > 0
     const Tensor first(type, a), second(type, b);
     const Array<float> kl(kRows, -9.0f);
     KlRows(type, first.data(), second.data(), kRows, V, kl.data(), nullptr);

@@ -15,14 +15,24 @@ struct Shape {
 class Problem {
  public:
   Problem(Type type, const SegmentCase& c, const Shape& shape, bool pointers)
-      : type(type), c(c), shape(shape), R((shape.rank + 7) / 8 * 8), T(c.Tokens()), S(c.Slots()),
-        offsets(c.Offsets()), x(Rounded(type, Normal(T * shape.in, 1))),
-        y(Rounded(type, Normal(T * shape.out, 2))), dy(Rounded(type, Normal(T * shape.out, 3))),
-        dx(Rounded(type, Normal(T * shape.in, 4))), device_offsets(offsets) {
+      : type(type),
+        c(c),
+        shape(shape),
+        R((shape.rank + 7) / 8 * 8),
+        T(c.Tokens()),
+        S(c.Slots()),
+        offsets(c.Offsets()),
+        x(Rounded(type, Normal(T * shape.in, 1))),
+        y(Rounded(type, Normal(T * shape.out, 2))),
+        dy(Rounded(type, Normal(T * shape.out, 3))),
+        dx(Rounded(type, Normal(T * shape.in, 4))),
+        device_offsets(offsets) {
     segments = {device_offsets.data(), S, T};
     for (int64_t s = 0; s < S; ++s) {
       // The second form has other ranks too, and a slot without a delta.
-      const int64_t rank = !pointers ? shape.rank : S > 2 && s == 2 ? 0 : std::max<int64_t>(1, shape.rank - s);
+      const int64_t rank = !pointers         ? shape.rank
+                           : S > 2 && s == 2 ? 0
+                                             : std::max<int64_t>(1, shape.rank - s);
       ranks.push_back(static_cast<int32_t>(rank));
       a.push_back(Rounded(type, Normal(rank * shape.in, 10 + s, 0.2)));
       b.push_back(Rounded(type, Normal(shape.out * rank, 40 + s, 0.2)));
@@ -117,7 +127,7 @@ class CudaLowRank : public CudaTest {};
 SELFEDIT_CUDA_TYPES(CudaLowRank);
 
 void ForProblems(Type type, bool pointers, const std::function<void(const Problem&)>& body) {
-  const std::vector<Shape> shapes = {{4, 72, 40, false},  {7, 37, 51, false}, {16, 136, 72, true},
+  const std::vector<Shape> shapes = {{4, 72, 40, false}, {7, 37, 51, false},   {16, 136, 72, true},
                                      {33, 64, 24, true}, {64, 40, 130, false}, {128, 72, 64, false}};
   const std::vector<SegmentCase> cases = SegmentCases();
   for (size_t i = 0; i < shapes.size(); ++i) {
@@ -137,14 +147,19 @@ void CheckProducts(const Problem& p) {
   for (int64_t s = 0; s < p.S; ++s) {
     for (int64_t t = p.offsets[s]; t < p.offsets[s + 1]; ++t) {
       for (int64_t j = 0; j < R; ++j) {
-        u[t * R + j] = Sum(in, [&](int64_t i) { return p.A(s, j, i); }, [&](int64_t i) { return p.x[t * in + i]; });
-        v[t * R + j] = p.scale[s] * Sum(out, [&](int64_t o) { return p.B(s, o, j); },
+        u[t * R + j] = Sum(
+            in, [&](int64_t i) { return p.A(s, j, i); }, [&](int64_t i) { return p.x[t * in + i]; });
+        v[t * R + j] = p.scale[s] * Sum(
+                                        out, [&](int64_t o) { return p.B(s, o, j); },
                                         [&](int64_t o) { return p.dy[t * out + o]; });
       }
       const auto gained = [&](int64_t j) { return p.Gain(s, j) * given[t * R + j]; };
       for (int64_t o = 0; o < out; ++o)
-        y[t * out + o] += p.scale[s] * Sum(R, [&](int64_t j) { return p.B(s, o, j); }, gained);
-      for (int64_t i = 0; i < in; ++i) dx[t * in + i] += Sum(R, [&](int64_t j) { return p.A(s, j, i); }, gained);
+        y[t * out + o] += p.scale[s] * Sum(
+                                           R, [&](int64_t j) { return p.B(s, o, j); }, gained);
+      for (int64_t i = 0; i < in; ++i)
+        dx[t * in + i] += Sum(
+            R, [&](int64_t j) { return p.A(s, j, i); }, gained);
     }
   }
   const Tensor x(p.type, p.x), dy(p.type, p.dy), narrow(p.type, given);
@@ -170,9 +185,11 @@ double LossOf(const Problem& p, int64_t s, const std::vector<double>& a, const s
   double loss = 0;
   for (int64_t t = p.offsets[s]; t < p.offsets[s + 1]; ++t) {
     for (int64_t j = 0; j < r; ++j) {
-      const double u = Sum(in, [&](int64_t i) { return a[j * in + i]; }, [&](int64_t i) { return p.x[t * in + i]; });
+      const double u = Sum(
+          in, [&](int64_t i) { return a[j * in + i]; }, [&](int64_t i) { return p.x[t * in + i]; });
       loss += u * gain[j] * p.scale[s] *
-              Sum(out, [&](int64_t o) { return b[o * r + j]; }, [&](int64_t o) { return p.dy[t * out + o]; });
+              Sum(
+                  out, [&](int64_t o) { return b[o * r + j]; }, [&](int64_t o) { return p.dy[t * out + o]; });
     }
   }
   return loss;
@@ -190,9 +207,13 @@ TEST_P(CudaLowRank, GradientsOfTheValues) {
     const std::vector<float> before(count * p.S, 0.5f);
     for (const bool accumulate : {false, true}) {
       const Array<float> gradient(before);
-      const LowRankGradient to{gradient.data(), gradient.data() + R * in,
+      const LowRankGradient to{gradient.data(),
+                               gradient.data() + R * in,
                                p.shape.gain ? gradient.data() + R * (in + out) : nullptr,
-                               count, count, count, accumulate};
+                               count,
+                               count,
+                               count,
+                               accumulate};
       LowRankBackwardValues(type, p.segments, p.delta, x.data(), dy.data(), u.data(), v.data(), to, nullptr);
       const std::vector<double> found = Wide(gradient.Read());
       std::mt19937_64 engine(6);
@@ -206,9 +227,10 @@ TEST_P(CudaLowRank, GradientsOfTheValues) {
           const auto near = [&](int64_t place, double value) {
             EXPECT_NEAR(found[s * count + place], start + value, 2 * Tolerance(type) * size);
           };
-          near(j * in + i, Numeric([&](const auto& a) { return LossOf(p, s, a, p.b[s], gain); }, p.a[s], j * in + i, 1));
-          near(R * in + o * R + j, Numeric([&](const auto& b) { return LossOf(p, s, p.a[s], b, gain); }, p.b[s],
-                                           o * p.ranks[s] + j, 1));
+          near(j * in + i,
+               Numeric([&](const auto& a) { return LossOf(p, s, a, p.b[s], gain); }, p.a[s], j * in + i, 1));
+          near(R * in + o * R + j, Numeric([&](const auto& b) { return LossOf(p, s, p.a[s], b, gain); },
+                                           p.b[s], o * p.ranks[s] + j, 1));
           if (p.shape.gain) {
             near(R * (in + out) + j,
                  Numeric([&](const auto& g) { return LossOf(p, s, p.a[s], p.b[s], g); }, gain, j, 1));

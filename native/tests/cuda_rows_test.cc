@@ -33,7 +33,8 @@ TEST_P(CudaRows, RmsNormAndItsGradients) {
     for (const bool extras : {false, true}) {  // a residual, gains, accumulation
       SCOPED_TRACE("c " + std::to_string(c));
       const std::vector<double> start = Rounded(type, Normal(n * c, 1)), w = Rounded(type, Normal(c, 2));
-      const std::vector<double> residual = Rounded(type, Normal(n * c, 3)), dy = Rounded(type, Normal(n * c, 4));
+      const std::vector<double> residual = Rounded(type, Normal(n * c, 3)),
+                                dy = Rounded(type, Normal(n * c, 4));
       const std::vector<double> dx_before = Rounded(type, Normal(n * c, 5));
       // Slots 0 (with a gain), 1 (without), 2 (empty); the last row belongs to none.
       const int32_t middle = static_cast<int32_t>(n / 2), last = static_cast<int32_t>(n - (n > 2));
@@ -46,11 +47,11 @@ TEST_P(CudaRows, RmsNormAndItsGradients) {
       const Segments segments{device_offsets.data(), 3, n};
       const NormGain with = extras ? NormGain{gains.data(), segments} : NormGain{};
 
-      const Tensor x(type, start), added(type, residual), weight(type, w), y(type, std::vector<double>(n * c)),
-          dy_in(type, dy), dx(type, dx_before);
+      const Tensor x(type, start), added(type, residual), weight(type, w),
+          y(type, std::vector<double>(n * c)), dy_in(type, dy), dx(type, dx_before);
       const Array<float> rstd(n, -9.0f);
-      RmsNormForward(type, x.data(), extras ? added.data() : nullptr, weight.data(), with, n, c, kEps, y.data(),
-                     rstd.data(), nullptr);
+      RmsNormForward(type, x.data(), extras ? added.data() : nullptr, weight.data(), with, n, c, kEps,
+                     y.data(), rstd.data(), nullptr);
       std::vector<double> sum = start;
       if (extras) {
         for (int64_t i = 0; i < n * c; ++i) sum[i] = host::Round(type, start[i] + residual[i]);
@@ -58,7 +59,8 @@ TEST_P(CudaRows, RmsNormAndItsGradients) {
       EXPECT_EQ(x.Read(), sum);
       RmsNormBackward(type, x.data(), weight.data(), with, rstd.data(), dy_in.data(), n, c, extras, dx.data(),
                       nullptr);
-      RmsNormBackwardGain(type, segments, x.data(), rstd.data(), dy_in.data(), c, dgains.data(), extras, nullptr);
+      RmsNormBackwardGain(type, segments, x.data(), rstd.data(), dy_in.data(), c, dgains.data(), extras,
+                          nullptr);
 
       std::vector<double> expected(n * c), expected_rstd(n), expected_gain(c, extras ? 0.5 : 0);
       const std::vector<double> found = dx.Read();
@@ -169,8 +171,8 @@ TEST_P(CudaRows, BiasResidualAndEmbedding) {
         if (i != 1 && i != 2) embedded[i * c + j] = table[tokens[i] * c + j];
       }
     }
-    const Tensor a(type, x), b(type, x), biases(type, bias), ys(type, y), rows(type, std::vector<double>(n * c, 5)),
-        embeddings(type, table);
+    const Tensor a(type, x), b(type, x), biases(type, bias), ys(type, y),
+        rows(type, std::vector<double>(n * c, 5)), embeddings(type, table);
     const Array<int32_t> token(tokens);
     BiasAdd(type, a.data(), biases.data(), n, c, nullptr);
     ResidualAdd(type, b.data(), ys.data(), n * c, nullptr);

@@ -42,7 +42,8 @@ Drawn Sample(Type type, const std::vector<double>& logits, const std::vector<Req
   const Array<uint64_t> keys(key);
   const Array<int64_t> positions(position);
   SampleRows(type, device.data(), rows, static_cast<int64_t>(logits.size()) / rows, temperatures.data(),
-             top_ps.data(), top_ks.data(), keys.data(), positions.data(), token.data(), logprob.data(), nullptr);
+             top_ps.data(), top_ks.data(), keys.data(), positions.data(), token.data(), logprob.data(),
+             nullptr);
   return {token.Read(), logprob.Read()};
 }
 
@@ -219,7 +220,8 @@ TEST_P(CudaSample, MinusInfinityIsNeverDrawn) {
       std::vector<Request> requests(draws, request);
       for (int r = 0; r < draws; ++r) requests[r].key = r;
       int low = 0, high = 0;
-      for (int32_t token : Sample(GetParam(), logits, requests).token) (token == 5 ? low : high) += token == 5 || token == V - 2;
+      for (int32_t token : Sample(GetParam(), logits, requests).token)
+        (token == 5 ? low : high) += token == 5 || token == V - 2;
       EXPECT_EQ(low + high, draws);
       EXPECT_EQ(high == 0, request.temperature == 0);
     }

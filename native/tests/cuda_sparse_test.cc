@@ -85,8 +85,10 @@ TEST_P(CudaSparse, ForwardAndBackward) {
         gradients.push_back(std::make_unique<Array<float>>(change.values.size(), 0.25f));
         value_list.push_back(none ? nullptr : values.back()->data());
         gradient_list.push_back(gradients.back()->data());
-        for (auto& [to, from] : {std::pair{&row_offsets, &change.row_offsets}, {&columns, &change.columns},
-                                 {&column_offsets, &change.column_offsets}, {&rows, &change.rows},
+        for (auto& [to, from] : {std::pair{&row_offsets, &change.row_offsets},
+                                 {&columns, &change.columns},
+                                 {&column_offsets, &change.column_offsets},
+                                 {&rows, &change.rows},
                                  {&order, &change.order}}) {
           none ? to->AddNull() : to->Add(*from);
         }
@@ -109,8 +111,14 @@ TEST_P(CudaSparse, ForwardAndBackward) {
       const Array<const void*> device_values(value_list);
       const Array<float*> device_gradients(gradient_list);
       const Segments segments{device_offsets.data(), S, T};
-      const Sparse delta{row_offsets.data(),    columns.data(), device_values.data(), column_offsets.data(),
-                         rows.data(),           order.data(),   device_scale.data(),  in,
+      const Sparse delta{row_offsets.data(),
+                         columns.data(),
+                         device_values.data(),
+                         column_offsets.data(),
+                         rows.data(),
+                         order.data(),
+                         device_scale.data(),
+                         in,
                          out};
       SparseForward(type, segments, delta, x_in.data(), y_out.data(), nullptr);
       SparseBackwardInput(type, segments, delta, dy_in.data(), dx_out.data(), nullptr);

@@ -38,20 +38,22 @@ TEST_P(CudaStep, GathersEveryStepOfTheSchedule) {
       loss_scale.push_back(1.0f / static_cast<float>(1 + engine() % 20));
     }
   }
-  const Array<int32_t> all(tokens), at(offsets), entries(step_entries), documents(entry_document), of(entry_slot),
-      adam(adam_step), counter(1, 0);
+  const Array<int32_t> all(tokens), at(offsets), entries(step_entries), documents(entry_document),
+      of(entry_slot), adam(adam_step), counter(1, 0);
   const Array<uint8_t> masked(mask);
   const Array<double> rates(rate);
   const Array<float> scales(loss_scale);
   for (const bool with_mask : {true, false}) {
-    const Schedule schedule{all.data(),       with_mask ? masked.data() : nullptr, at.data(),   entries.data(),
-                            documents.data(), of.data(),                           rates.data(), adam.data(),
+    const Schedule schedule{all.data(),       with_mask ? masked.data() : nullptr,
+                            at.data(),        entries.data(),
+                            documents.data(), of.data(),
+                            rates.data(),     adam.data(),
                             scales.data(),    steps};
     const Array<int32_t> begin(1, 0);
     for (int64_t step = 0; step <= steps; ++step) {  // one beyond the end
       SCOPED_TRACE(step);
-      const Array<int32_t> token(T, -9), position(T, -9), document(D + 1, -9), segment(S + 1, -9), target(T, -9),
-          active(S, -9);
+      const Array<int32_t> token(T, -9), position(T, -9), document(D + 1, -9), segment(S + 1, -9),
+          target(T, -9), active(S, -9);
       const Array<float> weight(T, -9.0f);
       const Array<double> learning_rate(S, -9.0);
       GatherStep(schedule, begin.data(),

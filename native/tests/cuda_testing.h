@@ -1,5 +1,5 @@
-// Helpers of the CUDA kernels' tests. The same tests run against the slow twins (host memory; what every build
-// links), and with SELFEDIT_CUDA against the kernels on a GPU; there they skip where no GPU is.
+// Helpers of the CUDA kernels' tests. The same tests run against the slow twins (host memory; what every
+// build links), and with SELFEDIT_CUDA against the kernels on a GPU; there they skip where no GPU is.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -104,7 +104,8 @@ class Tensor {
  private:
   static std::vector<char> Bytes(Type type, const std::vector<double>& values) {
     std::vector<char> bytes(values.size() * TypeSize(type));
-    for (size_t i = 0; i < values.size(); ++i) host::Store(type, bytes.data(), static_cast<int64_t>(i), values[i]);
+    for (size_t i = 0; i < values.size(); ++i)
+      host::Store(type, bytes.data(), static_cast<int64_t>(i), values[i]);
     return bytes;
   }
   Type type_;
@@ -169,12 +170,8 @@ struct SegmentCase {
   int64_t Slots() const { return static_cast<int64_t>(lengths.size()); }
 };
 inline std::vector<SegmentCase> SegmentCases() {
-  return {{"identical", {70}},
-          {"distinct", {16, 33, 8, 21}},
-          {"single tokens", {1, 1, 1, 1, 1, 1}},
-          {"skewed", {131, 20, 5, 1}},
-          {"empty", {0, 17, 0, 0, 66, 0}},
-          {"nothing", {0, 0}},
+  return {{"identical", {70}},         {"distinct", {16, 33, 8, 21}},   {"single tokens", {1, 1, 1, 1, 1, 1}},
+          {"skewed", {131, 20, 5, 1}}, {"empty", {0, 17, 0, 0, 66, 0}}, {"nothing", {0, 0}},
           {"full", {30, 34}, 0}};
 }
 
@@ -193,6 +190,6 @@ class CudaTest : public ::testing::TestWithParam<Type> {
 
 }  // namespace selfedit::cuda::testing
 
-#define SELFEDIT_CUDA_TYPES(Suite)                                                            \
+#define SELFEDIT_CUDA_TYPES(Suite)                                                             \
   INSTANTIATE_TEST_SUITE_P(Types, Suite, ::testing::ValuesIn(selfedit::cuda::testing::kTypes), \
                            [](const auto& info) { return selfedit::cuda::testing::NameOf(info.param); })
