@@ -305,9 +305,31 @@ export interface LoadSpec {
   device: string;
 }
 
+/** One GPU; memory in bytes. */
+export interface GpuInfo {
+  /** What the `device` option takes, for example `cuda:0`. */
+  name: string;
+  /** The maker's name. */
+  product: string;
+  total: number;
+  free: number;
+  /** Compute capability, for example `9.0`. */
+  capability: string;
+}
+
 export interface NativeAddon {
-  /** Build facts. */
-  info(): { version: string; torch: string; cuda: boolean; devices: string[]; threads: number; simd: string };
+  /** Build facts, and the names of the devices; `whyNoGpu` is empty when there is one. */
+  info(): {
+    version: string;
+    torch: string;
+    cuda: boolean;
+    devices: string[];
+    whyNoGpu: string;
+    threads: number;
+    simd: string;
+  };
+  /** Facts of every GPU. Starts CUDA on each of them. */
+  gpus(): GpuInfo[];
   /** Sets the compute thread's number of threads (all cores by default). */
   setThreads(threads: number): void;
   /** Header of a .safetensors or .gguf file as JSON, tensors not read. */

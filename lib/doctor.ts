@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { native } from './binding.js';
+import { type GpuInfo, native } from './binding.js';
 import { AddonLoadError } from './errors.js';
 import { buildCommand, findAddon, loaded, packageRoot } from './load.js';
 
@@ -16,6 +16,10 @@ export interface DoctorReport {
   libtorch: { version: string; variant: string; path: string; source: string } | null;
   /** Devices that tensors can live on, for example `['cpu', 'cuda:0']`; empty when the addon does not load. */
   devices: string[];
+  /** Facts of the GPUs among them. */
+  gpus: GpuInfo[];
+  /** Why there is no GPU, in words; null when there is one, or when the addon does not load. Not a problem: the CPU will do. */
+  noGpu: string | null;
   /** Threads of the compute thread's pool; 0 when the addon does not load. */
   threads: number;
   /** Instruction set of the CPU kernels: `avx512`, `avx2` or `portable`; empty when the addon does not load. */
@@ -56,6 +60,8 @@ export async function doctor(): Promise<DoctorReport> {
         }
       : null,
     devices: [],
+    gpus: [],
+    noGpu: null,
     threads: 0,
     simd: '',
     memory: { total: totalmem(), free: freemem() },
@@ -70,6 +76,8 @@ export async function doctor(): Promise<DoctorReport> {
     const info = native().info();
     report.addon.loads = true;
     report.devices = info.devices;
+    report.gpus = native().gpus();
+    report.noGpu = info.whyNoGpu || null;
     report.threads = info.threads;
     report.simd = info.simd;
     if (loaded) {

@@ -10,7 +10,7 @@ export {
   type AdaptOptions,
   adapt,
 } from './adapt.js';
-export type { MatrixInfo, ModelConfig, PolicyStepSpec, PolicyStepStats } from './binding.js';
+export type { GpuInfo, MatrixInfo, ModelConfig, PolicyStepSpec, PolicyStepStats } from './binding.js';
 export { Delta, type LowRankFactors } from './delta.js';
 export { type DivergenceRow, divergence } from './divergence.js';
 export { type DoctorReport, doctor } from './doctor.js';

@@ -14,7 +14,7 @@ export type Dtype = 'float32' | 'bfloat16' | 'float64';
 export interface LoadOptions extends CallOptions {
   /** Type of the frozen weights. float32 by default on the CPU; activations, deltas and log-probs are float32. */
   dtype?: Dtype;
-  /** `cpu`, or `auto` for the best there is. */
+  /** `cpu` (the default), `cuda`, `cuda:1`, or `auto` for the first GPU that can be used, else the CPU. */
   device?: string;
   /** Threads of the process-wide compute thread; all cores by default. */
   threads?: number;
@@ -80,7 +80,7 @@ export class Model extends Resource {
       format,
       permutedQK,
       dtype,
-      device: device === 'auto' ? 'cpu' : device,
+      device,
     };
     const handle = await runJob((onProgress) => native().loadModel(spec, onProgress), options);
     return new Model(handle, tokenizer, source.path);

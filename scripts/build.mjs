@@ -36,6 +36,7 @@ export function sourceHash() {
   for (const name of ['node-addon-api', 'node-api-headers'])
     hash.update(require(`${name}/package.json`).version);
   hash.update(`${process.platform} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CXXFLAGS ?? ''}`);
+  hash.update(`${process.env.SELFEDIT_CUDA ?? ''} ${process.env.TORCH_CUDA_ARCH_LIST ?? ''}`);
   return hash.digest('hex');
 }
 
@@ -75,34 +76,44 @@ function jobs() {
   return Math.max(1, Math.min(availableParallelism(), Math.floor(memory / 2 ** 31)));
 }
 
-/** The value of one variable of an earlier configuration. */
-function cached(name) {
-  const file = join(WORK, 'CMakeCache.txt');
+/** `SELFEDIT_CUDA`: auto (CUDA when libtorch and nvcc have it), on (or an error) or off. */
+function wantsCuda(env) {
+  const wanted = (env.SELFEDIT_CUDA || 'auto').toUpperCase();
+  if (!['AUTO', 'ON', 'OFF'].includes(wanted))
+    throw new Error(`SELFEDIT_CUDA is "${env.SELFEDIT_CUDA}"; expected auto, on or off`);
+  return wanted;
+}
+
+/** The value of one variable of an earlier configuration in the folder `work`. */
+function cached(work, name) {
+  const file = join(work, 'CMakeCache.txt');
   const cache = existsSync(file) ? readFileSync(file, 'utf8') : '';
   return new RegExp(`^${name}:[^=]*=(.*)$`, 'm').exec(cache)?.[1];
 }
 
-async function compile({ torch, tests, env }) {
+/** Configures in `work` and builds into `release`, against the libtorch `torch`. */
+export async function compile({ torch, tests = false, env = process.env, work = WORK, release = RELEASE }) {
   // A build folder belongs to one libtorch and one place: start afresh when either has moved.
-  const home = cached('CMAKE_HOME_DIRECTORY');
-  const before = cached('SELFEDIT_TORCH_ROOT');
+  const home = cached(work, 'CMAKE_HOME_DIRECTORY');
+  const before = cached(work, 'SELFEDIT_TORCH_ROOT');
   if ((home && home !== ROOT.replace(/[/\\]$/, '')) || (before && before !== torch.root)) {
     log('another libtorch or another folder than last time: building from scratch');
-    rmSync(WORK, { recursive: true, force: true });
+    rmSync(work, { recursive: true, force: true });
   }
   const { BuildSystem } = require('cmake-js');
   const options = {
     directory: ROOT,
-    out: WORK,
+    out: work,
     config: 'Release',
     noLog: !env.SELFEDIT_DEBUG,
     // A folder configured for one generator refuses another, for example after ninja was installed.
-    generator: cached('CMAKE_GENERATOR'),
+    generator: cached(work, 'CMAKE_GENERATOR'),
     parallel: jobs(),
     cMakeOptions: {
       SELFEDIT_TORCH_ROOT: torch.root,
       SELFEDIT_TESTS: tests ? 'ON' : 'OFF',
-      SELFEDIT_OUTPUT_DIR: RELEASE,
+      SELFEDIT_OUTPUT_DIR: release,
+      SELFEDIT_CUDA: wantsCuda(env),
     },
   };
   if (tests) options.cMakeOptions.SELFEDIT_GTEST_ROOT = await findGoogleTest({ log });

@@ -28,6 +28,11 @@ function describeReport(report: DoctorReport): string {
     ['libtorch', libtorch ? `${libtorch.version} ${libtorch.variant}, ${libtorch.path}` : 'not known'],
     ['', libtorch ? `found by: ${libtorch.source}` : ''],
     ['devices', report.devices.join(', ') || 'none'],
+    ...report.gpus.map((gpu) => [
+      gpu.name,
+      `${gpu.product}, compute capability ${gpu.capability}, ${bytesText(gpu.free)} free of ${bytesText(gpu.total)}`,
+    ]),
+    ['', report.noGpu ? `no GPU: ${report.noGpu}` : ''],
     ['threads', report.threads > 0 ? `${report.threads}` : 'not known'],
     ['kernels', report.simd || 'not known'],
     ['memory', `${bytesText(memory.free)} free of ${bytesText(memory.total)}`],

@@ -25,7 +25,7 @@ export function addModelOptions(command: Command): Command {
         'type of the frozen weights (default: float32 on the CPU, bfloat16 on CUDA)',
       ).choices(DTYPES),
     )
-    .option('--device <name>', 'cpu, or auto for the best there is (default: cpu)')
+    .option('--device <name>', 'cpu, cuda, cuda:N, or auto for the first GPU, else the CPU (default: cpu)')
     .option('--threads <n>', 'threads of the computation (default: all cores)', integer(1));
 }
 

@@ -8,6 +8,7 @@
 #include "addon/environment.h"
 #include "addon/handles.h"
 #include "addon/job.h"
+#include "core/device.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
 
@@ -23,13 +24,31 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("version", SELFEDIT_VERSION);
   o.Set("torch", TORCH_VERSION);
-  o.Set("cuda", false);
+  o.Set("cuda", cuda::Built());
   Napi::Array devices = Napi::Array::New(env);
-  devices.Set(0u, "cpu");
+  for (const std::string& name : DeviceNames()) devices.Set(devices.Length(), name);
   o.Set("devices", devices);
+  o.Set("whyNoGpu", WhyNoGpu());
   o.Set("threads", Engine::Get().threads());
   o.Set("simd", cpu::SimdName());
   return o;
+}
+
+Napi::Value ListGpus(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Napi::Array list = Napi::Array::New(info.Env());
+    for (const DeviceInfo& device : ListDevices()) {
+      if (device.index < 0) continue;
+      Napi::Object o = Napi::Object::New(info.Env());
+      o.Set("name", device.name);
+      o.Set("product", device.product);
+      o.Set("total", static_cast<double>(device.total_bytes));
+      o.Set("free", static_cast<double>(device.free_bytes));
+      o.Set("capability", std::to_string(device.major) + "." + std::to_string(device.minor));
+      list.Set(list.Length(), o);
+    }
+    return list;
+  });
 }
 
 Napi::Value SetThreads(const Napi::CallbackInfo& info) {
@@ -85,6 +104,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   call("info", Info);
+  call("gpus", ListGpus);
   call("setThreads", SetThreads);
   call("inspect", InspectCall);
   call("loadModel", LoadModelCall);

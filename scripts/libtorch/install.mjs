@@ -44,7 +44,8 @@ export function neededPart(name) {
       : path;
   if (/^torch\/(include|share\/cmake)\//.test(path)) return path;
   if (/^torch\/(version\.py|build-version|build-hash)$/.test(path)) return path;
-  if (/^nvidia\/.*\/lib\/[^/]+\.so/.test(path)) return path;
+  // torch's CUDA headers include those of cuBLAS, cuSPARSE and cuSOLVER, which a toolkit with nvcc alone lacks.
+  if (/^nvidia\/.*\/(lib\/[^/]+\.so|include\/)/.test(path)) return path;
   // The licence travels with the libraries.
   const licence = /\.dist-info\/(?:licenses\/)?((?:LICENSE|NOTICE)[^/]*)$/.exec(path);
   return licence && path.startsWith('torch-') ? `torch/${licence[1]}` : undefined;

@@ -201,7 +201,11 @@ describe('the wheel', () => {
   });
 
   it('with CUDA is taken together with its nvidia wheels', async () => {
-    const nvidia = { 'nvidia/cu13/lib/libcudart.so.13': 'fake', 'nvidia/cu13/include/cuda.h': 'not needed' };
+    const nvidia = {
+      'nvidia/cu13/lib/libcudart.so.13': 'fake',
+      'nvidia/cu13/include/cublas_v2.h': '// fake',
+      'nvidia/cu13/bin/nvblas.conf': 'not needed',
+    };
     write(join(folder, 'n', 'nvidia_cuda_runtime-13.0-py3-none-any.whl'), zip(nvidia));
     const requires = ['nvidia-cuda-runtime==13.0; platform_system == "Linux"'];
     const program = python(wheel({ cuda: '13.0' }), { requires, beside: join(folder, 'n') });
@@ -209,7 +213,8 @@ describe('the wheel', () => {
     expect(found.variant).toBe('cu130');
     const place = join(folder, 'cache/libtorch/2.13.0-cu130');
     expect(readFileSync(join(place, 'nvidia/cu13/lib/libcudart.so.13'), 'utf8')).toBe('fake');
-    expect(existsSync(join(place, 'nvidia/cu13/include'))).toBe(false);
+    expect(existsSync(join(place, 'nvidia/cu13/include/cublas_v2.h'))).toBe(true);
+    expect(existsSync(join(place, 'nvidia/cu13/bin'))).toBe(false);
   });
 
   it('without CUDA is refused when CUDA was asked for', async () => {
