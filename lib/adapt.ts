@@ -36,6 +36,15 @@ export interface AdaptOptions {
   shuffle: boolean;
   /** Patterns over modules and layers (see `resolveTargets`). q_proj and v_proj. */
   targets: readonly string[];
+  /** What is trained: factors A and B of `rank`, or values on a sparse support. `lowRank`. */
+  kind: 'lowRank' | 'sparse';
+  /** Part of each matrix that a sparse delta changes, above 0, at most 1. 0.01. */
+  density: number;
+  /**
+   * How the support is chosen from the edit's own documents before the first step: the entries with the largest gradients
+   * of the loss, or with the largest empirical Fisher information (squares of a document's gradients, summed). `gradient`.
+   */
+  selection: 'gradient' | 'fisher';
 }
 
 export const ADAPT_DEFAULTS: AdaptOptions = {
@@ -52,6 +61,9 @@ export const ADAPT_DEFAULTS: AdaptOptions = {
   weightDecay: 0,
   shuffle: true,
   targets: DEFAULT_TARGETS,
+  kind: 'lowRank',
+  density: 0.01,
+  selection: 'gradient',
 };
 
 export interface AdaptEdit {
@@ -61,7 +73,11 @@ export interface AdaptEdit {
   documents: readonly TokenInput[];
   /** For each document one byte a token: 1 if predicting that token carries loss. All by default. */
   lossMask?: readonly Uint8Array[];
-  /** Start from this delta (same targets and rank; its scale is kept) instead of the seeded initialisation. */
+  /**
+   * Start from this delta instead of the seeded initialisation (lowRank: same targets and rank; its scale is kept). One
+   * that is not all low-rank is trained as it is: its values on its own support and factors, whatever `kind`, `rank` and
+   * `targets` say.
+   */
   init?: Delta;
   /** Key of initialisation and document order. By default derived from the call's seed and the edit's index. */
   seed?: number | bigint;
@@ -86,7 +102,7 @@ export interface Adapted {
 }
 
 /**
- * The inner loop: K text edits become K low-rank deltas by K short trainings that run together. Each edit has its own
+ * The inner loop: K text edits become K deltas (low-rank or sparse) by K short trainings that run together. Each edit has its own
  * optimizer state, schedule, clipping and document order; what it becomes does not depend on the others.
  * Progress counts tokens. Errors: `InputError` (no documents, documents too short or too long), `DeltaError` (targets,
  * initial delta), `WorkError` (`LOSS_NOT_FINITE`, memory), `AbortedError`.
@@ -151,6 +167,9 @@ export async function adapt(
     ),
     matrices: matrices.tokens,
     matrixOffsets: matrices.offsets,
+    kind: integers(({ kind }) => KINDS.indexOf(kind)),
+    density: floats(({ density }) => density),
+    selection: integers(({ selection }) => SELECTIONS.indexOf(selection)),
     init: edits.map(({ init }) => init?.handle ?? null),
     maxStepTokens: callOptions.maxStepTokens ?? 0,
     deterministic: callOptions.deterministic ?? false,
@@ -169,6 +188,9 @@ function inRange(value: number, least: number): boolean {
 }
 
 const SCHEDULES: readonly AdaptOptions['schedule'][] = ['constant', 'linear', 'cosine'];
+
+const KINDS: readonly AdaptOptions['kind'][] = ['lowRank', 'sparse'];
+const SELECTIONS: readonly AdaptOptions['selection'][] = ['gradient', 'fisher'];
 
 function settingsOf(call: AdaptCallOptions, edit: AdaptEdit, index: number): AdaptOptions {
   const merged: AdaptOptions = { ...ADAPT_DEFAULTS };
@@ -191,6 +213,11 @@ function settingsOf(call: AdaptCallOptions, edit: AdaptEdit, index: number): Ada
   }
   if (!Number.isFinite(merged.alpha)) fail('alpha', merged.alpha, 'a number');
   if (!SCHEDULES.includes(merged.schedule)) fail('schedule', merged.schedule, SCHEDULES.join(', '));
+  if (!KINDS.includes(merged.kind)) fail('kind', merged.kind, KINDS.join(', '));
+  if (!SELECTIONS.includes(merged.selection)) fail('selection', merged.selection, SELECTIONS.join(', '));
+  if (!(merged.density > 0 && merged.density <= 1)) {
+    fail('density', merged.density, 'a part above 0, at most 1');
+  }
   return merged;
 }
 

@@ -51,12 +51,16 @@ export interface ModelConfig {
   tied: boolean;
 }
 
-/** One linear map that a delta can change. Its index in `NativeModel.matrices` is its id. */
+/** One weight that a delta can change. Its index in `NativeModel.tensors` is its id. */
 export interface MatrixInfo {
   /** Hugging Face module path, for example `model.layers.0.self_attn.q_proj`. */
   name: string;
+  /** −1 outside of the layers. */
   layer: number;
-  /** `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` or `down_proj`. */
+  /**
+   * `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`; beyond the linear maps `embed_tokens`,
+   * `lm_head`, `input_layernorm`, `post_attention_layernorm`, `norm` and `q_proj.bias` …
+   */
   module: string;
   out: number;
   in: number;
@@ -64,7 +68,10 @@ export interface MatrixInfo {
 
 export interface NativeModel {
   readonly config: ModelConfig;
+  /** The linear maps of the layers. */
   readonly matrices: MatrixInfo[];
+  /** All that deltas can change: the linear maps (the same ids), embedding, untied head, gains, biases. */
+  readonly tensors: MatrixInfo[];
   readonly dtype: 'float32' | 'bfloat16' | 'float64';
   readonly device: string;
   /** Number of parameters. */
@@ -96,16 +103,88 @@ export interface NativeFork {
   close(): void;
 }
 
+export type DeltaKind = 'lowRank' | 'sparse' | 'dense' | 'spectral';
+
+/** One part of a delta: which weight (index into `tensors`) it changes, and how. */
+export interface DeltaPartInfo {
+  kind: DeltaKind;
+  matrix: number;
+  /** Rank of a low-rank or spectral part, else 0. */
+  rank: number;
+  scale: number;
+  /** Numbers that training would move: of A and B, or the values. */
+  values: number;
+}
+interface PartBase {
+  matrix: number;
+  scale: number;
+}
+export interface LowRankPart extends PartBase {
+  kind: 'lowRank';
+  rank: number;
+  a: Float32Array;
+  b: Float32Array;
+}
+export interface SparsePart extends PartBase {
+  kind: 'sparse';
+  rowOffsets: Int32Array;
+  columns: Int32Array;
+  values: Float32Array;
+}
+export interface DensePart extends PartBase {
+  kind: 'dense';
+  values: Float32Array;
+}
+export interface SpectralPart extends PartBase {
+  kind: 'spectral';
+  u: Float32Array;
+  sigma: Float32Array;
+  v: Float32Array;
+  values: Float32Array;
+}
+
+/** Norms of one part. */
+export interface PartStatistics {
+  matrix: number;
+  kind: DeltaKind;
+  /** Numbers that the part stores of its own. */
+  values: number;
+  /** Frobenius norm of the change. */
+  norm: number;
+  /** The same divided by the weight's. */
+  relative: number;
+  /** Largest magnitude of one entry. */
+  largest: number;
+  /** Largest singular value. */
+  spectral: number;
+}
+
 export interface NativeDelta {
-  readonly kind: 'lowRank';
-  /** Changed matrices with their ranks and scales. */
-  readonly parts: { matrix: number; rank: number; scale: number }[];
+  readonly kind: DeltaKind | 'mixed';
+  readonly parts: DeltaPartInfo[];
   readonly bytes: number;
-  /** Factors of one part: A is [rank, in], B is [out, rank], row-major float32. */
-  factors(part: number): { a: Float32Array; b: Float32Array };
-  /** Writes safetensors in PEFT's layout (temporary name, fsync, rename); names `base_model.model.<matrix>.lora_{A,B}.weight`. */
+  /** One part, copied out: A is [rank, in], B is [out, rank], U is [out, rank], V is [rank, in], row-major float32. */
+  part(index: number): LowRankPart | SparsePart | DensePart | SpectralPart;
+  /** Writes safetensors atomically: PEFT's layout for low-rank parts on linear maps, else selfedit-delta-1. */
   save(path: string): NativeJob<void>;
   close(): void;
+}
+
+/** Gradients of Σ weights[t] · logprob[t] with respect to the values of one delta of each fork's list. */
+export interface GradientSpec extends Ragged {
+  forks: NativeFork[];
+  rowFork: Int32Array;
+  /** Which delta of each fork. */
+  level: Int32Array;
+  /** One a token. */
+  weights: Float32Array;
+  temperature: number;
+  maxBatchTokens: number;
+}
+export interface GradientResult {
+  /** One a fork: parts like the delta's, gradients in the place of the values. */
+  gradients: NativeDelta[];
+  logprobs: Float32Array;
 }
 
 export interface Ragged {
@@ -180,6 +259,12 @@ export interface AdaptSpec extends Ragged {
   /** Slot s changes matrices `matrices[matrixOffsets[s] .. matrixOffsets[s + 1])` (ids, ascending). */
   matrices: Int32Array;
   matrixOffsets: Int32Array;
+  /** 0 lowRank, 1 sparse. */
+  kind: Int32Array;
+  /** Part of each matrix that a sparse delta changes. */
+  density: Float32Array;
+  /** How its support is chosen: 0 largest gradients, 1 largest Fisher information. */
+  selection: Int32Array;
   /** Start from these values instead of the seeded initialisation; null: seeded. */
   init: (NativeDelta | null)[];
   /** Tokens of one lockstep step. 0: chosen. */
@@ -349,8 +434,21 @@ export interface NativeAddon {
   ): NativeJob<NativeDelta>;
   makeDelta(
     model: NativeModel,
-    parts: { matrix: number; rank: number; scale: number; a: Float32Array; b: Float32Array }[],
+    parts: (LowRankPart | SparsePart | DensePart)[],
   ): NativeDelta;
+  /** Scales of the leading singular values; factors from the model, the folder ('': none), or a randomised SVD. */
+  spectralDelta(
+    model: NativeModel,
+    parts: { matrix: number; values: Float32Array; scale: number }[],
+    folder: string,
+    progress: ProgressCallback,
+  ): NativeJob<NativeDelta>;
+  addDeltas(model: NativeModel, terms: { delta: NativeDelta; scale: number }[]): NativeJob<NativeDelta>;
+  truncateDelta(delta: NativeDelta, options: { rank: number; energy: number }): NativeJob<NativeDelta>;
+  sparsifyDelta(delta: NativeDelta, options: { density: number }): NativeJob<NativeDelta>;
+  deltaDifference(to: NativeFork, from: NativeFork): NativeJob<NativeDelta>;
+  deltaStatistics(delta: NativeDelta): NativeJob<PartStatistics[]>;
+  gradient(spec: GradientSpec, progress: ProgressCallback): NativeJob<GradientResult>;
   score(spec: ScoreSpec, progress: ProgressCallback): NativeJob<Float32Array>;
   generate(spec: GenerateSpec, progress: ProgressCallback): NativeJob<GenerateResult>;
   adapt(spec: AdaptSpec, progress: ProgressCallback): NativeJob<AdaptResult>;

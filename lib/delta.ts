@@ -1,178 +1,285 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { access, mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
-import { type NativeDelta, native } from './binding.js';
+import {
+  type DeltaKind,
+  type DeltaPartInfo,
+  type DensePart,
+  type LowRankPart,
+  type NativeDelta,
+  native,
+  type PartStatistics,
+  type SparsePart,
+  type SpectralPart,
+} from './binding.js';
 import { makeError } from './errors.js';
+import type { Fork } from './fork.js';
+import { PEFT_CONFIG, PEFT_WEIGHTS, peftConfigOf, readPeftConfig } from './format/peft.js';
 import type { Model } from './model.js';
-import { runJob, runSync } from './native-job.js';
+import { type CallOptions, runJob, runSync } from './native-job.js';
+import { cacheFolder } from './pull.js';
 import { Resource } from './resource.js';
-import { resolveTargets } from './targets.js';
 import { writeAtomically } from './write-file.js';
 
-/** One changed matrix: W + scale · B A, A [rank, in], B [out, rank], row-major float32. */
+/** A weight by its id (index into `model.tensors`) or full name, for example `model.layers.0.self_attn.q_proj`. */
+export type MatrixName = number | string;
+
+/** One changed matrix: W + scale · B A, A [rank, in], B [out, rank], row-major float32 (LoRA, arXiv 2106.09685). */
 export interface LowRankFactors {
-  /** Id, or full name such as `model.layers.0.self_attn.q_proj`. */
-  matrix: number | string;
+  matrix: MatrixName;
   rank: number;
   scale: number;
   a: Float32Array;
   b: Float32Array;
 }
 
-const CONFIG = 'adapter_config.json';
-const WEIGHTS = 'adapter_model.safetensors';
+/**
+ * The change D of one weight W [out, in], W + scale · D; gains and biases are matrices of one row.
+ * `lowRank`: D = B A. `sparse`: compressed rows, D[i, columns[k]] = values[k] for rowOffsets[i] ≤ k < rowOffsets[i + 1],
+ * columns ascending within a row. `dense`: all values, row-major.
+ */
+export type DeltaPartInput =
+  | ({ kind: 'lowRank' } & LowRankFactors)
+  | {
+      kind: 'sparse';
+      matrix: MatrixName;
+      /** 1 when absent. */
+      scale?: number;
+      rowOffsets: Int32Array;
+      columns: Int32Array;
+      values: Float32Array;
+    }
+  | { kind: 'dense'; matrix: MatrixName; scale?: number; values: Float32Array };
 
-/** Keys of PEFT's configuration that decide the numbers; others are accepted and ignored. */
-const peftConfig = z.looseObject({
-  peft_type: z.literal('LORA'),
-  r: z.int().min(1),
-  lora_alpha: z.number(),
-  target_modules: z.union([z.array(z.string()), z.string()]),
-  use_rslora: z.boolean().nullish(),
-  use_dora: z.boolean().nullish(),
-  bias: z.string().nullish(),
-  fan_in_fan_out: z.boolean().nullish(),
-  rank_pattern: z.record(z.string(), z.number()).nullish(),
-  alpha_pattern: z.record(z.string(), z.number()).nullish(),
-});
+/** Scales of a weight's leading singular values: sigma_k becomes sigma_k (1 + scale · values[k]). */
+export interface SpectralInput {
+  matrix: MatrixName;
+  /** As many as singular values are touched, the largest first. */
+  values: Float32Array;
+  scale?: number;
+}
 
-/** An immutable change of a named subset of the weights. Low-rank (LoRA, arXiv 2106.09685); saved in PEFT's layout. */
+export interface SpectralOptions extends CallOptions {
+  /** Where factors are kept between runs; null: nowhere. `spectral` in the cache folder of `pull` by default. */
+  cacheDir?: string | null;
+}
+
+/** File of a delta's folder when it is more than low-rank changes of linear maps. */
+const WEIGHTS = 'delta.safetensors';
+
+/**
+ * An immutable change of a named subset of the weights: low-rank, sparse, dense or spectral parts, at most one of each
+ * kind a weight. Operations give new deltas; nothing is changed in place.
+ */
 export class Delta extends Resource {
   protected readonly noun = 'delta';
   readonly model: Model;
   /** @internal */
   readonly handle: NativeDelta;
 
-  /** @internal Made by `adapt`, `policy.delta()`, `Delta.load` and `Delta.fromFactors`. */
+  /** @internal Made by `adapt`, `policy.delta()`, `gradient`, and the static functions below. */
   constructor(model: Model, handle: NativeDelta) {
     super();
     this.model = model;
     this.handle = handle;
   }
 
-  get kind(): 'lowRank' {
+  /** The kind of all parts, or `mixed`. */
+  get kind(): DeltaKind | 'mixed' {
+    this.assertOpen();
     return this.handle.kind;
   }
 
-  /** Changed matrices (ids of `model.matrices`, ascending) with their ranks and scales. */
-  get parts(): { matrix: number; rank: number; scale: number }[] {
+  /** Parts by ascending weight (ids of `model.tensors`), then kind: rank (0 where there is none), scale, number of values. */
+  get parts(): DeltaPartInfo[] {
     this.assertOpen();
     return this.handle.parts;
   }
 
-  /** Bytes of the values. */
+  /** Bytes of the values and index structures; factors of spectral parts are shared and not counted. */
   get bytes(): number {
     this.assertOpen();
     return this.handle.bytes;
   }
 
-  /** Factors of one part: A [rank, in] and B [out, rank], row-major. */
-  factors(part: number): { a: Float32Array; b: Float32Array } {
+  /** All of one part, copied out as float32. Spectral: U [out, r], sigma [r] and V [r, in] beside the values. */
+  part(index: number): LowRankPart | SparsePart | DensePart | SpectralPart {
     this.assertOpen();
-    return runSync(() => this.handle.factors(part));
+    return runSync(() => this.handle.part(index));
   }
 
-  /** Makes a delta from its factors. Errors: `DeltaError` naming the matrix and both shapes. */
-  static fromFactors(model: Model, parts: readonly LowRankFactors[]): Delta {
+  /** Factors of one low-rank part: A [rank, in] and B [out, rank], row-major. */
+  factors(part: number): { a: Float32Array; b: Float32Array } {
+    const all = this.part(part);
+    if (all.kind !== 'lowRank') {
+      throw makeError('OPTION_INVALID', `part ${part} is ${all.kind}; only a low-rank part has factors A and B`);
+    }
+    return { a: all.a, b: all.b };
+  }
+
+  /**
+   * Makes a delta of parts of any kinds, values copied in. Errors: `DeltaError` naming the weight and what was found and
+   * expected: shapes, rank 0, offsets that fall, columns unsorted or out of range, values that are not finite, a weight
+   * named twice in one kind.
+   */
+  static fromParts(model: Model, parts: readonly DeltaPartInput[]): Delta {
     model.assertOpen();
-    const native_ = parts.map((part) => ({ ...part, matrix: matrixId(model, part.matrix) }));
-    native_.sort((a, b) => a.matrix - b.matrix);
+    const inputs = parts.map((part) => ({ scale: 1, ...part, matrix: matrixId(model, part.matrix) }));
     return new Delta(
       model,
-      runSync(() => native().makeDelta(model.handle, native_)),
+      runSync(() => native().makeDelta(model.handle, inputs)),
+    );
+  }
+
+  /** Makes a low-rank delta from its factors. Errors: `DeltaError` naming the matrix and both shapes. */
+  static fromFactors(model: Model, parts: readonly LowRankFactors[]): Delta {
+    return Delta.fromParts(
+      model,
+      parts.map((part) => ({ ...part, kind: 'lowRank' as const })),
     );
   }
 
   /**
-   * Writes a PEFT LoRA adapter folder (adapter_config.json, adapter_model.safetensors, float32); each file appears whole
-   * or not at all. Parts of different rank or scale go into PEFT's rank and alpha patterns; PEFT stores alpha, so a scale
-   * that is no quotient alpha / rank may come back different in its last bit. Errors: `WorkError` (`IO`).
+   * Makes a spectral delta (SVF, arXiv 2501.06252). The factors of each weight are made once by randomised SVD (Halko et
+   * al., arXiv 0909.4061), kept with the model and, unless switched off, on disk. Progress counts weights.
+   * Errors: `DeltaError` (more values than singular values, a vector), `AbortedError`.
+   */
+  static async spectral(
+    model: Model,
+    parts: readonly SpectralInput[],
+    options: SpectralOptions = {},
+  ): Promise<Delta> {
+    const inputs = parts.map(({ matrix, values, scale = 1 }) => ({
+      matrix: matrixId(model, matrix),
+      values,
+      scale,
+    }));
+    const folder = options.cacheDir === undefined ? join(cacheFolder(), 'spectral') : (options.cacheDir ?? '');
+    if (folder) await makeFolder(folder);
+    const handle = await runJob(
+      (onProgress) => native().spectralDelta(model.handle, inputs, folder, onProgress),
+      options,
+      [model],
+    );
+    return new Delta(model, handle);
+  }
+
+  /**
+   * Σ scaleᵢ · deltaᵢ as one delta, exact: low-rank parts of one weight are concatenated (their ranks add up), sparse ones
+   * united, dense ones summed, spectral ones of the same factors summed. Scales are 1 by default.
+   */
+  static async add(deltas: readonly Delta[], scales?: readonly number[]): Promise<Delta> {
+    const first = deltas[0];
+    if (!first) throw makeError('INPUT_INVALID', 'add: expected at least one delta');
+    if (scales && scales.length !== deltas.length) {
+      throw makeError('INPUT_INVALID', `add: ${scales.length} scales for ${deltas.length} deltas`);
+    }
+    const { model } = first;
+    for (const delta of deltas) delta.assertOpen();
+    const terms = deltas.map((delta, d) => ({ delta: delta.handle, scale: scales?.[d] ?? 1 }));
+    return new Delta(model, await runJob(() => native().addDeltas(model.handle, terms), {}, [model, ...deltas]));
+  }
+
+  /** Low-rank deltas side by side: A's stacked, B's next to each other, ranks added up. Errors: `DeltaError` for other kinds. */
+  static async concat(deltas: readonly Delta[]): Promise<Delta> {
+    for (const [d, delta] of deltas.entries()) {
+      if (delta.kind !== 'lowRank') {
+        throw makeError('DELTA_INVALID', `concat: delta ${d} is ${delta.kind}; expected lowRank`);
+      }
+    }
+    return Delta.add(deltas);
+  }
+
+  /**
+   * What must be added to `from` to get `to`, fork against fork of one model: deltas that both begin with cancel, the rest
+   * is added with its sign.
+   */
+  static async difference(to: Fork, from: Fork): Promise<Delta> {
+    to.assertOpen();
+    from.assertOpen();
+    return new Delta(
+      to.model,
+      await runJob(() => native().deltaDifference(to.handle, from.handle), {}, [to, from]),
+    );
+  }
+
+  /** This delta times a factor. */
+  async scale(factor: number): Promise<Delta> {
+    return Delta.add([this], [factor]);
+  }
+
+  /**
+   * Low-rank and dense parts to their best approximation (by singular values) of at most `rank`, keeping at least the part
+   * `energy` (0 to 1) of the squared Frobenius norm where that needs fewer. Other parts are kept as they are.
+   */
+  async truncate({ rank = 0, energy = 1 }: { rank?: number; energy?: number }): Promise<Delta> {
+    if (!Number.isInteger(rank) || rank < 0) {
+      throw makeError('OPTION_INVALID', `rank is ${rank}; expected an integer from 1, or none`);
+    }
+    if (!(energy > 0 && energy <= 1)) {
+      throw makeError('OPTION_INVALID', `energy is ${energy}; expected a part above 0, at most 1`);
+    }
+    return this.#derive(() => native().truncateDelta(this.handle, { rank, energy }));
+  }
+
+  /** The largest values of each weight's change, `density` (0 to 1) of all, as sparse parts; ties keep the lower index. */
+  async sparsify({ density }: { density: number }): Promise<Delta> {
+    if (!(density > 0 && density <= 1)) {
+      throw makeError('OPTION_INVALID', `density is ${density}; expected a part above 0, at most 1`);
+    }
+    return this.#derive(() => native().sparsifyDelta(this.handle, { density }));
+  }
+
+  /** Norms of every part: Frobenius (also relative to the weight's), largest |value|, largest singular value. */
+  async statistics(): Promise<PartStatistics[]> {
+    this.assertOpen();
+    return runJob(() => native().deltaStatistics(this.handle), {}, [this]);
+  }
+
+  /**
+   * Writes a folder, each file whole or not at all, bit-exact. Low-rank changes of linear maps alone: a PEFT LoRA adapter
+   * (adapter_config.json, adapter_model.safetensors; parts of different rank or scale go into PEFT's patterns; PEFT stores
+   * alpha, so a scale that is no quotient alpha / rank may come back different in its last bit). Anything else:
+   * `delta.safetensors`, format selfedit-delta-1. Errors: `WorkError` (`IO`).
    */
   async save(folder: string): Promise<void> {
     this.assertOpen();
     const parts = this.parts;
-    const first = parts[0];
-    if (!first) throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
-    const names = parts.map(({ matrix }) => this.model.matrices[matrix]!);
-    const alpha = alphaOf(first);
-    const rank_pattern: Record<string, number> = {};
-    const alpha_pattern: Record<string, number> = {};
-    for (const [index, part] of parts.entries()) {
-      const name = names[index]!.name;
-      if (part.rank !== first.rank) rank_pattern[name] = part.rank;
-      if (part.rank !== first.rank || part.scale !== first.scale) alpha_pattern[name] = alphaOf(part);
+    if (parts.length === 0) {
+      throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
     }
-    const config = {
-      peft_type: 'LORA',
-      task_type: 'CAUSAL_LM',
-      base_model_name_or_path: this.model.path ?? null,
-      r: first.rank,
-      lora_alpha: alpha,
-      lora_dropout: 0,
-      bias: 'none',
-      fan_in_fan_out: false,
-      init_lora_weights: true,
-      inference_mode: true,
-      use_rslora: false,
-      use_dora: false,
-      target_modules: targetModules(this.model, parts),
-      rank_pattern,
-      alpha_pattern,
-    };
-    try {
-      await mkdir(folder, { recursive: true });
-    } catch (error) {
-      throw makeError('IO', `cannot make ${folder}: ${(error as Error).message}`, error);
+    await makeFolder(folder);
+    if (!this.#fitsPeft()) {
+      await runJob(() => this.handle.save(join(folder, WEIGHTS)), {}, [this]);
+      return;
     }
-    await runJob(() => this.handle.save(join(folder, WEIGHTS)), {}, [this]);
-    await writeAtomically(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+    await runJob(() => this.handle.save(join(folder, PEFT_WEIGHTS)), {}, [this]);
+    const config = peftConfigOf(this.model, parts);
+    await writeAtomically(join(folder, PEFT_CONFIG), `${JSON.stringify(config, null, 2)}\n`);
   }
 
   /**
-   * Reads a PEFT LoRA adapter folder. Errors: `FileError` for missing or unexpected keys (listed), `DeltaError` for
-   * shapes that do not fit, `OPTION_INVALID` for a kind of adapter that is not supported (DoRA, trained biases).
+   * Reads what `save` wrote, or any PEFT LoRA adapter folder. Errors: `FileError` for missing or unexpected keys (listed),
+   * `DeltaError` for shapes that do not fit, `OPTION_INVALID` for a kind of adapter that is not supported (DoRA, trained
+   * biases).
    */
   static async load(model: Model, folder: string): Promise<Delta> {
-    const path = join(folder, CONFIG);
+    const path = join(folder, PEFT_CONFIG);
     let text: string;
     try {
       text = await readFile(path, 'utf8');
     } catch (error) {
+      const own = join(folder, WEIGHTS);
+      if (await exists(own)) {
+        return new Delta(model, await runJob(() => native().loadDelta(model.handle, own, []), {}, [model]));
+      }
       throw makeError(
         'FILE_NOT_FOUND',
-        `${folder} is not a PEFT adapter folder: ${CONFIG} cannot be read`,
+        `${folder} is not a PEFT adapter folder: ${PEFT_CONFIG} cannot be read, and there is no ${WEIGHTS}`,
         error,
       );
     }
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch (error) {
-      throw makeError('FILE_FORMAT', `${path} is not JSON: ${(error as Error).message}`, error);
-    }
-    const parsed = peftConfig.safeParse(json);
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0]!;
-      throw makeError(
-        'FILE_FORMAT',
-        `${path}: "${issue.path.join('.')}": ${issue.message} (expected a PEFT LoRA configuration)`,
-      );
-    }
-    const config = parsed.data;
-    if (config.use_dora) throw makeError('OPTION_INVALID', `${path}: DoRA adapters are not supported`);
-    if (config.fan_in_fan_out) throw makeError('OPTION_INVALID', `${path}: fan_in_fan_out is not supported`);
-    if (config.bias && config.bias !== 'none') {
-      throw makeError('OPTION_INVALID', `${path}: bias is "${config.bias}"; only "none" is supported`);
-    }
-    checkPatterns(path, config.rank_pattern);
-    checkPatterns(path, config.alpha_pattern);
-    const ranks = model.matrices.map(({ name }) => patternValue(config.rank_pattern, name) ?? config.r);
-    const scales = model.matrices.map(({ name }, matrix) => {
-      const rank = ranks[matrix]!;
-      const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha;
-      return { matrix, scale: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
-    });
-    const file = join(folder, WEIGHTS);
+    const { ranks, scales } = readPeftConfig(model, path, text);
+    const file = join(folder, PEFT_WEIGHTS);
     const handle = await runJob(() => native().loadDelta(model.handle, file, scales), {}, [model]);
     const delta = new Delta(model, handle);
     const { parts } = delta;
@@ -180,9 +287,19 @@ export class Delta extends Resource {
     if (parts.length > 0 && !wrong) return delta;
     await delta.close();
     if (!wrong) throw makeError('DELTA_INVALID', `${file} changes no matrix; expected keys of LoRA factors`);
-    const { name } = model.matrices[wrong.matrix]!;
+    const { name } = model.tensors[wrong.matrix]!;
     const expected = ranks[wrong.matrix];
-    throw makeError('DELTA_SHAPE', `${file}: "${name}" has rank ${wrong.rank}, ${CONFIG} says ${expected}`);
+    throw makeError('DELTA_SHAPE', `${file}: "${name}" has rank ${wrong.rank}, ${PEFT_CONFIG} says ${expected}`);
+  }
+
+  #fitsPeft(): boolean {
+    const maps = this.model.matrices.length;
+    return this.kind === 'lowRank' && this.parts.every(({ matrix }) => matrix < maps);
+  }
+
+  async #derive(start: () => ReturnType<ReturnType<typeof native>['truncateDelta']>): Promise<Delta> {
+    this.assertOpen();
+    return new Delta(this.model, await runJob(start, {}, [this]));
   }
 
   protected override get parent(): Model {
@@ -194,48 +311,24 @@ export class Delta extends Resource {
   }
 }
 
-function matrixId(model: Model, matrix: number | string): number {
+function matrixId(model: Model, matrix: MatrixName): number {
   if (typeof matrix === 'number') return matrix;
-  const id = model.matrices.findIndex(({ name }) => name === matrix);
+  const id = model.tensors.findIndex(({ name }) => name === matrix);
   if (id < 0) throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
   return id;
 }
 
-/** Module names when they choose exactly these matrices, else the full names. */
-function targetModules(model: Model, parts: readonly { matrix: number }[]): string[] {
-  const modules = [...new Set(parts.map(({ matrix }) => model.matrices[matrix]!.module))];
-  const all = resolveTargets(model, modules);
-  return all.length === parts.length ? modules : parts.map(({ matrix }) => model.matrices[matrix]!.name);
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
-/** The alpha that gives the scale back when divided by the rank; to the bit wherever there is one. */
-function alphaOf({ scale, rank }: { scale: number; rank: number }): number {
-  const product = scale * rank;
-  const step = product * 2 ** -53;
-  const candidates = [Math.round(product), Math.fround(product), product, product + step, product - step];
-  return candidates.find((alpha) => alpha / rank === scale) ?? product;
-}
-
-/** Keys of patterns are regular expressions out of a file: one that cannot be read, or could take for ever, is refused. */
-function checkPatterns(path: string, pattern: Record<string, number> | null | undefined): void {
-  for (const key of Object.keys(pattern ?? {})) {
-    let fits = key.length <= 256 && !/\)[*+?{]/.test(key) && (key.match(/[*+{]/g) ?? []).length <= 4;
-    try {
-      new RegExp(key);
-    } catch {
-      fits = false;
-    }
-    if (!fits) {
-      throw makeError('FILE_FORMAT', `${path}: "${key}" is not a pattern of module names that is supported`);
-    }
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true });
+  } catch (error) {
+    throw makeError('IO', `cannot make ${folder}: ${(error as Error).message}`, error);
   }
-}
-
-/** PEFT matches a pattern's key against the end of a module's name. */
-function patternValue(pattern: Record<string, number> | null | undefined, name: string): number | undefined {
-  if (!pattern) return undefined;
-  for (const [key, value] of Object.entries(pattern)) {
-    if (new RegExp(`^(.*\\.)?(${key})$`).test(name)) return value;
-  }
-  return undefined;
 }

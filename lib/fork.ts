@@ -63,11 +63,11 @@ export class Fork extends Resource {
     return runSync(() => this.handle.memory());
   }
 
-  /** Effective weight of one matrix, base plus all deltas: row-major [out, in]. `matrix` is an id or a full name. */
+  /** Effective weight, base plus all deltas: row-major [out, in]. `matrix` is an id of `model.tensors` or a full name. */
   async weight(matrix: number | string): Promise<Float32Array> {
     const id =
-      typeof matrix === 'number' ? matrix : this.model.matrices.findIndex(({ name }) => name === matrix);
-    if (!(id in this.model.matrices)) {
+      typeof matrix === 'number' ? matrix : this.model.tensors.findIndex(({ name }) => name === matrix);
+    if (!(id in this.model.tensors)) {
       throw makeError('TARGET_UNKNOWN', `the model has no matrix "${matrix}"`);
     }
     return runJob(() => this.handle.weight(id), {}, [this]);

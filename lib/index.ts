@@ -10,8 +10,28 @@ export {
   type AdaptOptions,
   adapt,
 } from './adapt.js';
-export type { GpuInfo, MatrixInfo, ModelConfig, PolicyStepSpec, PolicyStepStats } from './binding.js';
-export { Delta, type LowRankFactors } from './delta.js';
+export type {
+  DeltaKind,
+  DeltaPartInfo,
+  DensePart,
+  GpuInfo,
+  LowRankPart,
+  MatrixInfo,
+  ModelConfig,
+  PartStatistics,
+  PolicyStepSpec,
+  PolicyStepStats,
+  SparsePart,
+  SpectralPart,
+} from './binding.js';
+export {
+  Delta,
+  type DeltaPartInput,
+  type LowRankFactors,
+  type MatrixName,
+  type SpectralInput,
+  type SpectralOptions,
+} from './delta.js';
 export { type DivergenceRow, divergence } from './divergence.js';
 export { type DoctorReport, doctor } from './doctor.js';
 export * from './errors.js';
@@ -24,6 +44,7 @@ export {
   generate,
   type SamplingOptions,
 } from './generate.js';
+export { type Gradient, type GradientOptions, type GradientRow, gradient } from './gradient.js';
 export * from './learn.js';
 export { type Dtype, type LoadOptions, Model, type RandomOptions, setThreads } from './model.js';
 export { type CallOptions, type Progress, watch } from './native-job.js';

@@ -37,8 +37,10 @@ export class Model extends Resource {
   /** @internal */
   readonly handle: NativeModel;
   readonly config: ModelConfig;
-  /** The linear maps that deltas can change; a matrix's id is its index. */
+  /** The linear maps of the layers; a matrix's id is its index. */
   readonly matrices: readonly MatrixInfo[];
+  /** All weights that deltas can change: the linear maps (the same ids), embedding, untied head, gains, biases. */
+  readonly tensors: readonly MatrixInfo[];
   readonly dtype: Dtype;
   readonly device: string;
   /** Number of parameters. */
@@ -53,6 +55,7 @@ export class Model extends Resource {
     this.handle = handle;
     this.config = handle.config;
     this.matrices = handle.matrices;
+    this.tensors = handle.tensors;
     this.dtype = handle.dtype;
     this.device = handle.device;
     this.parameters = handle.parameters;

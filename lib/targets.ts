@@ -8,7 +8,8 @@ export const DEFAULT_TARGETS: readonly string[] = ['q_proj', 'v_proj'];
 /**
  * Ids, ascending, of the matrices that the patterns choose. A pattern is a module (`q_proj`), a full name or its end
  * (`layers.3.mlp.up_proj`), any of them with `*` for a run of characters (`layers.1?.*` has `?` for one); `all` is every
- * matrix. Errors: `DeltaError` (`TARGET_UNKNOWN`) naming a pattern that matches nothing, and what there is.
+ * linear map of the layers. Patterns choose among these; only one that names none of them chooses among the other weights
+ * (`embed_tokens`, `lm_head`, `input_layernorm`, `post_attention_layernorm`, `norm`, `q_proj.bias`). Errors: `DeltaError` (`TARGET_UNKNOWN`) naming a pattern that matches nothing, and what there is.
  */
 export function resolveTargets(model: Model, patterns: readonly string[]): Int32Array {
   if (patterns.length === 0) {
@@ -18,13 +19,14 @@ export function resolveTargets(model: Model, patterns: readonly string[]): Int32
   for (const pattern of patterns) {
     const expression = new RegExp(`(^|\\.)${toExpression(pattern)}$`);
     let matched = 0;
-    for (const [id, { name }] of model.matrices.entries()) {
+    for (const [id, { name }] of model.tensors.entries()) {
+      if (id === model.matrices.length && matched > 0) break;
       if (pattern !== 'all' && !expression.test(name)) continue;
       chosen.add(id);
       matched++;
     }
     if (matched === 0) {
-      const modules = [...new Set(model.matrices.map(({ module }) => module))].join(', ');
+      const modules = [...new Set(model.tensors.map(({ module }) => module))].join(', ');
       throw makeError(
         'TARGET_UNKNOWN',
         `target "${pattern}" matches no matrix; the model has the modules ${modules} in layers 0 to ${model.config.layers - 1}`,

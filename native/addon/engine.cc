@@ -10,6 +10,8 @@
 #include <chrono>
 #include <iterator>
 
+#include "core/workspace.h"
+
 namespace selfedit::addon {
 
 Engine& Engine::Get() {
@@ -52,6 +54,7 @@ namespace {
 constexpr std::chrono::seconds kIdle{2};
 
 void GiveMemoryBack() {
+  workspace::Trim();
 #if defined(__GLIBC__)
   malloc_trim(0);
 #endif
@@ -63,6 +66,7 @@ void Engine::Loop() {
   // OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere
   // else.
   const c10::InferenceMode inference;
+  const workspace::Scope scope;
   bool worked = false;
   for (;;) {
     Item item;

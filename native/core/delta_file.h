@@ -1,7 +1,9 @@
 // Deltas in safetensors files, bit-exact, written atomically.
 //   only low-rank parts on linear maps: PEFT's layout, base_model.model.<matrix>.lora_A.weight and lora_B.weight
-//   anything else: metadata "format" = "selfedit-delta-1"; tensors <matrix>.<kind>.<field> in the order of the parts,
-//   fields as in DeltaPart, and the scales as one float64 tensor "scales" [parts]
+//   anything else: metadata "format" = "selfedit-delta-1"; tensors <matrix>.<kind>.<field>, where the fields are
+//     lowRank a, b; sparse row_offsets, columns, values; dense values; spectral u, sigma, v, values (see DeltaPart; with
+//     its factors, so that the file is usable alone),
+//   and the scales as one float64 tensor "scales" [parts], by matrix id, then kind
 #pragma once
 #include <string>
 #include <vector>

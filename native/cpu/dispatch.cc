@@ -142,6 +142,23 @@ double AdamW(T* value, T* first_moment, T* second_moment, const T* grad, const A
   return Table<T>().adam_w(value, first_moment, second_moment, grad, step);
 }
 
+template <typename T>
+void SparseForward(const SparseMatrix& pattern, const T* values, T scale, const T* x, int64_t m, T* y) {
+  Table<T>().sparse_forward(pattern, values, scale, x, m, y);
+}
+
+template <typename T>
+void SparseBackwardInput(const SparseMatrix& pattern, const T* values, T scale, const T* dy, int64_t m,
+                         T* dx) {
+  Table<T>().sparse_backward_input(pattern, values, scale, dy, m, dx);
+}
+
+template <typename T>
+void SparseBackwardValues(const SparseMatrix& pattern, T scale, const T* x, const T* dy, int64_t m,
+                          T* dvalues) {
+  Table<T>().sparse_backward_values(pattern, scale, x, dy, m, dvalues);
+}
+
 #define SELFEDIT_INSTANTIATE(T)                                                                              \
   template void AttentionForward(const T*, const T*, const T*, const int32_t*, int64_t, int64_t, int64_t,    \
                                  int64_t, T, T*, T*);                                                        \
@@ -160,7 +177,10 @@ double AdamW(T* value, T* first_moment, T* second_moment, const T* grad, const A
   template void KlRows(const T*, const T*, int64_t, int64_t, T*);                                            \
   template void SampleRows(const T*, int64_t, int64_t, const float*, const float*, const int32_t*,           \
                            const uint64_t*, const int64_t*, int32_t*, float*);                               \
-  template double AdamW(T*, T*, T*, const T*, const AdamWStep&)
+  template double AdamW(T*, T*, T*, const T*, const AdamWStep&);                                             \
+  template void SparseForward(const SparseMatrix&, const T*, T, const T*, int64_t, T*);                      \
+  template void SparseBackwardInput(const SparseMatrix&, const T*, T, const T*, int64_t, T*);                \
+  template void SparseBackwardValues(const SparseMatrix&, T, const T*, const T*, int64_t, T*)
 SELFEDIT_INSTANTIATE(float);
 SELFEDIT_INSTANTIATE(double);
 

@@ -1,6 +1,7 @@
 // The kernels are compiled once per instruction set (isa_*.cc) and chosen at run time through these tables.
 #pragma once
 #include "kernels.h"
+#include "sparse.h"
 
 namespace selfedit::cpu {
 
@@ -19,6 +20,9 @@ struct KernelTable {
   decltype(&KlRows<T>) kl_rows;
   decltype(&SampleRows<T>) sample_rows;
   decltype(&AdamW<T>) adam_w;
+  decltype(&SparseForward<T>) sparse_forward;
+  decltype(&SparseBackwardInput<T>) sparse_backward_input;
+  decltype(&SparseBackwardValues<T>) sparse_backward_values;
 };
 
 struct KernelSet {

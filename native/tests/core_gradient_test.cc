@@ -11,38 +11,10 @@
 #include "core/policy.h"
 #include "core/random.h"
 #include "core/score.h"
+#include "core_helpers.h"
 
 namespace selfedit {
 namespace {
-
-ModelConfig TinyConfig() {
-  ModelConfig config;
-  config.vocab_size = 37;
-  config.hidden_size = 12;
-  config.intermediate_size = 20;
-  config.layers = 3;
-  config.heads = 6;
-  config.kv_heads = 2;
-  config.head_dim = 4;
-  config.max_positions = 64;
-  config.rope_theta = 100;
-  config.qkv_bias = true;
-  config.output_bias = true;
-  config.mlp_bias = true;
-  return config;
-}
-
-Ragged TinyRows(const std::vector<int>& lengths, uint64_t key) {
-  Ragged rows;
-  int64_t draw = 0;
-  const std::vector<double> uniform = Uniform(key, 1000);
-  for (const int length : lengths) {
-    std::vector<int32_t> tokens;
-    for (int i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(uniform[draw++] * 37));
-    rows.Append(tokens.data(), length);
-  }
-  return rows;
-}
 
 // Objective with every term; values that put some tokens beyond the clip range.
 PolicyStepSpec Objective(const Ragged& rows, bool value_head) {
@@ -81,7 +53,7 @@ TEST(Gradient, PolicyStepAgreesWithFiniteDifferencesForEveryModule) {
     }
     const auto model = Model::Random(config, Dtype::kFloat64, 7, 0.5);
     PolicySpec policy_spec;
-    policy_spec.matrices.resize(model->matrices().size());
+    policy_spec.matrices.resize(model->tensors().size());  // embeddings, head, gains and biases too
     std::iota(policy_spec.matrices.begin(), policy_spec.matrices.end(), 0);
     policy_spec.rank = 2;
     policy_spec.alpha = 3;
@@ -137,12 +109,12 @@ TEST(Gradient, OneAdaptStepFollowsTheGradientAboveAFrozenDelta) {
       for (int64_t i = 0; i < rows * columns; ++i) t.mutable_data_ptr<double>()[i] = u[i] - 0.5;
       return t;
     };
-    return LowRankPart{matrix, fill(rank, info.in, key), fill(info.out, rank, key + 1), 0.7};
+    return DeltaPart::LowRank(matrix, fill(rank, info.in, key), fill(info.out, rank, key + 1), 0.7);
   };
   auto parent = std::make_shared<Delta>();
-  parent->low_rank = {delta(0, 3, 20), delta(9, 2, 30), delta(20, 4, 40)};
+  parent->parts = {delta(0, 3, 20), delta(9, 2, 30), delta(20, 4, 40)};
   auto start = std::make_shared<Delta>();
-  start->low_rank = {delta(3, 2, 50), delta(9, 2, 60), delta(16, 2, 70)};
+  start->parts = {delta(3, 2, 50), delta(9, 2, 60), delta(16, 2, 70)};
 
   AdaptSpec spec;
   spec.model = model;
@@ -183,15 +155,15 @@ TEST(Gradient, OneAdaptStepFollowsTheGradientAboveAFrozenDelta) {
     return sum / count;
   };
   EXPECT_NEAR(result.loss[0][0], loss_at(start), 1e-12);
-  for (size_t p = 0; p < start->low_rank.size(); ++p) {
+  for (size_t p = 0; p < start->parts.size(); ++p) {
     for (const bool b : {false, true}) {
-      const at::Tensor& before = b ? start->low_rank[p].b : start->low_rank[p].a;
-      const at::Tensor& after = b ? result.deltas[0]->low_rank[p].b : result.deltas[0]->low_rank[p].a;
+      const at::Tensor& before = b ? start->parts[p].b : start->parts[p].a;
+      const at::Tensor& after = b ? result.deltas[0]->parts[p].b : result.deltas[0]->parts[p].a;
       for (int64_t i = 0; i < before.numel(); i += 3) {
         const double gradient = (before.data_ptr<double>()[i] - after.const_data_ptr<double>()[i]) * 1e6;
         auto shifted = [&](double step) {
           auto copy = std::make_shared<Delta>(*start);
-          at::Tensor& values = b ? copy->low_rank[p].b : copy->low_rank[p].a;
+          at::Tensor& values = b ? copy->parts[p].b : copy->parts[p].a;
           values = values.clone();
           values.data_ptr<double>()[i] += step;
           return loss_at(copy);
@@ -208,7 +180,7 @@ TEST(Gradient, DivergenceAgreesWithItsDefinition) {
   const c10::InferenceMode inference;
   const auto model = Model::Random(TinyConfig(), Dtype::kFloat64, 13, 0.5);
   auto delta = std::make_shared<Delta>();
-  delta->low_rank = {{2, at::full({1, 12}, 0.3, at::kDouble), at::full({8, 1}, 0.4, at::kDouble), 1.0}};
+  delta->parts = {DeltaPart::LowRank(2, at::full({1, 12}, 0.3, at::kDouble), at::full({8, 1}, 0.4, at::kDouble), 1.0)};
   const Ragged rows = TinyRows({7, 4}, 21);
   DivergenceSpec spec;
   spec.model = model;
@@ -278,8 +250,8 @@ TEST(Adapt, RefilledSlotsBecomeWhatTheyBecomeTogether) {
   for (int s = 0; s < 4; ++s) {
     EXPECT_EQ(together.loss[s], queued.loss[s]);
     for (size_t p = 0; p < 3; ++p) {
-      EXPECT_TRUE(at::equal(together.deltas[s]->low_rank[p].a, queued.deltas[s]->low_rank[p].a));
-      EXPECT_TRUE(at::equal(together.deltas[s]->low_rank[p].b, queued.deltas[s]->low_rank[p].b));
+      EXPECT_TRUE(at::equal(together.deltas[s]->parts[p].a, queued.deltas[s]->parts[p].a));
+      EXPECT_TRUE(at::equal(together.deltas[s]->parts[p].b, queued.deltas[s]->parts[p].b));
     }
   }
 }

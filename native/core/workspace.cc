@@ -1,0 +1,212 @@
+#include "core/workspace.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#define SELFEDIT_HAS_MMAP 1
+#endif
+
+namespace selfedit::workspace {
+namespace {
+
+// In front of the values, so that a block says itself where it belongs whoever lets it go.
+struct alignas(64) Block {
+  Block* next = nullptr;  // in the list of free or of used ones
+  size_t bytes = 0;  // with this header
+  int size_class = 0;
+  bool mapped = false;
+};
+static_assert(sizeof(Block) == 64);
+
+// Four sizes an octave: at most a quarter of a block is unused. From kMappedBytes up blocks are mappings of their
+// own, whose unused end is never touched and which go back to the system whole.
+constexpr int kClasses = 4 * 64;
+constexpr size_t kMappedBytes = size_t{1} << 18;
+// A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length share.
+constexpr int kLargerClasses = 3;
+constexpr size_t kBuckets = 4096;
+
+struct SizeClass {
+  int index;
+  size_t bytes;
+};
+
+// The smallest (4 + quarter) 2^shift that holds `bytes`.
+SizeClass ClassOf(size_t bytes) {
+  if (bytes < 256) bytes = 256;
+  const int shift = std::bit_width(bytes - 1) - 3;
+  const size_t quarters = (bytes - 1) >> shift;  // 4 to 7
+  return {4 * shift + static_cast<int>(quarters) - 4, (quarters + 1) << shift};
+}
+
+class Allocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override;
+  // oneDNN's own buffers come and go as bare pointers, and may be older than this allocator.
+  c10::DeleterFnPtr raw_deleter() const override { return &FreeAny; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+
+  void Enter() {
+    const std::lock_guard lock(mutex_);
+    ++scopes_;
+  }
+  void Leave() {
+    const std::lock_guard lock(mutex_);
+    if (--scopes_ == 0) ReleaseAll();
+  }
+  void Trim() {
+    const std::lock_guard lock(mutex_);
+    ReleaseAll();
+  }
+  Stats Read() {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+ private:
+  static void Free(void* values) { Get().Return(values); }
+  static void FreeAny(void* values) {
+    if (values != nullptr && !Get().Return(values)) Get().fallback_->raw_deleter()(values);
+  }
+  bool Return(void* values);  // false: not from here
+  Block** Bucket(const void* values) {
+    return &used_[(reinterpret_cast<uintptr_t>(values) / sizeof(Block)) * 0x9E3779B97F4A7C15u >> 52];
+  }
+  Block* Find(const SizeClass& size);
+  Block* FromSystem(const SizeClass& size);
+  void ToSystem(Block* block);
+  void ReleaseAll();
+
+ public:
+  static Allocator& Get() {
+    static Allocator* const allocator = new Allocator();  // never destroyed: tensors may outlive everything
+    return *allocator;
+  }
+
+ private:
+  Allocator() : fallback_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this); }
+
+  c10::Allocator* const fallback_;
+  std::mutex mutex_;
+  Block* free_[kClasses] = {};
+  Block* used_[kBuckets] = {};  // by address
+  int scopes_ = 0;
+  Stats stats_;
+};
+
+thread_local int depth = 0;  // scopes of this thread
+
+c10::DataPtr Allocator::allocate(size_t bytes) {
+  if (depth == 0 || bytes == 0 || bytes > SIZE_MAX / 4) return fallback_->allocate(bytes);
+  const SizeClass size = ClassOf(bytes + sizeof(Block));
+  Block* block = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    block = Find(size);
+    if (block == nullptr) {
+      // What is kept may be what is missing.
+      ReleaseAll();
+      block = Find(size);
+    }
+    if (block != nullptr) {
+      stats_.used_bytes += static_cast<int64_t>(block->bytes);
+      Block** bucket = Bucket(block + 1);
+      block->next = *bucket;
+      *bucket = block;
+    }
+  }
+  if (block == nullptr) return fallback_->allocate(bytes);  // throws, naming the size
+  void* values = block + 1;
+  return {values, values, &Free, c10::Device(c10::DeviceType::CPU)};
+}
+
+Block* Allocator::Find(const SizeClass& size) {
+  for (int c = size.index; c <= size.index + kLargerClasses && c < kClasses; ++c) {
+    Block* block = free_[c];
+    if (block == nullptr) continue;
+    free_[c] = block->next;
+    stats_.kept_bytes -= static_cast<int64_t>(block->bytes);
+    return block;
+  }
+  return FromSystem(size);
+}
+
+Block* Allocator::FromSystem(const SizeClass& size) {
+  void* memory = nullptr;
+  bool mapped = false;
+#if defined(SELFEDIT_HAS_MMAP)
+  if (size.bytes >= kMappedBytes) {
+    memory = mmap(nullptr, size.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    mapped = true;
+  }
+#endif
+  if (!mapped) memory = ::operator new(size.bytes, std::align_val_t(64), std::nothrow);
+  if (memory == nullptr) return nullptr;
+  ++stats_.system_allocations;
+  return new (memory) Block{nullptr, size.bytes, size.index, mapped};
+}
+
+bool Allocator::Return(void* values) {
+  const std::lock_guard lock(mutex_);
+  Block** at = Bucket(values);
+  while (*at != nullptr && *at + 1 != values) at = &(*at)->next;
+  Block* block = *at;
+  if (block == nullptr) return false;
+  *at = block->next;
+  stats_.used_bytes -= static_cast<int64_t>(block->bytes);
+  if (scopes_ == 0) {
+    ToSystem(block);
+    return true;
+  }
+  stats_.kept_bytes += static_cast<int64_t>(block->bytes);
+  block->next = free_[block->size_class];
+  free_[block->size_class] = block;
+  return true;
+}
+
+void Allocator::ToSystem(Block* block) {
+#if defined(SELFEDIT_HAS_MMAP)
+  if (block->mapped) {
+    munmap(block, block->bytes);
+    return;
+  }
+#endif
+  ::operator delete(block, std::align_val_t(64));
+}
+
+void Allocator::ReleaseAll() {
+  for (Block*& head : free_) {
+    while (head != nullptr) {
+      Block* block = head;
+      head = block->next;
+      ToSystem(block);
+    }
+  }
+  stats_.kept_bytes = 0;
+}
+
+}  // namespace
+
+Scope::Scope() {
+  Allocator::Get().Enter();
+  ++depth;
+}
+
+Scope::~Scope() {
+  --depth;
+  Allocator::Get().Leave();
+}
+
+Stats Read() { return Allocator::Get().Read(); }
+
+void Trim() { Allocator::Get().Trim(); }
+
+}  // namespace selfedit::workspace

@@ -1,0 +1,28 @@
+// Memory of the tensors that the compute thread makes: blocks are kept and used again, so that a step after the
+// first asks the system for nothing and touches no fresh page.
+#pragma once
+#include <cstdint>
+
+namespace selfedit::workspace {
+
+// While one lives, tensors made by this thread come from the workspace, and blocks let go by any thread are kept.
+// Tensors may outlive it. When the last one ends, what is kept goes back to the system.
+class Scope {
+ public:
+  Scope();
+  ~Scope();
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+};
+
+struct Stats {
+  int64_t system_allocations = 0;  // since the process began
+  int64_t used_bytes = 0;          // in blocks that tensors hold
+  int64_t kept_bytes = 0;          // in blocks that wait for the next tensor
+};
+Stats Read();
+
+// Everything kept goes back to the system.
+void Trim();
+
+}  // namespace selfedit::workspace

@@ -1,0 +1,84 @@
+// Tiny seeded models, rows and deltas for the tests of the core.
+#pragma once
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "core/delta.h"
+#include "core/model.h"
+#include "core/random.h"
+
+namespace selfedit {
+
+inline ModelConfig TinyConfig() {
+  ModelConfig config;
+  config.vocab_size = 37;
+  config.hidden_size = 12;
+  config.intermediate_size = 20;
+  config.layers = 3;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.head_dim = 4;
+  config.max_positions = 64;
+  config.rope_theta = 100;
+  config.qkv_bias = true;
+  config.output_bias = true;
+  config.mlp_bias = true;
+  return config;
+}
+
+inline Ragged TinyRows(const std::vector<int>& lengths, uint64_t key) {
+  Ragged rows;
+  int64_t draw = 0;
+  const std::vector<double> uniform = Uniform(key, 1000);
+  for (const int length : lengths) {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(uniform[draw++] * 37));
+    rows.Append(tokens.data(), length);
+  }
+  return rows;
+}
+
+// Uniform in ±spread, keyed.
+inline at::Tensor Filled(std::vector<int64_t> shape, uint64_t key, double spread = 0.5,
+                         at::ScalarType type = at::kDouble) {
+  at::Tensor t = at::empty(shape, at::kDouble);
+  const std::vector<double> u = Uniform(key, t.numel());
+  for (int64_t i = 0; i < t.numel(); ++i) t.mutable_data_ptr<double>()[i] = (2 * u[i] - 1) * spread;
+  return t.to(type);
+}
+
+// A part of any kind on a weight: every third entry (sparse), rank up to 3.
+inline DeltaPart TinyPart(const Model& model, int64_t matrix, DeltaKind kind, uint64_t key, double scale = 0.7) {
+  const MatrixInfo& info = model.tensors()[matrix];
+  const at::ScalarType type = model.activation();
+  const int64_t rank = std::min<int64_t>(3, std::min(info.out, info.in));
+  switch (kind) {
+    case DeltaKind::kLowRank:
+      return DeltaPart::LowRank(matrix, Filled({rank, info.in}, key, 0.5, type),
+                                Filled({info.out, rank}, key + 1, 0.5, type), scale);
+    case DeltaKind::kDense:
+      return DeltaPart::Dense(matrix, Filled({info.out, info.in}, key, 0.2, type), scale);
+    case DeltaKind::kSpectral: {
+      const auto [u, s, v] = at::linalg_svd(model.Weight(matrix).to(at::kDouble), false);
+      return DeltaPart::Spectral(matrix, u.narrow(1, 0, rank).contiguous().to(type), s.narrow(0, 0, rank).clone().to(type),
+                                 v.narrow(0, 0, rank).contiguous().to(type), Filled({rank}, key, 0.5, type), scale);
+    }
+    case DeltaKind::kSparse:
+      break;
+  }
+  at::Tensor offsets = at::zeros({info.out + 1}, at::kInt);
+  std::vector<int32_t> columns;
+  for (int64_t i = 0; i < info.out; ++i) {
+    // Row 1 stays empty.
+    for (int64_t j = (i + static_cast<int64_t>(key)) % 3; i != 1 && j < info.in; j += 3) {
+      columns.push_back(static_cast<int32_t>(j));
+    }
+    offsets.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(columns.size());
+  }
+  at::Tensor index = at::empty({static_cast<int64_t>(columns.size())}, at::kInt);
+  std::copy(columns.begin(), columns.end(), index.mutable_data_ptr<int32_t>());
+  return DeltaPart::Sparse(matrix, offsets, index, Filled({index.numel()}, key, 0.4, type), scale);
+}
+
+}  // namespace selfedit
