@@ -3,10 +3,8 @@
 // nvidia packages into the cache (several GB; LIBTORCH names another), compiles kernels and glue with nvcc into build/cuda,
 // then proves that nothing was left open: every symbol of the addon is defined by a library it names, and it loads.
 //   --kernels-only   only the kernels, which need nvcc and no libtorch
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import { compile, ROOT } from './build.mjs';
 import { findLibtorch } from './find-libtorch.mjs';
@@ -21,36 +19,11 @@ const VERSION = '2.14.1';
 const VARIANT = 'cu130';
 const say = (line) => console.log(`check:cuda: ${line}`);
 
-/** Compiles the kernels with the flags of scripts/cmake/SelfeditCuda.cmake, as many at once as there are cores. */
-async function kernels(env) {
+/** Compiles the kernels alone, with warnings as errors. */
+function kernels() {
   const script = join(ROOT, 'scripts', 'check-cuda-kernels.mjs');
-  if (existsSync(script)) {
-    const { status } = spawnSync(process.execPath, [script], { stdio: 'inherit' });
-    if (status !== 0) throw new Error('the kernels do not compile');
-    return;
-  }
-  const folder = join(ROOT, 'native', 'cuda', 'kernels');
-  const files = existsSync(folder) ? readdirSync(folder).filter((f) => f.endsWith('.cu')) : [];
-  const archs = (env.TORCH_CUDA_ARCH_LIST || '8.0;9.0a').split(/[;, ]+/).map((arch) => arch.replace('.', ''));
-  const codes = archs.map((arch) => `--generate-code=arch=compute_${arch},code=sm_${arch}`);
-  const flags = ['-std=c++20', '-O3', ...codes, '-Xcompiler=-Wall', `-I${join(ROOT, 'native')}`];
-  const output = join(FOLDER, 'kernels');
-  mkdirSync(output, { recursive: true });
-  const waiting = [...files];
-  const failed = [];
-  const worker = async () => {
-    for (let file = waiting.pop(); file; file = waiting.pop()) {
-      const args = [...flags, '-c', join(folder, file), '-o', join(output, `${file}.o`)];
-      const child = spawn(env.CUDACXX || 'nvcc', args, { stdio: 'inherit' });
-      const [status] = await once(child, 'close');
-      if (status !== 0) failed.push(file);
-    }
-  };
-  await Promise.all(Array.from({ length: availableParallelism() }, worker));
-  if (failed.length > 0) throw new Error(`these kernels do not compile: ${failed.sort().join(', ')}`);
-  say(
-    `nvcc has compiled ${files.length} files of kernels for ${archs.map((arch) => `sm_${arch}`).join(', ')}`,
-  );
+  const { status } = spawnSync(process.execPath, [script], { stdio: 'inherit' });
+  if (status !== 0) throw new Error('the kernels do not compile');
 }
 
 /** Opens libtorch and the addon in a process of its own, as lib/load.ts does, and gives what the addon says of itself. */
@@ -107,7 +80,7 @@ async function whole(env) {
 }
 
 try {
-  if (process.argv.includes('--kernels-only')) await kernels(process.env);
+  if (process.argv.includes('--kernels-only')) kernels();
   else {
     const env = {
       ...process.env,

@@ -1,0 +1,284 @@
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/schedule.h"
+#include "cuda/runtime/calls.h"
+#include "cuda/runtime/train_step.h"
+
+namespace selfedit::cuda {
+namespace {
+
+// Steps between two looks at what has been done; the host is at most two such windows ahead of the device.
+constexpr int64_t kWindow = 8;
+
+struct Shape {
+  std::vector<int32_t> matrices;  // of all edits
+  int64_t rank = 0, longest = 0, largest_batch = 0;
+};
+
+void CheckSlot(const SlotSpec& slot, const std::string& name, const Model& model) {
+  const bool other_init = slot.init && !slot.init->Only(DeltaKind::kLowRank);
+  if (slot.kind != DeltaKind::kLowRank || other_init) {
+    throw Error("DEVICE_UNSUPPORTED", name + ": a GPU trains lowRank deltas; train other kinds on the CPU");
+  }
+  if (slot.rank > kMostRank) {
+    throw Error("DEVICE_UNSUPPORTED", name + ": rank is " + std::to_string(slot.rank) + "; a GPU trains up to rank " +
+                                          std::to_string(kMostRank));
+  }
+  if (slot.matrices.empty()) throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
+  for (const int32_t id : slot.matrices) {
+    if (id >= 0 && id < static_cast<int64_t>(model.matrices().size())) continue;
+    throw Error(id >= 0 && id < static_cast<int64_t>(model.tensors().size()) ? "DEVICE_UNSUPPORTED" : "TARGET_UNKNOWN",
+                name + ": matrix " + std::to_string(id) + "; a GPU trains deltas of the " +
+                    std::to_string(model.matrices().size()) + " linear maps of the layers");
+  }
+}
+
+Shape ShapeOf(const AdaptSpec& spec) {
+  Shape shape;
+  std::set<int32_t> matrices;
+  for (size_t s = 0; s < spec.slots.size(); ++s) {
+    const SlotSpec& slot = spec.slots[s];
+    CheckSlot(slot, "edit " + std::to_string(s), *spec.model);
+    matrices.insert(slot.matrices.begin(), slot.matrices.end());
+    shape.rank = std::max(shape.rank, slot.rank);
+    // The most that a batch can hold, whatever the shuffling.
+    std::vector<int64_t> lengths;
+    for (int64_t d = slot.first_document; d < slot.last_document; ++d) lengths.push_back(spec.documents.length(d));
+    std::sort(lengths.begin(), lengths.end(), std::greater<>());
+    shape.longest = std::max(shape.longest, lengths.front());
+    int64_t batch = 0;
+    for (size_t i = 0; i < std::min<size_t>(lengths.size(), slot.batch_size); ++i) batch += lengths[i];
+    shape.largest_batch = std::max(shape.largest_batch, batch);
+  }
+  shape.matrices.assign(matrices.begin(), matrices.end());
+  return shape;
+}
+
+SlotOptimizer OptimizerOf(const SlotSpec& slot) {
+  SlotOptimizer optimizer;
+  optimizer.beta1 = slot.beta1;
+  optimizer.beta2 = slot.beta2;
+  optimizer.epsilon = slot.epsilon;
+  optimizer.weight_decay = slot.weight_decay;
+  optimizer.clip = slot.clip;
+  return optimizer;
+}
+
+std::string EditStep(int64_t edit, int64_t step) {
+  return "edit " + std::to_string(edit) + ", step " + std::to_string(step);
+}
+
+class Run {
+ public:
+  Run(const AdaptSpec& spec, const DeviceModel& model, const AdaptPlan& memory, const AdaptOptions& options,
+      const Shape& shape, const JobControl& control)
+      : spec_(spec),
+        model_(model),
+        control_(control),
+        keep_(memory.results_on_device),
+        plan_(PlanSteps(spec, memory.slots, memory.step_tokens)),
+        schedule_(spec, plan_, model.device()),
+        sizes_(ChooseSizes(plan_, memory.step_tokens, options.fixed_shapes)),
+        deltas_(model, shape.matrices, memory.slots, shape.rank, sizes_.front().tokens),
+        frozen_(model, StacksOf(spec), memory.slots, TokensOf(sizes_)),
+        step_(model, schedule_.view(), sizes_, shape.longest, deltas_, frozen_) {
+    const int64_t edits = static_cast<int64_t>(spec.slots.size());
+    result_.deltas.resize(edits);
+    result_.loss.resize(edits);
+    result_.steps = plan_.steps;
+    started_.resize(edits);
+    failed_ = at::zeros({edits}, model.options(at::kInt));
+    finite_ = at::ones({edits}, model.options(at::kInt));
+    for (const SlotSpec& slot : spec.slots) {
+      for (int64_t d = slot.first_document; d < slot.last_document; ++d) {
+        total_tokens_ += static_cast<double>(spec.documents.length(d) * slot.epochs);
+      }
+    }
+  }
+
+  AdaptResult Go() {
+    size_t next_start = 0, next_end = 0;
+    for (int64_t step = 0; step < plan_.steps; ++step) {
+      if (step % kWindow == 0) {
+        control_.Check();
+        // The window before the last one has its copy on the way since its end.
+        if (step >= 2 * kWindow) Look(step - 2 * kWindow);
+      }
+      bool moved = false;
+      for (; next_start < plan_.starts.size() && plan_.starts[next_start].step == step; ++next_start, moved = true) {
+        Start(plan_.starts[next_start]);
+      }
+      if (moved) frozen_.Upload();
+      step_.Run(SizeOf(sizes_, plan_.tokens[step]));
+      for (; next_end < plan_.ends.size() && plan_.ends[next_end].step == step; ++next_end) End(plan_.ends[next_end]);
+      if ((step + 1) % kWindow == 0) Copy(step + 1 - kWindow);
+    }
+    const int64_t whole = plan_.steps / kWindow * kWindow;
+    if (whole < plan_.steps) Copy(whole);
+    for (int64_t begin = looked_; begin < plan_.steps; begin += kWindow) Look(begin);
+    CheckEnds();
+    return std::move(result_);
+  }
+
+ private:
+  static std::vector<DeltaStack> StacksOf(const AdaptSpec& spec) {
+    std::vector<DeltaStack> stacks;
+    for (const SlotSpec& slot : spec.slots) stacks.push_back(slot.stack);
+    return stacks;
+  }
+  static std::vector<int64_t> TokensOf(const std::vector<StepSize>& sizes) {
+    std::vector<int64_t> tokens;
+    for (const StepSize& size : sizes) tokens.push_back(size.tokens);
+    return tokens;
+  }
+
+  void Start(const StepPlan::Move& move) {
+    const SlotSpec& slot = spec_.slots[move.edit];
+    started_[move.edit] = StartDelta(spec_, slot, control_).Share();
+    deltas_.Start(move.slot, *started_[move.edit], OptimizerOf(slot));
+    frozen_.Set(move.slot, &slot.stack);
+  }
+
+  void End(const StepPlan::Move& move) {
+    DeltaPtr delta = deltas_.Take(move.slot, *started_[move.edit]);
+    started_[move.edit].reset();
+    Convert(deltas_.failed_step().select(0, move.slot), failed_.select(0, move.edit));
+    Convert(at::isfinite(deltas_.values().select(0, move.slot)).all(), finite_.select(0, move.edit));
+    if (!keep_) {
+      auto host = std::make_shared<Delta>(*delta);
+      for (DeltaPart& part : host->parts) {
+        part.a = part.a.cpu();
+        part.b = part.b.cpu();
+      }
+      delta = host;
+    }
+    result_.deltas[move.edit] = delta;
+  }
+
+  // Losses of a window that begins at this step.
+  void Copy(int64_t begin) {
+    readback_[begin / kWindow % 2].Start(step_.loss().narrow(0, begin, std::min(kWindow, plan_.steps - begin)));
+  }
+
+  void Look(int64_t begin) {
+    const at::Tensor loss = readback_[begin / kWindow % 2].Wait();
+    CheckDevice();
+    const int64_t end = std::min(plan_.steps, begin + kWindow);
+    for (int64_t step = begin; step < end; ++step) {
+      double sum = 0;
+      int64_t count = 0;
+      for (int64_t s = 0; s < plan_.slots; ++s) {
+        const int32_t edit = plan_.edit[step * plan_.slots + s];
+        if (edit < 0) continue;
+        const double value = loss.const_data_ptr<float>()[(step - begin) * plan_.slots + s];
+        if (!std::isfinite(value)) {
+          throw Error("LOSS_NOT_FINITE", EditStep(edit, plan_.adam_step[step * plan_.slots + s]) + ": the loss is " +
+                                             std::to_string(value) + "; lower the learning rate");
+        }
+        result_.loss[edit].push_back(value);
+        sum += value;
+        ++count;
+      }
+      done_tokens_ += static_cast<double>(plan_.tokens[step]);
+      last_loss_ = sum / static_cast<double>(count);
+    }
+    looked_ = end;
+    control_.Report({done_tokens_, total_tokens_, static_cast<double>(end), last_loss_});
+  }
+
+  void CheckEnds() {
+    Readback failed, finite;
+    failed.Start(failed_);
+    finite.Start(finite_);
+    const at::Tensor steps = failed.Wait(), whole = finite.Wait();
+    CheckDevice();
+    for (int64_t edit = 0; edit < steps.numel(); ++edit) {
+      const int32_t step = steps.const_data_ptr<int32_t>()[edit];
+      if (step != 0) {
+        throw Error("LOSS_NOT_FINITE",
+                    EditStep(edit, step) + ": the gradient is not finite; lower the learning rate");
+      }
+      if (whole.const_data_ptr<int32_t>()[edit] == 0) {
+        throw Error("LOSS_NOT_FINITE", "edit " + std::to_string(edit) +
+                                           ": the values are not finite after the last step; lower the "
+                                           "learning rate or the weight decay");
+      }
+    }
+  }
+
+  const AdaptSpec& spec_;
+  const DeviceModel& model_;
+  const JobControl& control_;
+  bool keep_;
+  StepPlan plan_;
+  DeviceSchedule schedule_;
+  std::vector<StepSize> sizes_;
+  SlotDeltas deltas_;
+  FrozenStacks frozen_;
+  TrainStep step_;
+  AdaptResult result_;
+  std::vector<DeltaPtr> started_;
+  at::Tensor failed_, finite_;  // of each edit
+  Readback readback_[2];
+  int64_t looked_ = 0;
+  double done_tokens_ = 0, total_tokens_ = 0, last_loss_ = 0;
+};
+
+AdaptPlan Plan(const AdaptSpec& spec, const DeviceModel& model, const Shape& shape) {
+  AdaptPlan plan;
+  plan.step_tokens = spec.max_step_tokens > 0 ? spec.max_step_tokens : DefaultStepTokens(model.config());
+  const int64_t tokens = std::max(plan.step_tokens, shape.largest_batch) + 15;
+  const int64_t recorded = model.config().layers - shape.matrices.front() / kModulesPerLayer;
+  const int64_t edits = static_cast<int64_t>(spec.slots.size());
+  plan.slot_bytes = SlotDeltas::SlotBytes(model, shape.matrices, shape.rank);
+  plan.step_bytes = TrainStep::Bytes(model, {tokens, tokens}, edits, recorded) +
+                    SlotDeltas::SharedBytes(model, shape.matrices, shape.rank, tokens);
+  plan.free_bytes = FreeBytes(model.device());
+  // A tenth is left to the allocator's rounding and to the workspaces of the products.
+  const int64_t left = plan.free_bytes / 10 * 9 - plan.step_bytes;
+  const int64_t results = edits * SlotDeltas::Count(*spec.model, shape.matrices, shape.rank) * 4;
+  plan.results_on_device = results <= left / 4;
+  const int64_t room = left - (plan.results_on_device ? results : 0);
+  if (room < plan.slot_bytes) {
+    throw Error("OUT_OF_MEMORY", "one edit needs " + std::to_string((plan.slot_bytes + plan.step_bytes) >> 20) +
+                                     " MiB on the device; " + std::to_string(plan.free_bytes >> 20) +
+                                     " MiB are free; lower the rank, the targets or maxStepTokens");
+  }
+  plan.slots = std::min(edits, room / plan.slot_bytes);
+  if (spec.max_active_slots > 0) plan.slots = std::min(plan.slots, spec.max_active_slots);
+  return plan;
+}
+
+}  // namespace
+
+AdaptPlan PlanAdapt(const AdaptSpec& spec, const DeviceModel& model) {
+  CheckAdapt(spec);
+  const DeviceScope scope(model.device());
+  return Plan(spec, model, ShapeOf(spec));
+}
+
+AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOptions& options,
+                  const JobControl& control) {
+  CheckAdapt(spec);
+  const DeviceScope scope(model.device());
+  const Shape shape = ShapeOf(spec);
+  AdaptPlan plan = Plan(spec, model, shape);
+  for (bool again = false;; again = true) {
+    try {
+      return Run(spec, model, plan, options, shape, control).Go();
+    } catch (const c10::OutOfMemoryError&) {
+      // Somebody else may have taken what was free: once more with half of the slots.
+      if (again || plan.slots == 1) {
+        throw Error("OUT_OF_MEMORY", "training " + std::to_string(plan.slots) + " edits at once needs more than " +
+                                         std::to_string(plan.free_bytes >> 20) + " MiB of the device");
+      }
+      plan.slots /= 2;
+    }
+  }
+}
+
+}  // namespace selfedit::cuda

@@ -1,0 +1,52 @@
+// A model's weights on a device, in the type of its products.
+#pragma once
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "core/model.h"
+#include "cuda/kernels/kernels.h"
+
+namespace selfedit::cuda {
+
+at::ScalarType ScalarOf(Type type);
+
+struct DeviceLayer {
+  at::Tensor attention_norm, mlp_norm;  // [c]
+  // q, k and v are slices of one tensor [q + 2 kv, c], gate and up of one [2 f, c]: either way of multiplying is open.
+  at::Tensor weight[kModulesPerLayer];  // [out, in]
+  at::Tensor bias[kModulesPerLayer];    // [out], or undefined
+};
+
+class DeviceModel {
+ public:
+  // Throws DEVICE_UNSUPPORTED for what the kernels cannot compute.
+  DeviceModel(const Model& model, at::Device device);
+
+  const Model& host() const { return *model_; }
+  const ModelConfig& config() const { return model_->config(); }
+  at::Device device() const { return device_; }
+  Type type() const { return type_; }
+  int64_t type_bytes() const { return TypeSize(type_); }
+  // Tensors of the products' type, and of another one.
+  at::TensorOptions options() const { return at::TensorOptions().dtype(ScalarOf(type_)).device(device_); }
+  at::TensorOptions options(at::ScalarType dtype) const { return at::TensorOptions().dtype(dtype).device(device_); }
+  const DeviceLayer& layer(int64_t index) const { return layers_[index]; }
+  const at::Tensor& embedding() const { return embedding_; }
+  const at::Tensor& head() const { return head_; }
+  const at::Tensor& final_norm() const { return final_norm_; }
+  // cos and sin, float [at least `positions`, d / 2]. The caller keeps them while a graph may read them.
+  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  const Model* model_;
+  at::Device device_;
+  Type type_;
+  at::Tensor embedding_, head_, final_norm_;
+  std::vector<DeviceLayer> layers_;
+  mutable at::Tensor rope_cos_, rope_sin_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace selfedit::cuda

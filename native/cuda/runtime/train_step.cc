@@ -1,0 +1,90 @@
+#include "cuda/runtime/train_step.h"
+
+namespace selfedit::cuda {
+
+TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const std::vector<StepSize>& sizes,
+                     int64_t longest, SlotDeltas& deltas, FrozenStacks& frozen)
+    : model_(model),
+      schedule_(schedule),
+      sizes_(sizes),
+      deltas_(deltas),
+      frozen_(frozen),
+      pass_(model, sizes.front().tokens, longest, deltas.lowest_layer()),
+      head_(model, DeviceHead::DefaultChunk(model, sizes.front().tokens), true),
+      graphs_(sizes.size()) {
+  const int64_t T = sizes.front().tokens, D = sizes.front().documents, S = deltas.slots();
+  const auto ints = model.options(at::kInt), floats = model.options(at::kFloat);
+  tokens_ = at::zeros({T}, ints);
+  positions_ = at::zeros({T}, ints);
+  document_offsets_ = at::zeros({D + 1}, ints);
+  segment_offsets_ = at::zeros({S + 1}, ints);
+  target_ = at::zeros({T}, ints);
+  weight_ = at::zeros({T}, floats);
+  learning_rate_ = at::zeros({S}, model.options(at::kDouble));
+  adam_step_ = at::zeros({S}, ints);
+  logprob_ = at::zeros({T}, floats);
+  loss_ = at::zeros({schedule.steps, S}, floats);
+  deltas_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
+  frozen_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
+  // A step behind the schedule's end is an empty batch that changes nothing: it starts up what the first call of a
+  // library starts up, which a capture must not do.
+  step_ = at::full({1}, schedule.steps, ints);
+  Body(sizes_.front());
+  Fill(step_, 0);
+  Synchronise();
+  CheckDevice();
+}
+
+int64_t TrainStep::Bytes(const DeviceModel& model, const StepSize& size, int64_t slots, int64_t recorded_layers) {
+  return Pass::Bytes(model, size.tokens, recorded_layers) +
+         DeviceHead::Bytes(model, DeviceHead::DefaultChunk(model, size.tokens)) + 24 * size.tokens +
+         4 * size.documents + 16 * slots;
+}
+
+StepBatch TrainStep::BatchOf(const StepSize& size) const {
+  StepBatch batch;
+  batch.tokens_capacity = size.tokens;
+  batch.documents_capacity = size.documents;
+  batch.slots = deltas_.slots();
+  batch.tokens = tokens_.mutable_data_ptr<int32_t>();
+  batch.positions = positions_.mutable_data_ptr<int32_t>();
+  batch.document_offsets = document_offsets_.mutable_data_ptr<int32_t>();
+  batch.segment_offsets = segment_offsets_.mutable_data_ptr<int32_t>();
+  batch.target = target_.mutable_data_ptr<int32_t>();
+  batch.weight = weight_.mutable_data_ptr<float>();
+  batch.learning_rate = learning_rate_.mutable_data_ptr<double>();
+  batch.adam_step = adam_step_.mutable_data_ptr<int32_t>();
+  return batch;
+}
+
+void TrainStep::Body(const StepSize& size) {
+  const StepBatch batch = BatchOf(size);
+  int32_t* step = step_.mutable_data_ptr<int32_t>();
+  float* logprob = logprob_.mutable_data_ptr<float>();
+  Launch(GatherStep, schedule_, step, batch);
+  const RowBatch rows{batch.tokens, batch.positions, size.tokens};
+  Overlays overlays = frozen_.For(size.tokens);
+  overlays.push_back(&deltas_);
+  const AttentionShape shape = pass_.Shape(batch.document_offsets, size.documents, size.tokens);
+  const Type type = model_.type();
+  pass_.Forward(rows, overlays, [&](const LayerAttention& a) {
+    Launch(AttentionForward, type, shape, a.q.const_data_ptr(), a.k.const_data_ptr(), a.v.const_data_ptr(),
+           a.out.mutable_data_ptr(), a.lse.defined() ? a.lse.mutable_data_ptr<float>() : nullptr);
+  });
+  head_.CrossEntropy(pass_.hidden(), batch.target, batch.weight, size.tokens, logprob, pass_.dhidden());
+  pass_.Backward(rows, overlays, shape);
+  deltas_.Step(batch.learning_rate, batch.adam_step);
+  Launch(SlotLoss, Segments{batch.segment_offsets, batch.slots, size.tokens}, batch.weight, logprob, step,
+         schedule_.steps, loss_.mutable_data_ptr<float>());
+  Launch(AdvanceStep, step);
+}
+
+void TrainStep::Run(size_t size) {
+  if (!graphs_[size]) {
+    graphs_[size] = std::make_unique<Graph>();
+    graphs_[size]->Capture([&] { Body(sizes_[size]); });
+  }
+  graphs_[size]->Replay();
+}
+
+}  // namespace selfedit::cuda
