@@ -65,6 +65,7 @@ class Model {
     const at::Tensor* tensor;
   };
   std::vector<NamedTensor> Named() const;
+  void SetHead(at::Tensor weight);
 
   ModelConfig config_;
   std::vector<MatrixInfo> matrices_;
@@ -73,7 +74,7 @@ class Model {
   at::Tensor embedding_;  // [vocab, hidden]
   at::Tensor final_norm_;
   std::vector<LayerWeights> layers_;
-  Linear head_;  // in the activation type: bfloat16 logits near 20 would be 0.125 apart
+  Linear head_;  // float32 products also under bfloat16 weights: bfloat16 logits near 20 would be 0.125 apart
   mutable at::Tensor rope_cos_, rope_sin_;
   std::vector<uint8_t> token_bytes_;
   std::vector<int32_t> token_offsets_;

@@ -142,6 +142,10 @@ double AdamW(T* value, T* first_moment, T* second_moment, const T* grad, const A
   return Table<T>().adam_w(value, first_moment, second_moment, grad, step);
 }
 
+void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms, uint16_t* to) {
+  Selected().split_bf16(x, ldx, rows, padded, c, terms, to);
+}
+
 #define SELFEDIT_INSTANTIATE(T)                                                                              \
   template void AttentionForward(const T*, const T*, const T*, const int32_t*, int64_t, int64_t, int64_t,    \
                                  int64_t, T, T*, T*);                                                        \
