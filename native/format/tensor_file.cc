@@ -170,11 +170,11 @@ const uint8_t* TensorFile::Data(const TensorInfo& tensor) const {
   if (tensor.offset > file_->size() || tensor.bytes > file_->size() - tensor.offset) {
     throw Error("INTERNAL", path() + ": tensor " + QuoteForMessage(tensor.name) + " is not of this file");
   }
+  return file_->data() + tensor.offset;
+}
 
 void TensorFile::Forget(const TensorInfo& tensor) const {
   file_->Forget(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
-}
-  return file_->data() + tensor.offset;
 }
 
 std::optional<std::string> TensorFile::MetadataString(std::string_view key) const {
