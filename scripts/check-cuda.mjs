@@ -4,7 +4,7 @@
 // then proves that nothing was left open: every symbol of the addon is defined by a library it names, and it loads.
 //   --kernels-only   only the kernels, which need nvcc and no libtorch
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { compile, ROOT } from './build.mjs';
 import { findLibtorch } from './find-libtorch.mjs';
