@@ -8,8 +8,10 @@
 #include <numeric>
 
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/score.h"
 #include "core/transformer.h"
+#include "core/workspace.h"
 #include "cpu/kernels.h"
 
 namespace selfedit {
@@ -172,14 +174,9 @@ class Generator {
     for (const int32_t p : order) {
       if (!prompts_[p].rows.empty()) queue_.push_back(p);
     }
-    max_rows_ = spec.max_rows > 0 ? spec.max_rows : kDefaultRows;
-    int32_t longest = 1;
-    for (const int32_t count : spec.max_tokens) longest = std::max(longest, count);
-    const int64_t slab_bytes =
-        model_.config().layers * 2 * std::min<int64_t>(longest, model_.config().max_positions) *
-        model_.config().kv_heads * model_.config().head_dim * static_cast<int64_t>(sizeof(T));
-    if (spec.max_rows == 0)
-      max_rows_ = std::max<int64_t>(1, std::min(max_rows_, kCacheBytes / std::max<int64_t>(1, slab_bytes)));
+    const MemoryPlan plan = PlanGenerate(spec);
+    max_rows_ = decode_rows_ = plan.count;
+    prefill_tokens_ = plan.tokens;
   }
 
   GenerateResult Run() {
@@ -202,8 +199,28 @@ class Generator {
         {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
-  // Fills free places: rows of prompts already read first, then new prompts.
+  // Fills free places. When memory ends, rows that run go on and free it; without any, half as much is tried once.
   void Admit() {
+    try {
+      FillPlaces();
+    } catch (...) {
+      if (!OutOfMemoryNow() || (active_.empty() && halved_)) throw;
+      workspace::Trim();
+      if (!active_.empty()) {
+        max_rows_ = static_cast<int64_t>(active_.size());
+      } else {
+        halved_ = true;
+        max_rows_ = std::max<int64_t>(1, max_rows_ / 2);
+        prefill_tokens_ = std::max<int64_t>(1, prefill_tokens_ / 2);
+      }
+      control_.Warn("generate: not enough memory for another row; going on with " + std::to_string(max_rows_) +
+                    " at once");
+      if (active_.empty()) FillPlaces();
+    }
+  }
+
+  // Rows of prompts already read first, then new prompts.
+  void FillPlaces() {
     while (static_cast<int64_t>(active_.size()) < max_rows_) {
       control_.Check();
       if (ready_.empty()) {
@@ -214,12 +231,14 @@ class Generator {
       }
       const int32_t p = ready_.front();
       std::vector<int64_t> rows;
-      while (!prompts_[p].rows.empty() && static_cast<int64_t>(active_.size() + rows.size()) < max_rows_) {
-        rows.push_back(prompts_[p].rows.front());
-        prompts_[p].rows.pop_front();
+      for (const int64_t row : prompts_[p].rows) {
+        if (static_cast<int64_t>(active_.size() + rows.size()) >= max_rows_) break;
+        rows.push_back(row);
       }
+      std::vector<std::unique_ptr<Row>> made = MakeRows(p, rows);  // may fail: nothing has changed yet
+      prompts_[p].rows.erase(prompts_[p].rows.begin(), prompts_[p].rows.begin() + static_cast<int64_t>(rows.size()));
       if (prompts_[p].rows.empty()) ready_.pop_front();
-      Start(p, rows);
+      Start(p, std::move(made));
     }
   }
 
@@ -228,18 +247,15 @@ class Generator {
     std::vector<DocumentDeltas> deltas;
     std::vector<Slab*> slabs;
     int64_t tokens = 0, rows = static_cast<int64_t>(active_.size());
-    while (!queue_.empty()) {
-      const int32_t p = queue_.front();
+    for (const int32_t p : queue_) {
       const int64_t length = spec_.prompts.length(p);
-      if (!chosen.empty() && (tokens + length > kDefaultBatchTokens || rows >= max_rows_)) break;
-      queue_.pop_front();
+      if (!chosen.empty() && (tokens + length > prefill_tokens_ || rows >= max_rows_)) break;
       chosen.push_back(p);
       tokens += length;
       rows += static_cast<int64_t>(prompts_[p].rows.size());
       prompts_[p].slab = Slab(model_, length);
       slabs.push_back(&prompts_[p].slab);
       deltas.push_back({&spec_.forks[spec_.prompt_fork[p]], nullptr});
-      ready_.push_back(p);
     }
     const Ragged batch = GatherRows(spec_.prompts, chosen);
     const OverlayPlan plan = MakeOverlayPlan(model_, batch.offsets, deltas);
@@ -250,26 +266,37 @@ class Generator {
     for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
     const at::Tensor logits = HeadLogits(model_, plan, hidden, last);
     for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
+    // Nothing can fail any more: the prompts are read.
+    ready_.insert(ready_.end(), chosen.begin(), chosen.end());
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(chosen.size()));
     ++steps_;
   }
 
-  void Start(int32_t p, const std::vector<int64_t>& rows) {
-    std::vector<Row*> started;
-    for (const int64_t index : rows) {
+  std::vector<std::unique_ptr<Row>> MakeRows(int32_t p, const std::vector<int64_t>& indices) {
+    std::vector<std::unique_ptr<Row>> made;
+    for (const int64_t index : indices) {
       auto row = std::make_unique<Row>();
       row->index = index;
       row->prompt = p;
       row->fork = spec_.prompt_fork[p];
-      row->weights = WeightsFor(row->fork, spec_.max_tokens[index]);
+      row->weights = WeightsFor(row->fork, spec_.max_tokens[index], made);
       // The last token is never processed: one place less than maxTokens would do, one is the least.
       const int64_t room = std::min<int64_t>(spec_.max_tokens[index], model_.config().max_positions);
       row->slab = Slab(model_, room);
+      made.push_back(std::move(row));
+    }
+    return made;
+  }
+
+  void Start(int32_t p, std::vector<std::unique_ptr<Row>> made) {
+    std::vector<Row*> started;
+    for (auto& row : made) {
       started.push_back(row.get());
       active_.push_back(std::move(row));
       ++prompts_[p].running;
     }
     const at::Tensor logits =
-        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(rows.size()), -1}).contiguous();
+        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(started.size()), -1}).contiguous();
     Sample(started, logits);
     if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
     Retire();
@@ -280,28 +307,55 @@ class Generator {
   }
 
   // Copied weights for a row, or null for the overlay. Depends on the row and its fork alone.
-  std::shared_ptr<const Materialised> WeightsFor(int32_t fork, int64_t steps) {
+  std::shared_ptr<const Materialised> WeightsFor(int32_t fork, int64_t steps,
+                                                 const std::vector<std::unique_ptr<Row>>& made) {
     if (spec_.application == Application::kOverlay) return nullptr;
     if (!spec_.materialised.empty() && spec_.materialised[fork]) return spec_.materialised[fork];
     const bool wanted =
         spec_.application == Application::kMaterialised || MaterialisingPays(model_, spec_.forks[fork], steps);
     if (!wanted || spec_.forks[fork].empty()) return nullptr;
-    for (const auto& row : active_) {
-      if (row->fork == fork && row->weights) return row->weights;
+    for (const std::vector<std::unique_ptr<Row>>* rows : {&std::as_const(active_), &made}) {
+      for (const auto& row : *rows) {
+        if (row->fork == fork && row->weights) return row->weights;
+      }
     }
     return Materialised::Make(model_, spec_.forks[fork], control_);
   }
 
+  // One token of every row; after an allocation failure by halves.
   void Decode() {
     control_.Check();
-    std::vector<Row*> rows;
-    at::Tensor tokens = at::empty({static_cast<int64_t>(active_.size())}, at::kInt);
+    std::vector<Row*> all;
+    for (const auto& row : active_) all.push_back(row.get());
+    for (size_t begin = 0; begin < all.size();) {
+      const size_t count = std::min(all.size() - begin, static_cast<size_t>(decode_rows_));
+      const std::vector<Row*> rows(all.begin() + static_cast<int64_t>(begin),
+                                   all.begin() + static_cast<int64_t>(begin + count));
+      try {
+        DecodeRows(rows);
+      } catch (...) {
+        // A step that fails has changed no row: the keys and values that it wrote are written again.
+        if (!OutOfMemoryNow() || halved_ || count < 2) throw;
+        halved_ = true;
+        workspace::Trim();
+        decode_rows_ = max_rows_ = static_cast<int64_t>(count / 2);
+        control_.Warn("generate: not enough memory to decode " + std::to_string(count) + " rows; going on with " +
+                      std::to_string(decode_rows_) + " at once");
+        continue;
+      }
+      begin += count;
+    }
+    Retire();
+    ++steps_;
+  }
+
+  void DecodeRows(const std::vector<Row*>& rows) {
+    at::Tensor tokens = at::empty({static_cast<int64_t>(rows.size())}, at::kInt);
     at::Tensor positions = at::empty_like(tokens);
     std::vector<int32_t> offsets{0};
     std::vector<DocumentDeltas> deltas;
-    for (size_t b = 0; b < active_.size(); ++b) {
-      Row* row = active_[b].get();
-      rows.push_back(row);
+    for (size_t b = 0; b < rows.size(); ++b) {
+      const Row* row = rows[b];
       tokens.mutable_data_ptr<int32_t>()[b] = row->last;
       positions.mutable_data_ptr<int32_t>()[b] =
           static_cast<int32_t>(spec_.prompts.length(row->prompt)) + row->length;
@@ -311,12 +365,11 @@ class Generator {
     const OverlayPlan plan = MakeOverlayPlan(model_, offsets, deltas);
     DecodeAttention<T> attention(model_.config(), rows, prompts_);
     const at::Tensor hidden = TransformerForward(model_, tokens, positions, plan, attention, nullptr);
-    for (Row* row : rows) ++row->length;
     std::vector<int64_t> all(rows.size());
     std::iota(all.begin(), all.end(), 0);
-    Sample(rows, HeadLogits(model_, plan, hidden, all));
-    Retire();
-    ++steps_;
+    const at::Tensor logits = HeadLogits(model_, plan, hidden, all);
+    for (Row* row : rows) ++row->length;
+    Sample(rows, logits);
   }
 
   void Sample(const std::vector<Row*>& rows, const at::Tensor& logits) {
@@ -389,7 +442,8 @@ class Generator {
   std::deque<int32_t> queue_, ready_;
   std::vector<std::unique_ptr<Row>> active_;
   GenerateResult result_;
-  int64_t max_rows_ = 0, finished_ = 0;
+  int64_t max_rows_ = 0, decode_rows_ = 0, prefill_tokens_ = 0, finished_ = 0;
+  bool halved_ = false;
   double steps_ = 0, reported_ = 0;  // forward passes
 };
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "core/score.h"
 #include "core/transformer.h"
@@ -182,9 +183,12 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   const DeltaStack nothing;
   Sums sums;
-  delta_.ZeroGradient();
-  if (has_value_head()) value_gradient_.zero_();
-  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), most)) {
+  const auto pass = [&](int64_t tokens_at_once) {
+    // Sums and gradients add up over batches: an attempt begins at zero.
+    sums = Sums();
+    delta_.ZeroGradient();
+    if (has_value_head()) value_gradient_.zero_();
+  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), tokens_at_once)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, indices);
     std::vector<int64_t> source;  // token of the batch -> token of the specification
@@ -228,6 +232,8 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     }
     TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
   }
+  };
+  WithHalving(most, control, "policy step", pass);
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
   const double value_norm = has_value_head() ? value_gradient_.to(at::kDouble).norm().item<double>() : 0.0;

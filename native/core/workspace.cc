@@ -8,6 +8,9 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <string>
+#include "format/error.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #define SELFEDIT_HAS_MMAP 1
@@ -84,6 +87,14 @@ class Allocator final : public c10::Allocator {
     const std::lock_guard lock(mutex_);
     ReleaseAll();
   }
+  void SetLimit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+  }
+  int64_t Limit() {
+    const std::lock_guard lock(mutex_);
+    return limit_;
+  }
   Stats Read() {
     const std::lock_guard lock(mutex_);
     return stats_;
@@ -117,6 +128,7 @@ class Allocator final : public c10::Allocator {
   Block* free_[kClasses] = {};
   Block* used_[kBuckets] = {};  // by address
   int scopes_ = 0;
+  int64_t limit_ = 0;
   Stats stats_;
 };
 
@@ -128,6 +140,15 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
   Block* block = nullptr;
   {
     const std::lock_guard lock(mutex_);
+    if (limit_ > 0) {
+      const int64_t after = stats_.used_bytes + static_cast<int64_t>(size.bytes);
+      if (after > limit_) {
+        throw Error("OUT_OF_MEMORY", "a tensor of " + std::to_string(bytes) + " bytes does not fit: " +
+                                         std::to_string(stats_.used_bytes) + " bytes of the limit of " +
+                                         std::to_string(limit_) + " are in use");
+      }
+      if (after + stats_.kept_bytes > limit_) ReleaseAll();
+    }
     block = Find(size, bytes + sizeof(Block));
     if (block == nullptr) {
       // What is kept may be what is missing.
@@ -227,5 +248,9 @@ Scope::~Scope() {
 Stats Read() { return Allocator::Get().Read(); }
 
 void Trim() { Allocator::Get().Trim(); }
+
+void SetLimit(int64_t bytes) { Allocator::Get().SetLimit(bytes); }
+
+int64_t Limit() { return Allocator::Get().Limit(); }
 
 }  // namespace selfedit::workspace

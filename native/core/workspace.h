@@ -25,4 +25,8 @@ Stats Read();
 // Everything kept goes back to the system.
 void Trim();
 
+// Most bytes that blocks in use may have together; 0: no limit. Beyond it an allocation throws OUT_OF_MEMORY.
+void SetLimit(int64_t bytes);
+int64_t Limit();
+
 }  // namespace selfedit::workspace

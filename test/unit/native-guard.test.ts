@@ -303,6 +303,7 @@ describe('adapt', () => {
     selection: Int32Array.of(0),
     init: [null],
     maxStepTokens: 0,
+    slots: 0,
     deterministic: false,
   });
   it('the specification is good as it stands', async () => {
