@@ -40,6 +40,7 @@ std::vector<unsigned char> dynamic_shared;
 jmp_buf scheduler;
 int current = 0, alive = 0, arrived = 0, threads_of_block = 0;
 int64_t generation = 0;  // of barriers
+int64_t blocks_run = 0;
 const std::function<void()>* body = nullptr;
 
 void Entry() {
@@ -193,8 +194,11 @@ void Run(dim3 grid, int threads, size_t shared, const std::function<void()>& ker
           makecontext(&fiber->context, Entry, 0);
         }
         arrived = 0;
+        ++blocks_run;
         for (alive = threads; alive > 0;) {
-          for (current = 0; current < threads; ++current) {
+          // Every other block runs backwards: a missing barrier shows in one of the two orders.
+          for (int turn = 0; turn < threads; ++turn) {
+            current = blocks_run % 2 == 0 ? turn : threads - 1 - turn;
             if (fibers[current]->done) continue;
             thread_index = {static_cast<unsigned>(current), 0, 0};
             Resume();
