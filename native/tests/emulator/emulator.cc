@@ -41,6 +41,7 @@ jmp_buf scheduler;
 int current = 0, alive = 0, arrived = 0, threads_of_block = 0;
 int64_t generation = 0;  // of barriers
 int64_t blocks_run = 0;
+uint64_t chance = 1;
 const std::function<void()>* body = nullptr;
 
 void Entry() {
@@ -196,10 +197,12 @@ void Run(dim3 grid, int threads, size_t shared, const std::function<void()>& ker
         arrived = 0;
         ++blocks_run;
         for (alive = threads; alive > 0;) {
-          // Every other block runs backwards: a missing barrier shows in one of the two orders.
+          // A missing barrier shows in some order: forwards, backwards, or with warps left behind at random.
+          chance = chance * 6364136223846793005u + 1442695040888963407u;
+          const uint64_t behind = blocks_run % 3 == 2 ? chance >> 32 : 0;
           for (int turn = 0; turn < threads; ++turn) {
-            current = blocks_run % 2 == 0 ? turn : threads - 1 - turn;
-            if (fibers[current]->done) continue;
+            current = blocks_run % 3 == 0 ? turn : threads - 1 - turn;
+            if (fibers[current]->done || (behind >> current / 32 & 1) != 0) continue;
             thread_index = {static_cast<unsigned>(current), 0, 0};
             Resume();
             if (fibers[current]->done) --alive;
