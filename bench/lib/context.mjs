@@ -69,8 +69,11 @@ export async function makeContext(benchmark, given, { log }) {
       return this.written;
     },
     async limits() {
-      this.known ??= await limitsOf(this);
-      note(`limit: ${rate(this.known.operations, 'operations')}, ${rate(this.known.bandwidth, 'B')} (${this.known.source})`);
+      if (!this.known) {
+        this.known = await limitsOf(this);
+        const { operations, bandwidth, source } = this.known;
+        note(`hardware: ${rate(operations, 'operations')}, ${rate(bandwidth, 'B')} (${source})`);
+      }
       return this.known;
     },
     close() {

@@ -1,0 +1,11 @@
+// Child of load.mjs: the peak memory of loading a model. Prints one line of JSON.
+import { doctor, Model } from 'selfedit';
+import { residentBytes } from './process-memory.mjs';
+
+const { path, dtype } = JSON.parse(process.argv[2]);
+await doctor(); // the addon and libtorch are not what is counted
+const before = residentBytes().now;
+const model = await Model.load(path, { dtype });
+const weights = model.parameters * (dtype === 'bfloat16' ? 2 : 4);
+console.log(JSON.stringify({ peak: residentBytes().peak - before, process: before, weights }));
+process.exit(0);
