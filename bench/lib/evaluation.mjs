@@ -10,7 +10,7 @@ import { edits as makeEdits } from './workload.mjs';
  * `prepare(count)` makes the deltas of `count` edits: {deltas, files (of the first `peerForks`, for the peer)}; `option`
  * is the peer's name for those files.
  */
-export async function evaluation(context, model, { name, forks, peerForks, prepare, option }) {
+export async function evaluation(context, model, { name, bar = name, forks, peerForks, prepare, option }) {
   const maxTokens = context.quick ? 8 : 32;
   const edits = makeEdits(context, forks);
   const { deltas, files } = await prepare(forks, peerForks);
@@ -36,6 +36,7 @@ export async function evaluation(context, model, { name, forks, peerForks, prepa
   const ownBytes = deltas.reduce((total, { bytes }) => total + bytes, 0);
   const figure = makeFigure(context, {
     name,
+    bar,
     ...measured,
     limit: generationLimit(limits, model, { promptTokens, rows: rows.length, steps: maxTokens, ownBytes }),
     work: { forks, peerForks, questions: rows.length, promptTokens, maxTokens },
