@@ -15,13 +15,17 @@ export const generate = {
   peerNeeds: ['torch', 'transformers'],
   async run(context) {
     const { device, quick } = context;
-    const [promptCount, samples, maxTokens] = quick ? [2, 2, 8] : device === 'cpu' ? [8, 2, 64] : [64, 8, 256];
+    const [promptCount, samples, maxTokens] = quick
+      ? [2, 2, 8]
+      : device === 'cpu'
+        ? [8, 2, 64]
+        : [64, 8, 256];
     const model = await context.loadModel();
     const prompts = makeEdits(context, promptCount).map(({ prompt }) => prompt);
     const rows = prompts.map((prompt) => ({ fork: model, prompt, samples }));
     const limits = await context.limits();
     const measured = await inTurn(context, {
-      ours: () => generateRows(rows, { maxTokens, temperature: 0, stopTokens: [] }),
+      ours: () => generateRows(rows, { maxTokens, temperature: 0, stopTokens: [], signal: context.signal }),
       peer: { script: 'generate', work: { prompts, samples, maxTokens } },
       check: (mine, theirs) => compareAnswers(mine, theirs, context.dtype),
     });

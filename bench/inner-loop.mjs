@@ -35,7 +35,7 @@ export const innerLoop = {
     const ours = async () => {
       const results = await adapt(
         edits.map(({ documents }) => ({ fork: model, documents, init })),
-        { ...training, shuffle: false },
+        { ...training, shuffle: false, signal: context.signal },
       );
       // Only of the first run, which is not timed.
       norms ??= normsOf(results[0].delta);
@@ -69,7 +69,7 @@ export const innerLoop = {
 };
 
 /** The seeded first values: what a training at rate 0 leaves. */
-export async function initialDelta(model, training) {
+async function initialDelta(model, training) {
   const [{ delta }] = await adapt([{ fork: model, documents: [[1, 2, 3]] }], {
     ...training,
     learningRate: 0,

@@ -42,7 +42,7 @@ export const load = {
 
 async function figuresOf(context, { name, path, script, work }) {
   const { dtype } = context;
-  const options = { dtype };
+  const options = { dtype, signal: context.signal };
   let first;
   const measured = await inTurn(context, {
     async ours() {
@@ -106,7 +106,7 @@ async function ggufOf(context, folder) {
     return undefined;
   }
   const gguf = join(context.folder, 'model.gguf');
-  await askPeer(context.python, 'write_gguf', { ...context.peerWork, model: folder, gguf });
+  await askPeer(context, 'write_gguf', { ...context.peerWork, model: folder, gguf });
   return gguf;
 }
 

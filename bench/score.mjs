@@ -21,14 +21,16 @@ export const score = {
     const tokens = rows.flat().length;
     const limits = await context.limits();
     const measured = await inTurn(context, {
-      ours: () => scoreRows(rows.map((row) => ({ fork: model, tokens: row }))),
+      ours: () =>
+        scoreRows(
+          rows.map((row) => ({ fork: model, tokens: row })),
+          { signal: context.signal },
+        ),
       peer: { script: 'score', work: { rows, batch: 8 } },
       check: (mine, theirs) => [
         {
           what: 'largest difference of a log-prob',
-          value: Math.max(
-            ...theirs.logprobs.map((row, r) => largestDifference(mine[r].subarray(1), row)),
-          ),
+          value: Math.max(...theirs.logprobs.map((row, r) => largestDifference(mine[r].subarray(1), row))),
           tolerance: TOLERANCE[context.dtype],
         },
       ],

@@ -29,7 +29,7 @@ export const update = {
     await saveStart(model, folder);
     const limits = await context.limits();
     const measured = await inTurn(context, {
-      ours: () => updateOnce(model, rollouts, { minibatch, half }),
+      ours: () => updateOnce(model, rollouts, { minibatch, half, signal: context.signal }),
       peer: {
         script: 'update',
         work: {
@@ -91,10 +91,13 @@ async function saveStart(model, folder) {
   await policy.close();
 }
 
-async function updateOnce(model, rollouts, { minibatch, half }) {
+async function updateOnce(model, rollouts, { minibatch, half, signal }) {
   const policy = Policy.create(model, POLICY);
   const fork = policy.fork();
-  const old = await score(rollouts.map(({ tokens }) => ({ fork, tokens })));
+  const old = await score(
+    rollouts.map(({ tokens }) => ({ fork, tokens })),
+    { signal },
+  );
   await fork.close();
   const rows = rollouts.map(({ tokens, advantage }, r) => ({
     tokens,
@@ -111,6 +114,7 @@ async function updateOnce(model, rollouts, { minibatch, half }) {
       clipHigh: SETTINGS.clip,
       learningRate: SETTINGS.learningRate,
       weightDecay: SETTINGS.weightDecay,
+      signal,
       maxGradNorm: SETTINGS.maxGradNorm,
     });
     steps.push(stats);

@@ -12,9 +12,9 @@ const DTYPES = ['float32', 'bfloat16'];
 
 /**
  * `given`: shape (S), device (cpu), dtype, forks, peerForks, threads, python (python3), repeats, quick, and what the
- * benchmark has of its own. `log` takes a line for people. `close()` removes the temporary folder.
+ * benchmark has of its own. `log` takes a line for people, `signal` stops the work. `close()` removes the temporary folder.
  */
-export async function makeContext(benchmark, given, { log }) {
+export async function makeContext(benchmark, given, { log, signal }) {
   const device = given.device ?? 'cpu';
   const dtype = given.dtype ?? (device === 'cpu' ? 'float32' : 'bfloat16');
   if (!DTYPES.includes(dtype)) {
@@ -47,6 +47,7 @@ export async function makeContext(benchmark, given, { log }) {
     folder,
     notes,
     log: note,
+    signal,
     versions: {
       selfedit: report.version,
       node: process.version,
@@ -62,7 +63,7 @@ export async function makeContext(benchmark, given, { log }) {
     async loadModel() {
       log(`${shape.name} (${shape.like}): random weights, ${dtype}, ${device}, ${threads} threads`);
       const path = await this.writeModel();
-      return Model.load(path, { device, dtype });
+      return Model.load(path, { device, dtype, signal });
     },
     async writeModel() {
       this.written ??= writeModel(join(folder, 'model'), shape, dtype);

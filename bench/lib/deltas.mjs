@@ -25,7 +25,10 @@ export function lowRank(model, { rank = 32, targets = ['q_proj', 'v_proj'], seed
  */
 export function sparse(model, { density = 0.01, seed = 1 } = {}) {
   if (typeof Delta.fromParts !== 'function') {
-    throw makeError('OPTION_INVALID', 'this version of selfedit makes no sparse deltas: Delta.fromParts is missing');
+    throw makeError(
+      'OPTION_INVALID',
+      'this version of selfedit makes no sparse deltas: Delta.fromParts is missing',
+    );
   }
   const draw = draws(2000 + seed);
   const parts = [];
@@ -59,5 +62,9 @@ export function scatterTensors(entries) {
 
 function inPieces(name, dtype, array) {
   let next = 0;
-  return { name, dtype, shape: [array.length], fill: (count) => array.subarray(next, (next += count)) };
+  const fill = (count) => {
+    next += count;
+    return array.subarray(next - count, next);
+  };
+  return { name, dtype, shape: [array.length], fill };
 }

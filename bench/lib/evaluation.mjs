@@ -20,7 +20,7 @@ export async function evaluation(context, model, { name, bar = name, forks, peer
   );
   const limits = await context.limits();
   const measured = await inTurn(context, {
-    ours: () => generate(rows, { maxTokens, temperature: 0, stopTokens: [] }),
+    ours: () => generate(rows, { maxTokens, temperature: 0, stopTokens: [], signal: context.signal }),
     peer: {
       script: 'evaluate',
       work: {

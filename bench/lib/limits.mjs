@@ -8,7 +8,8 @@ import { median } from './statistics.mjs';
 const KNOWN = [{ device: /H100/, bfloat16: 798e12, bandwidth: 3.0e12 }];
 
 /** {operations, bandwidth} a second, and `source`, how they are known. */
-export async function limitsOf({ device, dtype, threads, python, peerLacks }) {
+export async function limitsOf(context) {
+  const { device, dtype, threads, peerLacks, quick } = context;
   if (device.startsWith('cuda')) {
     const { stdout } = spawnSync('nvidia-smi', ['--query-gpu=name', '--format=csv,noheader'], {
       encoding: 'utf8',
@@ -17,13 +18,13 @@ export async function limitsOf({ device, dtype, threads, python, peerLacks }) {
     if (known?.[dtype])
       return { operations: known[dtype], bandwidth: known.bandwidth, source: 'known of this GPU' };
   }
-  const own = device === 'cpu' ? await probeOwn({ dtype, threads }) : undefined;
+  const own = device === 'cpu' ? await probeOwn(dtype, quick) : undefined;
   if (peerLacks) {
     return own
       ? { ...own, source: 'probed: one wide layer scored here, one buffer copied' }
       : { operations: Number.NaN, bandwidth: Number.NaN, source: 'not known' };
   }
-  const { result } = await askPeer(python, 'probe', { device, dtype, threads });
+  const { result } = await askPeer(context, 'probe', { device, dtype, threads });
   return {
     operations: Math.max(result.operations, own?.operations ?? 0),
     bandwidth: Math.max(result.bandwidth, own?.bandwidth ?? 0),
@@ -32,8 +33,8 @@ export async function limitsOf({ device, dtype, threads, python, peerLacks }) {
 }
 
 /** Nearly all operations of this model are three big products; through the public API, since that is all there is here. */
-async function probeOwn({ dtype, threads }) {
-  const [width, tokens] = [1024, 512];
+async function probeOwn(dtype, quick) {
+  const [width, tokens, bytes] = quick ? [512, 256, 1 << 25] : [1024, 512, 1 << 28];
   const config = {
     architecture: 'llama',
     vocabSize: 256,
@@ -56,10 +57,9 @@ async function probeOwn({ dtype, threads }) {
   const rows = Array.from({ length: 8 }, () => ({ fork: model, tokens: new Int32Array(tokens / 8) }));
   const seconds = await repeat(() => score(rows, { maxBatchTokens: tokens }));
   await model.close();
-  const bytes = 1 << 28;
   const [from, to] = [Buffer.alloc(bytes, 1), Buffer.alloc(bytes)];
   const copy = await repeat(() => from.copy(to));
-  return { operations: (2 * model.parameters * tokens) / seconds, bandwidth: (2 * bytes) / copy, threads };
+  return { operations: (2 * model.parameters * tokens) / seconds, bandwidth: (2 * bytes) / copy };
 }
 
 async function repeat(call) {

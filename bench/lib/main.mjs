@@ -6,9 +6,9 @@ import { SelfeditError } from 'selfedit';
 import { makeContext } from './context.mjs';
 import { asJson, tableOf } from './report.mjs';
 
-/** `benchmark`: {name, title, peerNeeds, run(context) → figures}. Returns {json, table}. */
-export async function runBenchmark(benchmark, given, { log }) {
-  const context = await makeContext(benchmark, given, { log });
+/** `benchmark`: {name, title, peerNeeds, run(context) → figures}. `signal` stops it. Returns {json, table}. */
+export async function runBenchmark(benchmark, given, { log, signal }) {
+  const context = await makeContext(benchmark, given, { log, signal });
   try {
     const figures = await benchmark.run(context);
     return { json: asJson(figures, context.notes), table: tableOf(figures) };
@@ -61,7 +61,7 @@ export async function ifMain(url, work) {
     console.error(`error: ${error instanceof SelfeditError ? error.message : error.stack}`);
     process.exit(1);
   }
-  process.exit(0);
+  process.exit();
 }
 
 /** The benchmark of a file that was started by itself: a table, or with --json one JSON object. */

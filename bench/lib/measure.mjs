@@ -22,9 +22,14 @@ export async function inTurn(context, { ours, peer, scale = 1, check }) {
   const warm = await stopwatch(ours);
   if (context.peerLacks) {
     const repeats = repeatsOf(context, warm.seconds);
-    return { ours: await times(repeats, async () => (await stopwatch(ours)).seconds), peer: [], check: null };
+    const own = [];
+    for (let i = 0; i < repeats; i++) {
+      context.signal?.throwIfAborted();
+      own.push((await stopwatch(ours)).seconds);
+    }
+    return { ours: own, peer: [], check: null };
   }
-  const other = await startPeer(context.python, peer.script, { ...context.peerWork, ...peer.work });
+  const other = await startPeer(context, peer.script, { ...context.peerWork, ...peer.work });
   Object.assign(context.versions, other.versions);
   if (scale !== 1) context.log(`the peer does 1/${scale.toPrecision(4)} of the work; its seconds are scaled`);
   const found = check(warm.result, other.result);
@@ -38,6 +43,7 @@ export async function inTurn(context, { ours, peer, scale = 1, check }) {
   const repeats = repeatsOf(context, warm.seconds + other.seconds);
   const samples = { ours: [], peer: [] };
   for (let i = 0; i < repeats; i++) {
+    context.signal?.throwIfAborted();
     samples.ours.push((await stopwatch(ours)).seconds);
     samples.peer.push((await other.run()) * scale);
   }
@@ -47,10 +53,4 @@ export async function inTurn(context, { ours, peer, scale = 1, check }) {
 
 function repeatsOf({ repeats }, seconds) {
   return repeats ?? (5 * seconds < SHORT ? 5 : 3);
-}
-
-async function times(count, call) {
-  const results = [];
-  for (let i = 0; i < count; i++) results.push(await call());
-  return results;
 }

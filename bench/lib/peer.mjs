@@ -25,12 +25,12 @@ export function lacking(python, modules) {
 }
 
 /**
- * Starts bench/peers/NAME.py on `work`, with `--python`'s interpreter. Resolves when it is warm: `result` is what it
+ * Starts bench/peers/NAME.py on `work` with the context's Python. Resolves when it is warm: `result` is what it
  * computed, `seconds` how long the warm run took; `run()` does the work once more and returns its seconds.
  */
-export async function startPeer(python, name, work) {
+export async function startPeer({ python, signal }, name, work) {
   const script = fileURLToPath(new URL(`../peers/${name}.py`, import.meta.url));
-  const child = spawn(python, [script], { env: ENVIRONMENT, stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(python, [script], { env: ENVIRONMENT, signal, stdio: 'pipe' });
   const closed = new Promise((resolve) => child.on('close', resolve));
   let complaint = '';
   child.stderr.setEncoding('utf8').on('data', (text) => {
@@ -45,6 +45,7 @@ export async function startPeer(python, name, work) {
     const { value, done } = await lines.next();
     if (!done) return JSON.parse(value);
     await closed;
+    signal?.throwIfAborted();
     throw new Error(`the peer ${name} ended early: ${complaint.trim().split('\n').slice(-3).join(' / ')}`);
   };
   child.stdin.write(`${JSON.stringify(work)}\n`);
@@ -65,8 +66,8 @@ export async function startPeer(python, name, work) {
 }
 
 /** Starts a peer, takes what it answers at once, and ends it. */
-export async function askPeer(python, name, work) {
-  const peer = await startPeer(python, name, work);
+export async function askPeer(context, name, work) {
+  const peer = await startPeer(context, name, work);
   await peer.end();
   return peer;
 }

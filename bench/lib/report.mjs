@@ -64,7 +64,9 @@ export function tableOf(figures) {
     figure.fractionOfLimit === null ? '–' : `${(100 * figure.fractionOfLimit).toFixed(1)} %`,
     barText(figure.bar),
     figure.met === null ? '–' : figure.met ? 'yes' : 'no',
-    figure.check ? figure.check.map(({ what, value }) => `${what} ${value.toExponential(1)}`).join('; ') : '–',
+    figure.check
+      ? figure.check.map(({ what, value }) => `${what} ${value.toExponential(1)}`).join('; ')
+      : '–',
   ]);
   const all = [HEAD, ...rows];
   const widths = HEAD.map((_, column) => Math.max(...all.map((row) => row[column].length)));

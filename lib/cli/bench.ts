@@ -30,7 +30,7 @@ interface Bench {
   runBenchmark(
     benchmark: Benchmark,
     options: Options,
-    hooks: { log: (line: string) => void },
+    hooks: { log: (line: string) => void; signal: AbortSignal },
   ): Promise<{ json: Record<string, unknown>; table: string[] }>;
 }
 
@@ -40,16 +40,18 @@ export function addBench(program: Command, session: Session): void {
     .description('Measures this machine beside transformers, PEFT and TRL, in turn in one run.')
     .argument('<name>', 'inner-loop, evaluate, generate, fork, sparse, update, load or score')
     .addOption(
-      new Option('--shape <name>', 'shape of the random model').choices(['tiny', 'S', 'M', 'L', 'XL']).default('S'),
+      new Option('--shape <name>', 'shape of the random model')
+        .choices(['tiny', 'S', 'M', 'L', 'XL'])
+        .default('S'),
     )
     .option('--forks <n>', 'edited copies (default: by benchmark and device)', integer(1))
     .option('--peer-forks <n>', 'copies that the peer does; its seconds are scaled', integer(1))
     .option('--device <name>', 'cpu, cuda, cuda:1, …', 'cpu')
     .addOption(
-      new Option('--dtype <type>', 'type of the weights (default: float32 on the CPU, bfloat16 on CUDA)').choices([
-        'float32',
-        'bfloat16',
-      ]),
+      new Option(
+        '--dtype <type>',
+        'type of the weights (default: float32 on the CPU, bfloat16 on CUDA)',
+      ).choices(['float32', 'bfloat16']),
     )
     .option('--threads <n>', 'threads of both sides (default: all cores)', integer(1))
     .option('--python <path>', 'Python with torch, transformers, peft, trl and gguf', 'python3')
@@ -75,6 +77,9 @@ async function run(name: string, options: Options, session: Session): Promise<vo
     const names = bench.BENCHMARKS.map((known) => known.name).join(', ');
     throw makeError('OPTION_INVALID', `there is no benchmark "${name}"; expected one of ${names}`);
   }
-  const { json, table } = await bench.runBenchmark(benchmark, options, { log: (line) => session.note(line) });
+  const { json, table } = await bench.runBenchmark(benchmark, options, {
+    log: (line) => session.note(line),
+    signal: session.signal,
+  });
   await session.print(options.json ? `${JSON.stringify(json)}\n` : table.map((line) => `${line}\n`).join(''));
 }
