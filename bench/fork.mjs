@@ -1,11 +1,9 @@
 #!/usr/bin/env node
 // B4: making an edited copy: fork + apply + drop, beside a deep copy of the weights; and what 1,000 copies hold.
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { lowRank } from './lib/deltas.mjs';
 import { runIfMain } from './lib/main.mjs';
 import { inTurn, stopwatch } from './lib/measure.mjs';
+import { canReadMemory, childMemory, megabytes } from './lib/memory.mjs';
 import { makeFigure } from './lib/report.mjs';
 
 export const fork = {
@@ -51,22 +49,16 @@ export const fork = {
     return [
       makeFigure(context, { name: this.name, ours: alone, peer: measured.peer, work: { forks: count } }),
       cycle,
-      await memoryOf(context),
+      ...(canReadMemory(context) ? [await memoryOf(context)] : []),
     ];
   },
 };
 
 /** Memory of many forks, each with a delta of its own, measured in a process of their own. */
 async function memoryOf(context) {
-  const { quick, shape } = context;
+  const { quick, shape, dtype, device } = context;
   const forks = context.forks ?? (quick ? 50 : 1000);
-  const script = fileURLToPath(new URL('./lib/fork-memory.mjs', import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, [
-    '--expose-gc',
-    script,
-    JSON.stringify({ path: await context.writeModel(), dtype: context.dtype, device: context.device, forks }),
-  ]);
-  const found = JSON.parse(stdout);
+  const found = await childMemory('fork-child', { path: await context.writeModel(), dtype, device, forks });
   context.log(
     `${forks} forks (rank 8) of ${shape.name}: ${megabytes(found.resident)} resident beyond the empty process; ` +
       `base + deltas are ${megabytes(found.ideal)}; fork.memory() says ${megabytes(found.own)} of deltas`,
@@ -79,10 +71,6 @@ async function memoryOf(context) {
     bytes: found,
     work: { forks, rank: 8 },
   });
-}
-
-function megabytes(bytes) {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 await runIfMain(import.meta.url, fork);

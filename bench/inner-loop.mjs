@@ -12,7 +12,7 @@ import { edits as makeEdits } from './lib/workload.mjs';
 const SETTINGS = { learningRate: 1e-3, clip: 1 };
 const TARGETS = ['q_proj', 'v_proj'];
 /** Relative; bfloat16: the peer's activations are bfloat16, ours are not. */
-const TOLERANCE = { float32: { loss: 1e-4, norm: 1e-2 }, bfloat16: { loss: 2e-2, norm: 1e-1 } };
+const TOLERANCE = { float32: { loss: 1e-4, norm: 1e-3 }, bfloat16: { loss: 2e-2, norm: 1e-1 } };
 
 export const innerLoop = {
   name: 'inner-loop',

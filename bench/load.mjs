@@ -1,26 +1,22 @@
 #!/usr/bin/env node
 // B8: loading a model: safetensors beside transformers, GGUF beside gguf-py; and the highest memory on the way.
 // The files are in the page cache on both sides.
-import { execFile } from 'node:child_process';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { Model, score } from 'selfedit';
+import { compareLogprobs } from './lib/answers.mjs';
 import { runIfMain } from './lib/main.mjs';
 import { inTurn } from './lib/measure.mjs';
+import { canReadMemory, childMemory, megabytes, weightBytes } from './lib/memory.mjs';
 import { askPeer, lacking } from './lib/peer.mjs';
 import { makeFigure } from './lib/report.mjs';
-import { largestDifference } from './lib/statistics.mjs';
 
 const ROW = [1, 2, 3, 5, 8, 13, 21, 34];
-const TOLERANCE = { float32: 2e-3, bfloat16: 0.5 };
 
 export const load = {
   name: 'load',
   title: 'loading from safetensors and GGUF',
   peerNeeds: ['torch', 'transformers'],
   async run(context) {
-    if (context.device !== 'cpu') context.log('loads into the memory of the host');
     const folder = await context.writeModel();
     const figures = await figuresOf(context, {
       name: this.name,
@@ -41,8 +37,8 @@ export const load = {
 };
 
 async function figuresOf(context, { name, path, script, work }) {
-  const { dtype } = context;
-  const options = { dtype, signal: context.signal };
+  const { device, dtype } = context;
+  const options = { device, dtype, signal: context.signal };
   let first;
   const measured = await inTurn(context, {
     async ours() {
@@ -62,40 +58,32 @@ async function figuresOf(context, { name, path, script, work }) {
         value: Math.abs(mine.parameters - theirs.parameters),
         tolerance: 0,
       },
-      ...(theirs.logprobs
-        ? [
-            {
-              what: 'largest difference of a log-prob',
-              value: largestDifference(mine.logprobs, theirs.logprobs),
-              tolerance: TOLERANCE[dtype],
-            },
-          ]
-        : []),
+      ...(theirs.logprobs ? compareLogprobs([mine.logprobs], [theirs.logprobs], dtype) : []),
     ],
   });
   const limits = await context.limits();
-  const memory = await memoryOf(path, dtype);
+  // Read once and written once.
+  const bytes = weightBytes(first.parameters, dtype);
+  const figure = makeFigure(context, {
+    name,
+    bar: 'load',
+    ...measured,
+    limit: (2 * bytes) / limits.bandwidth,
+  });
+  if (!canReadMemory(context)) return [figure];
+  const memory = await childMemory('load-child', { path, dtype });
   context.log(
-    `${name}: ${(memory.peak / 1e6).toFixed(1)} MB at most beyond the ${(memory.process / 1e6).toFixed(1)} MB of the empty process; ` +
-      `the weights are ${(memory.weights / 1e6).toFixed(1)} MB`,
+    `${name}: ${megabytes(memory.peak)} at most beyond the ${megabytes(memory.process)} of the empty process; ` +
+      `the weights are ${megabytes(bytes)}`,
   );
-  return [
-    // Read once and written once.
-    makeFigure(context, { name, bar: 'load', ...measured, limit: (2 * memory.weights) / limits.bandwidth }),
-    makeFigure(context, {
-      name: `${name}: peak memory`,
-      bar: 'load memory',
-      ours: measured.ours,
-      share: memory.peak / memory.weights,
-      bytes: memory,
-    }),
-  ];
-}
-
-async function memoryOf(path, dtype) {
-  const script = fileURLToPath(new URL('./lib/load-child.mjs', import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, [script, JSON.stringify({ path, dtype })]);
-  return JSON.parse(stdout);
+  const peak = makeFigure(context, {
+    name: `${name}: peak memory`,
+    bar: 'load memory',
+    ours: measured.ours,
+    share: memory.peak / bytes,
+    bytes: { ...memory, weights: bytes },
+  });
+  return [figure, peak];
 }
 
 /** The same weights as a GGUF file (Q8_0), written by gguf-py; undefined where there is none. */

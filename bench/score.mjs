@@ -1,13 +1,11 @@
 #!/usr/bin/env node
 // Log-probs of given tokens, beside transformers on right-padded batches of rows of similar length.
 import { score as scoreRows } from 'selfedit';
+import { compareLogprobs } from './lib/answers.mjs';
 import { runIfMain } from './lib/main.mjs';
 import { inTurn } from './lib/measure.mjs';
 import { makeFigure } from './lib/report.mjs';
-import { largestDifference } from './lib/statistics.mjs';
 import { edits as makeEdits } from './lib/workload.mjs';
-
-const TOLERANCE = { float32: 2e-3, bfloat16: 0.5 };
 
 export const score = {
   name: 'score',
@@ -27,13 +25,12 @@ export const score = {
           { signal: context.signal },
         ),
       peer: { script: 'score', work: { rows, batch: 8 } },
-      check: (mine, theirs) => [
-        {
-          what: 'largest difference of a log-prob',
-          value: Math.max(...theirs.logprobs.map((row, r) => largestDifference(mine[r].subarray(1), row))),
-          tolerance: TOLERANCE[context.dtype],
-        },
-      ],
+      check: (mine, theirs) =>
+        compareLogprobs(
+          mine.map((row) => row.subarray(1)),
+          theirs.logprobs,
+          context.dtype,
+        ),
     });
     const figure = makeFigure(context, {
       name: this.name,

@@ -1,7 +1,14 @@
-// Greedy answers of both sides: the same, as far as the rounding of the two allows.
+// What both sides computed: the same, as far as the rounding of the two allows.
+import { largestDifference } from './statistics.mjs';
 
 /** Of log-probs; bfloat16: the peer's activations and logits are bfloat16, ours are float32. */
-const TOLERANCE = { float32: 2e-3, bfloat16: 0.3 };
+const TOLERANCE = { float32: 5e-4, bfloat16: 0.3 };
+
+/** The largest difference over rows of log-probs of given tokens. */
+export function compareLogprobs(mine, theirs, dtype) {
+  const value = Math.max(...theirs.map((row, r) => largestDifference(mine[r], row)));
+  return [{ what: 'largest difference of a log-prob', value, tolerance: TOLERANCE[dtype] }];
+}
 
 /**
  * Rows are compared up to and including the first token that differs. Greedy picks the largest log-prob, so that one is

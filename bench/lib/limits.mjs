@@ -1,6 +1,7 @@
 // What the hardware could do at most: operations and bytes a second.
 import { spawnSync } from 'node:child_process';
 import { Model, score } from 'selfedit';
+import { weightBytes } from './memory.mjs';
 import { askPeer } from './peer.mjs';
 import { median } from './statistics.mjs';
 
@@ -82,7 +83,7 @@ export function trainingLimit({ operations }, parameters, tokens) {
  * rows' operations, or reading the weights (and each row's own `ownBytes`) once, whichever takes longer.
  */
 export function generationLimit(limits, model, { promptTokens, rows, steps, ownBytes = 0 }) {
-  const bytes = model.parameters * (model.dtype === 'bfloat16' ? 2 : 4) + ownBytes;
+  const bytes = weightBytes(model.parameters, model.dtype) + ownBytes;
   const step = Math.max((2 * model.parameters * rows) / limits.operations, bytes / limits.bandwidth);
   return (2 * model.parameters * promptTokens) / limits.operations + steps * step;
 }

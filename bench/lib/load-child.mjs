@@ -5,7 +5,6 @@ import { residentBytes } from './process-memory.mjs';
 const { path, dtype } = JSON.parse(process.argv[2]);
 await doctor(); // the addon and libtorch are not what is counted
 const before = residentBytes().now;
-const model = await Model.load(path, { dtype });
-const weights = model.parameters * (dtype === 'bfloat16' ? 2 : 4);
-console.log(JSON.stringify({ peak: residentBytes().peak - before, process: before, weights }));
+await Model.load(path, { dtype });
+console.log(JSON.stringify({ peak: residentBytes().peak - before, process: before }));
 process.exit(0);

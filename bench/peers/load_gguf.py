@@ -14,7 +14,7 @@ def prepare(work):
     dtype = DTYPES[work["dtype"]]
 
     def run():
-        tensors = [torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).to(dtype)
+        tensors = [torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).to(work["device"], dtype)
                    for tensor in GGUFReader(work["gguf"]).tensors]
         return {"parameters": sum(tensor.numel() for tensor in tensors)}
 
