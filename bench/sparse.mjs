@@ -36,11 +36,11 @@ async function prepare(context, model, count, saved) {
   const deltas = [];
   const files = [];
   for (let e = 0; e < count; e++) {
-    const { delta, entries } = sparseDelta(model, { seed: e });
+    const { delta, parts } = sparseDelta(model, { seed: e });
     deltas.push(delta);
     if (e >= saved) continue;
     files.push(join(context.folder, `scatter-${e}.safetensors`));
-    await writeSafetensors(files[e], scatterTensors(entries));
+    await writeSafetensors(files[e], scatterTensors(parts));
   }
   return { deltas, files };
 }

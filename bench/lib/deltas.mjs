@@ -1,5 +1,5 @@
 // Random deltas that change what the model says.
-import { Delta, makeError, resolveTargets } from 'selfedit';
+import { Delta, resolveTargets } from 'selfedit';
 import { draws, normal } from './random.mjs';
 
 /** Low-rank on q and v, both factors filled. */
@@ -21,43 +21,33 @@ export function lowRank(model, { rank = 32, targets = ['q_proj', 'v_proj'], seed
 
 /**
  * Sparse on every matrix of every layer: of each row the share `density` of its entries, evenly spread with keyed
- * jitter. `entries` names the same for the peer: positions in the flat matrix, and values.
+ * jitter. Also returns its parts.
  */
 export function sparse(model, { density = 0.01, seed = 1 } = {}) {
-  if (typeof Delta.fromParts !== 'function') {
-    throw makeError(
-      'OPTION_INVALID',
-      'this version of selfedit makes no sparse deltas: Delta.fromParts is missing',
-    );
-  }
   const draw = draws(2000 + seed);
-  const parts = [];
-  const entries = [];
-  for (const matrix of resolveTargets(model, ['all'])) {
+  const parts = Array.from(resolveTargets(model, ['all']), (matrix) => {
     const { name, out, in: width } = model.matrices[matrix];
     const perRow = Math.max(1, Math.round(density * width));
     const stride = Math.floor(width / perRow);
     const rowOffsets = Int32Array.from({ length: out + 1 }, (_, row) => row * perRow);
     const columns = new Int32Array(out * perRow);
-    const index = new BigInt64Array(out * perRow);
-    for (let i = 0; i < columns.length; i++) {
-      columns[i] = (i % perRow) * stride + (draw() % stride);
-      index[i] = BigInt(Math.floor(i / perRow) * width + columns[i]);
-    }
-    // As large as a tenth of a dense change of the weight's own size.
+    for (let i = 0; i < columns.length; i++) columns[i] = (i % perRow) * stride + (draw() % stride);
+    // As large as the weights: at 1 % of the entries a tenth of the matrix's norm.
     const values = normal(columns.length, 0.8 / Math.sqrt(width), draw);
-    parts.push({ kind: 'sparse', matrix: name, rowOffsets, columns, values });
-    entries.push({ name, index, values });
-  }
-  return { delta: Delta.fromParts(model, parts), entries };
+    return { kind: 'sparse', matrix: name, width, rowOffsets, columns, values };
+  });
+  return { delta: Delta.fromParts(model, parts), parts };
 }
 
-/** Tensors NAME.index and NAME.values for the peer that scatters. */
-export function scatterTensors(entries) {
-  return entries.flatMap(({ name, index, values }) => [
-    inPieces(`${name}.index`, 'I64', index),
-    inPieces(`${name}.values`, 'F32', values),
-  ]);
+/** Tensors NAME.index (positions in the flat matrix) and NAME.values, for the peer that scatters. */
+export function scatterTensors(parts) {
+  return parts.flatMap(({ matrix, width, rowOffsets, columns, values }) => {
+    const index = new BigInt64Array(columns.length);
+    for (let row = 0; row + 1 < rowOffsets.length; row++) {
+      for (let i = rowOffsets[row]; i < rowOffsets[row + 1]; i++) index[i] = BigInt(row * width + columns[i]);
+    }
+    return [inPieces(`${matrix}.index`, 'I64', index), inPieces(`${matrix}.values`, 'F32', values)];
+  });
 }
 
 function inPieces(name, dtype, array) {
