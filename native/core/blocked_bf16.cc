@@ -1,6 +1,7 @@
 #include "core/blocked_bf16.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
