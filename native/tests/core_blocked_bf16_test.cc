@@ -1,4 +1,5 @@
-// The blocked bfloat16 product against float64, row by row against batches, and the split against its definition.
+// The blocked bfloat16 product against float64, row by row against batches, and the split against its
+// definition.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -81,7 +82,7 @@ TEST(SplitBf16, TermsAreRoundedAsAtenDoesAndAddUp) {
 struct Shape {
   int64_t n, in, out;
 };
-const Shape kShapes[] = {{1, 32, 16},   {15, 64, 48},    {16, 96, 64},  {17, 64, 80},
+const Shape kShapes[] = {{1, 32, 16},    {15, 64, 48},    {16, 96, 64},  {17, 64, 80},
                          {63, 576, 192}, {130, 160, 208}, {300, 64, 64}, {40, 2080, 112}};
 
 double RelativeError(const at::Tensor& y, const at::Tensor& expected) {
@@ -93,8 +94,8 @@ TEST(BlockedBf16, AgreesWithFloat64) {
   const c10::InferenceMode inference;
   for (const Shape& s : kShapes) {
     for (const bool transposed : {false, true}) {
-      const at::Tensor w =
-          Normal(transposed ? at::IntArrayRef{s.in, s.out} : at::IntArrayRef{s.out, s.in}, 5).to(at::kBFloat16);
+      const at::Tensor w = Normal(transposed ? at::IntArrayRef{s.in, s.out} : at::IntArrayRef{s.out, s.in}, 5)
+                               .to(at::kBFloat16);
       const at::Tensor wide = transposed ? w.to(at::kDouble) : w.to(at::kDouble).t();
       const at::Tensor x = Normal({s.n, s.in}, 9);
       const BlockedBf16 blocked(w, transposed);
