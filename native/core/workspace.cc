@@ -22,18 +22,19 @@ namespace {
 // In front of the values, so that a block says itself where it belongs whoever lets it go.
 struct alignas(64) Block {
   Block* next = nullptr;  // in the list of free or of used ones
-  size_t bytes = 0;  // with this header
+  size_t bytes = 0;       // with this header
   int size_class = 0;
   bool mapped = false;
 };
 static_assert(sizeof(Block) == 64);
 
-// Four sizes an octave: at most a quarter of a block is unused. From kMappedBytes up blocks are mappings of their
-// own, whose unused end is never touched and which go back to the system whole.
+// Four sizes an octave: at most a quarter of a block is unused. From kMappedBytes up blocks are mappings of
+// their own, whose unused end is never touched and which go back to the system whole.
 constexpr int kClasses = 4 * 64;
 constexpr size_t kMappedBytes = size_t{1} << 18;
 constexpr size_t kHugePage = size_t{1} << 21;
-// A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length share.
+// A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length
+// share.
 constexpr int kLargerClasses = 3;
 constexpr size_t kBuckets = 4096;
 
@@ -51,7 +52,8 @@ SizeClass ClassOf(size_t bytes) {
 }
 
 #if defined(SELFEDIT_HAS_MMAP)
-// `size` bytes of fresh memory; huge pages for as much of the first `wanted` as fills them, so that none is wasted.
+// `size` bytes of fresh memory; huge pages for as much of the first `wanted` as fills them, so that none is
+// wasted.
 void* Map(size_t size, size_t wanted) {
   const size_t more = wanted >= kHugePage ? kHugePage : 0;  // to align by
   void* memory = mmap(nullptr, size + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

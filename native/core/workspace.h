@@ -1,12 +1,12 @@
-// Memory of the tensors that the compute thread makes: blocks are kept and used again, so that a step after the
-// first asks the system for nothing and touches no fresh page.
+// Memory of the tensors that the compute thread makes: blocks are kept and used again, so that a step after
+// the first asks the system for nothing and touches no fresh page.
 #pragma once
 #include <cstdint>
 
 namespace selfedit::workspace {
 
-// While one lives, tensors made by this thread come from the workspace, and blocks let go by any thread are kept.
-// Tensors may outlive it. When the last one ends, what is kept goes back to the system.
+// While one lives, tensors made by this thread come from the workspace, and blocks let go by any thread are
+// kept. Tensors may outlive it. When the last one ends, what is kept goes back to the system.
 class Scope {
  public:
   Scope();
