@@ -206,8 +206,9 @@ function adaptSpec(
   return { spec, uses: [...table.resources, ...inits], model };
 }
 
-function slotsOf({ slots = 0 }: AdaptCallOptions): number {
-  if (inRange(slots, 0)) return slots;
+function slotsOf({ slots }: AdaptCallOptions): number {
+  if (slots === undefined) return 0;
+  if (inRange(slots, 1)) return slots;
   throw makeError('OPTION_INVALID', `slots is ${slots}; expected an integer from 1`);
 }
 

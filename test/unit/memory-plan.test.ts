@@ -83,6 +83,7 @@ describe('a plan', () => {
     expect((await failureOf(planAdapt([]))).code).toBe('INPUT_INVALID');
     expect((await failureOf(planGenerate([]))).code).toBe('INPUT_INVALID');
     expect((await failureOf(adapt(edits(1), { slots: -1 }))).message).toMatch(/slots is -1/);
+    expect((await failureOf(adapt(edits(1), { slots: 0 }))).message).toMatch(/slots is 0; expected an integer from 1/);
     expect((await failureOf(() => setMemoryLimit(-5))).code).toBe('OPTION_INVALID');
   });
 });
@@ -92,7 +93,7 @@ describe('an allocation that fails', () => {
   it('makes the call go on by halves, tells so, and changes no result', async () => {
     const rows = Array.from({ length: 40 }, (_, r) => ({ fork: model, tokens: tokensOf(100, r) }));
     const expected = (await score(rows)).map(bits);
-    setMemoryLimit(Math.round(model.bytes + 3.5e6));
+    setMemoryLimit(Math.round(model.bytes + 14.5e6));
     const { result, texts } = await warned(() => score(rows, { maxBatchTokens: 4000 }));
     setMemoryLimit(0);
     expect(result.map(bits)).toEqual(expected);
