@@ -108,6 +108,7 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
     spec.documents = RaggedFrom(o);
     spec.loss_mask = Values<uint8_t>(o, "lossMask");
     spec.max_step_tokens = Integer(o, "maxStepTokens");
+    spec.deterministic = Boolean(o, "deterministic");
     const auto slot_fork = Values<int32_t>(o, "slotFork");
     const auto slot_documents = Values<int32_t>(o, "slotDocuments");
     const auto matrices = Values<int32_t>(o, "matrices"),

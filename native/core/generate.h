@@ -34,6 +34,9 @@ struct GenerateResult {
   std::vector<Finish> finish;
 };
 
+// Throws what is wrong with a call.
+void CheckGenerate(const GenerateSpec& spec);
+
 GenerateResult Generate(const GenerateSpec& spec, const JobControl& control);
 
 }  // namespace selfedit

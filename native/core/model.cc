@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/accelerator.h"
 #include "core/philox.h"
 #include "format/sha256.h"
 
@@ -20,9 +21,9 @@ at::Tensor Model::Weight(int64_t id) const {
   const MatrixInfo& info = tensors_.at(id);
   switch (info.module) {
     case Module::kEmbedding:
-      return embedding_;
+      return embedding_.cpu();
     case Module::kHead:
-      return head_.weight();
+      return head_.weight().cpu();
     case Module::kAttentionNorm:
       return layers_[info.layer].attention_norm.unsqueeze(0);
     case Module::kMlpNorm:
@@ -32,13 +33,30 @@ at::Tensor Model::Weight(int64_t id) const {
     default:
       break;
   }
-  if (!info.vector()) return linear(id).weight();
+  if (!info.vector()) return linear(id).weight().cpu();
   const int map = static_cast<int>(info.module) - static_cast<int>(Module::kQBias);
   return layers_[info.layer].linear[map].bias()->unsqueeze(0);
 }
 
 at::Tensor Model::Embed(const at::Tensor& tokens) const {
   return at::index_select(embedding_, 0, tokens).to(activation());
+}
+
+void Model::MoveTo(at::Device device) {
+  device_weights_ = CudaAccelerator().upload(*this, device);
+  device_ = device.str();
+  for (const MatrixInfo& info : matrices_) {
+    Linear& linear = layers_[info.layer].linear[static_cast<int>(info.module)];
+    linear = Linear(device_weights_->Weight(MatrixId(info.layer, info.module)), linear.bias());
+  }
+  embedding_ = device_weights_->Weight(ids_.embedding);
+  if (config_.tied) head_ = Linear(embedding_, std::nullopt);
+}
+
+void RequireCpu(const Model& model, const char* what) {
+  if (!OnDevice(model)) return;
+  throw Error("DEVICE_UNSUPPORTED", std::string(what) + " is computed on the CPU only; the model is on " +
+                                        model.device() + "; load it on the CPU");
 }
 
 std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
@@ -128,7 +146,7 @@ std::string Model::Fingerprint(const JobControl& control) const {
     for (const int64_t size : named.tensor->sizes()) (head += ',') += std::to_string(size);
     head += std::string(",") + DtypeName(dtype_) + ";";
     hash.Update(head.data(), head.size());
-    const at::Tensor plain = named.tensor->contiguous();
+    const at::Tensor plain = named.tensor->cpu().contiguous();
     hash.Update(plain.const_data_ptr(), plain.nbytes());
   }
   return hash.HexDigest();
