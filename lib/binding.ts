@@ -98,6 +98,11 @@ export interface NativeFork {
   revert(depth: number): void;
   /** Bytes shared with the model, and bytes of the deltas that this fork holds. */
   memory(): { shared: number; own: number };
+  /** Whether copied rows take the place of the overlay. */
+  readonly materialised: boolean;
+  /** Copies and changes the touched row blocks of the linear maps; forks of this fork share them until they change. */
+  materialise(): NativeJob<void>;
+  dematerialise(): void;
   /** Effective weight of one matrix (base plus all deltas), row-major float32, for tests and export. */
   weight(matrix: number): NativeJob<Float32Array>;
   close(): void;
@@ -223,6 +228,8 @@ export interface GenerateSpec extends Ragged {
   stopStrings: string[];
   /** Most rows decoded together. 0: chosen. */
   maxRows: number;
+  /** How deltas are applied: 0 by the cost model, 1 overlay, 2 materialised. */
+  application: number;
 }
 export interface GenerateResult extends Ragged {
   logprobs: Float32Array;

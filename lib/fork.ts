@@ -57,7 +57,34 @@ export class Fork extends Resource {
     return this;
   }
 
-  /** Bytes shared with the model, and bytes of the deltas that this fork holds (each delta once). */
+  /**
+   * Copies the row blocks (64 rows) that the deltas change in the linear maps of the layers and changes them in place;
+   * `score` and `generate` then use these instead of adding the deltas in every product, until the list of deltas changes.
+   * Pays for long work of one fork under dense or sparse deltas. Forks made from this one share the copies. In a bfloat16
+   * model the copies are rounded to bfloat16; the overlay is not. Errors: `WorkError` (memory).
+   */
+  async materialise(): Promise<this> {
+    await runJob(() => this.handle.materialise(), {}, [this]);
+    return this;
+  }
+
+  /** Lets go of the copied rows: the deltas are overlays again. */
+  dematerialise(): this {
+    this.assertOpen();
+    this.handle.dematerialise();
+    return this;
+  }
+
+  /** Whether copied rows take the place of the deltas in `score` and `generate`. */
+  get materialised(): boolean {
+    this.assertOpen();
+    return this.handle.materialised;
+  }
+
+  /**
+   * Bytes shared with the model, and bytes that this fork holds: its deltas (each once) and, when materialised, the copied
+   * rows with what has been packed of them.
+   */
   memory(): { shared: number; own: number } {
     this.assertOpen();
     return runSync(() => this.handle.memory());

@@ -38,6 +38,12 @@ export interface GenerateOptions extends SamplingOptions, CallOptions {
   stopTokens?: readonly number[];
   /** Most rows decoded together; chosen when absent. Does not change results. */
   maxRows?: number;
+  /**
+   * How deltas are applied while decoding. `overlay`: added in every product. `materialised`: the row blocks that they
+   * change are copied first (see `Fork.materialise`). `auto`: copies where a cost model says that it pays for a row's own
+   * length: long rows under dense or sparse deltas of a float32 model. A row's result does not depend on the others.
+   */
+  application?: 'auto' | 'overlay' | 'materialised';
 }
 
 export interface Generation {
@@ -102,6 +108,7 @@ export async function generate(
     stopTokens: stopTokensOf(model, options),
     stopStrings: stop,
     maxRows: options.maxRows ?? 0,
+    application: applicationOf(options),
   };
   const result = await runJob((onProgress) => native().generate(spec, onProgress), options, table.resources);
   const tokens = splitBy(result.tokens, result.offsets);
@@ -115,6 +122,14 @@ export async function generate(
     row,
     sample,
   }));
+}
+
+const APPLICATIONS = ['auto', 'overlay', 'materialised'] as const;
+
+function applicationOf({ application = 'auto' }: GenerateOptions): number {
+  const index = APPLICATIONS.indexOf(application);
+  if (index >= 0) return index;
+  throw makeError('OPTION_INVALID', `application is ${application}; expected ${APPLICATIONS.join(', ')}`);
 }
 
 function stopStringsOf({ stop = [] }: GenerateOptions): string[] {

@@ -1,4 +1,5 @@
 /** Patterns that choose the matrices of a delta. */
+import type { MatrixInfo } from './binding.js';
 import { makeError } from './errors.js';
 import type { Model } from './model.js';
 
@@ -26,10 +27,12 @@ export function resolveTargets(model: Model, patterns: readonly string[]): Int32
       matched++;
     }
     if (matched === 0) {
-      const modules = [...new Set(model.tensors.map(({ module }) => module))].join(', ');
+      const names = (list: readonly MatrixInfo[]): string =>
+        [...new Set(list.map(({ module }) => module))].join(', ');
+      const beyond = names(model.tensors.slice(model.matrices.length));
       throw makeError(
         'TARGET_UNKNOWN',
-        `target "${pattern}" matches no matrix; the model has the modules ${modules} in layers 0 to ${model.config.layers - 1}`,
+        `target "${pattern}" matches no matrix; the model has the modules ${names(model.matrices)} in layers 0 to ${model.config.layers - 1}, and beyond them ${beyond}`,
       );
     }
   }

@@ -31,6 +31,7 @@ Napi::Value ScoreCall(const Napi::CallbackInfo& info) {
     ScoreSpec spec;
     spec.model = forks.model;
     spec.forks = std::move(forks.stacks);
+    spec.materialised = std::move(forks.materialised);
     spec.rows = RaggedFrom(o);
     spec.row_fork = Values<int32_t>(o, "rowFork");
     spec.temperature = Number(o, "temperature");
@@ -68,6 +69,10 @@ Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
     spec.model = forks.model;
     spec.forks = std::move(forks.stacks);
     spec.prompts = RaggedFrom(o);
+    spec.materialised = std::move(forks.materialised);
+    const int64_t application = Integer(o, "application");
+    if (application < 0 || application > 2) Invalid("application", "auto, overlay or materialised");
+    spec.application = static_cast<Application>(application);
     spec.prompt_fork = Values<int32_t>(o, "promptFork");
     spec.row_prompt = Values<int32_t>(o, "rowPrompt");
     spec.max_tokens = Values<int32_t>(o, "maxTokens");

@@ -8,12 +8,14 @@
 
 #include "addon/convert.h"
 #include "addon/handles.h"
+#include "core/materialised.h"
 
 namespace selfedit::addon {
 
 struct Forks {
   std::shared_ptr<Model> model;
   std::vector<DeltaStack> stacks;
+  std::vector<std::shared_ptr<const Materialised>> materialised;  // null where a fork has none
 };
 
 // Copies the stacks: what a job sees does not change when the fork does.
@@ -28,6 +30,7 @@ inline Forks ForksFrom(const Napi::Object& object) {
     }
     forks.model = fork.model;
     forks.stacks.push_back(fork.stack);
+    forks.materialised.push_back(fork.slot ? fork.slot->get() : nullptr);
   }
   if (!forks.model) Invalid("forks", "at least one fork");
   return forks;

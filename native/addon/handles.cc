@@ -5,6 +5,7 @@
 #include "addon/environment.h"
 #include "addon/handle_helpers.h"
 #include "addon/job.h"
+#include "core/materialised.h"
 #include "core/random.h"
 
 namespace selfedit::addon {
@@ -178,7 +179,10 @@ Napi::Function ForkHandle::Define(Napi::Env env) {
       env, "NativeFork",
       {InstanceAccessor<&ForkHandle::Depth>("depth"), InstanceMethod<&ForkHandle::MakeFork>("fork"),
        InstanceMethod<&ForkHandle::Apply>("apply"), InstanceMethod<&ForkHandle::Revert>("revert"),
-       InstanceMethod<&ForkHandle::Memory>("memory"), InstanceMethod<&ForkHandle::Weight>("weight"),
+       InstanceMethod<&ForkHandle::Memory>("memory"),
+       InstanceAccessor<&ForkHandle::IsMaterialised>("materialised"),
+       InstanceMethod<&ForkHandle::Materialise>("materialise"),
+       InstanceMethod<&ForkHandle::Dematerialise>("dematerialise"), InstanceMethod<&ForkHandle::Weight>("weight"),
        InstanceMethod<&ForkHandle::Close>("close")});
 }
 Napi::Object ForkHandle::Make(Napi::Env env, Fork fork) {
@@ -215,6 +219,7 @@ Napi::Value ForkHandle::Apply(const Napi::CallbackInfo& info) {
     if (delta.model() != fork_.model)
       held->Check(*fork_.model);  // made for another model: shapes must fit this one
     fork_.stack.push_back({held, scale});
+    fork_.Changed();
     return info.Env().Undefined();
   });
 }
@@ -225,6 +230,7 @@ Napi::Value ForkHandle::Revert(const Napi::CallbackInfo& info) {
       throw Error("OPTION_INVALID", "cannot revert to depth " + std::to_string(depth) + "; the fork holds " +
                                         std::to_string(fork_.stack.size()) + " deltas");
     }
+    if (depth < static_cast<int64_t>(fork_.stack.size())) fork_.Changed();
     fork_.stack.resize(depth);
     return info.Env().Undefined();
   });
@@ -235,6 +241,33 @@ Napi::Value ForkHandle::Memory(const Napi::CallbackInfo& info) {
     o.Set("shared", static_cast<double>(get().model->bytes()));
     o.Set("own", static_cast<double>(get().own_bytes()));
     return o;
+  });
+}
+Napi::Value ForkHandle::IsMaterialised(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    CheckThis<ForkHandle>(info);
+    return Napi::Boolean::New(info.Env(), get().slot && get().slot->get());
+  });
+}
+Napi::Value ForkHandle::Materialise(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    get();
+    if (!fork_.slot) fork_.Changed();
+    return RunJob(
+        info.Env(), info.Env().Undefined(),
+        [fork = fork_](const JobControl& control) {
+          // The slot belongs to this list of deltas: when the fork changes meanwhile, it has another one.
+          if (!fork.slot->get()) fork.slot->set(Materialised::Make(*fork.model, fork.stack, control));
+          return true;
+        },
+        [](Napi::Env env, bool&&) -> Napi::Value { return env.Undefined(); });
+  });
+}
+Napi::Value ForkHandle::Dematerialise(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    get();
+    fork_.Changed();
+    return info.Env().Undefined();
   });
 }
 Napi::Value ForkHandle::Weight(const Napi::CallbackInfo& info) {

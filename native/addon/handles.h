@@ -67,6 +67,9 @@ class ForkHandle : public Napi::ObjectWrap<ForkHandle> {
   Napi::Value Apply(const Napi::CallbackInfo& info);
   Napi::Value Revert(const Napi::CallbackInfo& info);
   Napi::Value Memory(const Napi::CallbackInfo& info);
+  Napi::Value IsMaterialised(const Napi::CallbackInfo& info);
+  Napi::Value Materialise(const Napi::CallbackInfo& info);
+  Napi::Value Dematerialise(const Napi::CallbackInfo& info);
   Napi::Value Weight(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   Fork fork_;

@@ -68,7 +68,8 @@ DeltaPart UniteSparse(const Terms& terms, int64_t out) {
       const int32_t* starts = terms[t].part->row_offsets.const_data_ptr<int32_t>();
       const double share = Share(terms[t], common);
       for (int32_t k = starts[i]; k < starts[i + 1]; ++k) {
-        row[terms[t].part->columns.const_data_ptr<int32_t>()[k]] += share * wide[t].const_data_ptr<double>()[k];
+        row[terms[t].part->columns.const_data_ptr<int32_t>()[k]] +=
+            share * wide[t].const_data_ptr<double>()[k];
       }
     }
     for (const auto& [column, value] : row) {
@@ -79,9 +80,10 @@ DeltaPart UniteSparse(const Terms& terms, int64_t out) {
       throw Error("DELTA_INVALID", "the sum has more than 2^31 - 1 sparse values in one matrix");
     offsets.push_back(static_cast<int32_t>(columns.size()));
   }
-  return DeltaPart::Sparse(terms.front().part->matrix, at::tensor(offsets, at::kInt), at::tensor(columns, at::kInt),
-                           at::tensor(values, at::kDouble).to(wide.empty() ? at::kDouble
-                                                                           : terms.front().part->values.scalar_type()),
+  return DeltaPart::Sparse(terms.front().part->matrix, at::tensor(offsets, at::kInt),
+                           at::tensor(columns, at::kInt),
+                           at::tensor(values, at::kDouble)
+                               .to(wide.empty() ? at::kDouble : terms.front().part->values.scalar_type()),
                            common);
 }
 
@@ -98,8 +100,8 @@ bool SameFactors(const DeltaPart& p, const DeltaPart& q) {
   return same(p.a, q.a) && same(p.b, q.b) && same(p.sigma, q.sigma);
 }
 
-// Those of the same factors as the first are summed; others become low-rank ones, since a matrix has one of each kind:
-// U diag(sigma values) V^T = (U diag(sigma values)) V^T.
+// Those of the same factors as the first are summed; others become low-rank ones, since a matrix has one of
+// each kind: U diag(sigma values) V^T = (U diag(sigma values)) V^T.
 DeltaPart SumSpectral(const Terms& terms, std::vector<DeltaPart>* as_low_rank) {
   Terms same;
   for (const Term& term : terms) {
@@ -108,9 +110,9 @@ DeltaPart SumSpectral(const Terms& terms, std::vector<DeltaPart>* as_low_rank) {
       continue;
     }
     const DeltaPart wide = Widened(*term.part);
-    as_low_rank->push_back(DeltaPart::LowRank(term.part->matrix, term.part->a,
-                                              (wide.b * (wide.sigma * wide.values)).to(term.part->b.scalar_type()),
-                                              term.factor));
+    as_low_rank->push_back(DeltaPart::LowRank(
+        term.part->matrix, term.part->a, (wide.b * (wide.sigma * wide.values)).to(term.part->b.scalar_type()),
+        term.factor));
   }
   if (same.size() == 1) return Alone(same.front());
   DeltaPart part = *same.front().part;
@@ -159,7 +161,8 @@ DeltaPtr AddDeltas(const Model& model, const DeltaStack& terms) {
   for (const auto& [key, group] : groups) {
     if (key.second == DeltaKind::kSpectral) parts.push_back(SumSpectral(group, &turned));
   }
-  for (const DeltaPart& part : turned) groups[{part.matrix, DeltaKind::kLowRank}].push_back({&part, part.scale});
+  for (const DeltaPart& part : turned)
+    groups[{part.matrix, DeltaKind::kLowRank}].push_back({&part, part.scale});
   for (const auto& [key, group] : groups) {
     switch (key.second) {
       case DeltaKind::kLowRank:
@@ -179,7 +182,8 @@ DeltaPtr AddDeltas(const Model& model, const DeltaStack& terms) {
 }
 
 DeltaPtr ScaleDelta(const Delta& delta, double factor) {
-  if (!std::isfinite(factor)) throw Error("OPTION_INVALID", "the factor is not finite; expected a finite number");
+  if (!std::isfinite(factor))
+    throw Error("OPTION_INVALID", "the factor is not finite; expected a finite number");
   auto scaled = std::make_shared<Delta>(delta);
   for (DeltaPart& part : scaled->parts) part.scale *= factor;
   return scaled;
@@ -189,9 +193,11 @@ DeltaPtr DeltaDifference(const Fork& to, const Fork& from) {
   if (to.model != from.model)
     throw Error("INPUT_INVALID", "the two forks belong to different models; expected forks of one model");
   size_t common = 0;
-  while (common < to.stack.size() && common < from.stack.size() && to.stack[common] == from.stack[common]) ++common;
+  while (common < to.stack.size() && common < from.stack.size() && to.stack[common] == from.stack[common])
+    ++common;
   DeltaStack terms(to.stack.begin() + static_cast<std::ptrdiff_t>(common), to.stack.end());
-  for (size_t i = common; i < from.stack.size(); ++i) terms.push_back({from.stack[i].delta, -from.stack[i].scale});
+  for (size_t i = common; i < from.stack.size(); ++i)
+    terms.push_back({from.stack[i].delta, -from.stack[i].scale});
   return AddDeltas(*to.model, terms);
 }
 

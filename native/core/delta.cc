@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "core/materialised.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -216,13 +217,16 @@ void Delta::Check(const Model& model) const {
   }
 }
 
+void Fork::Changed() { slot = std::make_shared<MaterialisedSlot>(); }
+
 int64_t Fork::own_bytes() const {
   std::set<const Delta*> seen;
   int64_t total = 0;
   for (const AppliedDelta& applied : stack) {
     if (seen.insert(applied.delta.get()).second) total += applied.delta->bytes();
   }
-  return total;
+  const auto materialised = slot ? slot->get() : nullptr;
+  return total + (materialised ? materialised->bytes() : 0);
 }
 
 at::Tensor Fork::EffectiveWeight(int64_t matrix) const {

@@ -11,6 +11,7 @@
 namespace selfedit {
 
 class Model;
+class MaterialisedSlot;
 
 constexpr int64_t kMostRank = 1 << 20;  // sizes of factors then stay far from overflow
 
@@ -70,7 +71,10 @@ using DeltaStack = std::vector<AppliedDelta>;
 struct Fork {
   std::shared_ptr<Model> model;
   DeltaStack stack;
-  int64_t own_bytes() const;  // each delta counted once
+  // Copied rows, when asked for (core/materialised.h); shared with copies of the fork until their lists differ.
+  std::shared_ptr<MaterialisedSlot> slot = nullptr;
+  void Changed();             // after every change of the list: what was materialised no longer fits
+  int64_t own_bytes() const;  // deltas, each counted once, and copied rows
   at::Tensor EffectiveWeight(int64_t matrix) const;
 };
 

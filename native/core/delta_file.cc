@@ -14,7 +14,8 @@ namespace {
 
 constexpr char kFormat[] = "selfedit-delta-1";
 constexpr char kScales[] = "scales";
-constexpr DeltaKind kKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense, DeltaKind::kSpectral};
+constexpr DeltaKind kKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense,
+                                DeltaKind::kSpectral};
 
 std::string PeftKey(const MatrixInfo& info, char factor) {
   return "base_model.model." + info.name + ".lora_" + factor + ".weight";
@@ -33,7 +34,8 @@ auto FieldsOf(Part& part) {
     case DeltaKind::kDense:
       return std::vector<Field>{{"values", &part.values}};
     default:
-      return std::vector<Field>{{"u", &part.b}, {"sigma", &part.sigma}, {"v", &part.a}, {"values", &part.values}};
+      return std::vector<Field>{
+          {"u", &part.b}, {"sigma", &part.sigma}, {"v", &part.a}, {"values", &part.values}};
   }
 }
 
@@ -190,12 +192,12 @@ void SaveDelta(const Delta& delta, const Model& model, const std::string& path) 
       continue;
     }
     for (const auto& [field, tensor] : FieldsOf(part)) {
-      tensors.push_back({KeyOf(info, part.kind, field), tensor->scalar_type() == at::kInt ? DType::kI32 : dtype,
-                         tensor->sizes().vec(), tensor->const_data_ptr()});
+      tensors.push_back({KeyOf(info, part.kind, field),
+                         tensor->scalar_type() == at::kInt ? DType::kI32 : dtype, tensor->sizes().vec(),
+                         tensor->const_data_ptr()});
     }
   }
-  if (!peft)
-    tensors.push_back({kScales, DType::kF64, {static_cast<int64_t>(scales.size())}, scales.data()});
+  if (!peft) tensors.push_back({kScales, DType::kF64, {static_cast<int64_t>(scales.size())}, scales.data()});
   WriteSafetensors(path, tensors, {{"format", peft ? "pt" : kFormat}});
 }
 
@@ -206,8 +208,8 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
   if (format == kFormat) {
     ReadOwn(&reader, model, delta.get());
   } else if (format.rfind("selfedit-delta-", 0) == 0) {
-    throw Error("FILE_FORMAT",
-                path + ": the layout is " + QuoteForMessage(format) + "; expected \"" + kFormat + "\" or PEFT's");
+    throw Error("FILE_FORMAT", path + ": the layout is " + QuoteForMessage(format) + "; expected \"" +
+                                   kFormat + "\" or PEFT's");
   } else {
     ReadPeft(&reader, model, scale_of_matrix, delta.get());
   }

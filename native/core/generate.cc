@@ -47,6 +47,7 @@ struct Row {
   int32_t length = 0;  // tokens in the slab
   int32_t last = 0;    // sampled, not yet processed
   std::string text;    // bytes so far, when stop strings are wanted
+  std::shared_ptr<const Materialised> weights;  // of its fork, when it runs on copied rows
 };
 
 // Reads prompts: causal attention, keys and values kept.
@@ -222,6 +223,7 @@ class Generator {
       row->index = index;
       row->prompt = p;
       row->fork = spec_.prompt_fork[p];
+      row->weights = WeightsFor(row->fork, spec_.max_tokens[index]);
       // The last token is never processed: one place less than maxTokens would do, one is the least.
       const int64_t room = std::min<int64_t>(spec_.max_tokens[index], model_.config().max_positions);
       row->slab = Slab(model_, room);
@@ -235,7 +237,22 @@ class Generator {
     if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
     Retire();
     std::stable_sort(active_.begin(), active_.end(),
-                     [](const auto& a, const auto& b) { return a->fork < b->fork; });
+                     [](const auto& a, const auto& b) {
+                       return a->fork != b->fork ? a->fork < b->fork : (a->weights != nullptr) < (b->weights != nullptr);
+                     });
+  }
+
+  // Copied weights for a row, or null for the overlay. Depends on the row and its fork alone.
+  std::shared_ptr<const Materialised> WeightsFor(int32_t fork, int64_t steps) {
+    if (spec_.application == Application::kOverlay) return nullptr;
+    if (!spec_.materialised.empty() && spec_.materialised[fork]) return spec_.materialised[fork];
+    const bool wanted =
+        spec_.application == Application::kMaterialised || MaterialisingPays(model_, spec_.forks[fork], steps);
+    if (!wanted || spec_.forks[fork].empty()) return nullptr;
+    for (const auto& row : active_) {
+      if (row->fork == fork && row->weights) return row->weights;
+    }
+    return Materialised::Make(model_, spec_.forks[fork], control_);
   }
 
   void Decode() {
@@ -252,7 +269,7 @@ class Generator {
       positions.mutable_data_ptr<int32_t>()[b] =
           static_cast<int32_t>(spec_.prompts.length(row->prompt)) + row->length;
       offsets.push_back(static_cast<int32_t>(b) + 1);
-      deltas.push_back({&spec_.forks[row->fork], nullptr});
+      deltas.push_back({&spec_.forks[row->fork], nullptr, row->weights.get()});
     }
     const OverlayPlan plan = MakeOverlayPlan(model_, offsets, deltas);
     DecodeAttention<T> attention(model_.config(), rows, prompts_);

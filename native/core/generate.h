@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/delta.h"
+#include "core/materialised.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -14,6 +15,10 @@ struct GenerateSpec {
   Ragged prompts;
   std::vector<DeltaStack> forks;
   std::vector<int32_t> prompt_fork;
+  // A fork each: copied weights that exist already, or null; empty: none. What kMaterialised and kAuto (where it pays for a
+  // row's own length) lack is made for as long as such rows run; kOverlay uses none.
+  std::vector<std::shared_ptr<const Materialised>> materialised;
+  Application application = Application::kAuto;
   // One entry a row.
   std::vector<int32_t> row_prompt, max_tokens, top_k;
   std::vector<float> temperature, top_p;

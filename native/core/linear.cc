@@ -33,42 +33,52 @@ at::Tensor DoubleProduct(const at::Tensor& x, const at::Tensor& dense, bool tran
 }
 }  // namespace
 
-at::Tensor Linear::Product(const at::Tensor& x, const at::Tensor& dense, at::Tensor* packed,
-                           bool transposed) const {
-  const int64_t n = x.size(0);
-  at::Tensor input = x;
-  if (n < kMinRows) {
-    input = at::zeros({kMinRows, x.size(1)}, x.options());
-    input.narrow(0, 0, n).copy_(x);
+at::Tensor Linear::Product(const at::Tensor& x, Packed* packed, bool transposed) const {
+  if (weight_.is_cpu() && weight_.scalar_type() == at::kDouble) {
+    return DoubleProduct(x.contiguous(), weight_, transposed);
   }
-  const bool half = dense.scalar_type() == at::kBFloat16;
-  if (half) input = input.to(at::kBFloat16);
+  if (weight_.is_cpu() && weight_.scalar_type() == at::kBFloat16 &&
+      BlockedBf16::Fits(transposed ? in() : out(), transposed ? out() : in())) {
+    if (!packed->blocked.defined()) {
+      packed->blocked = BlockedBf16(weight_, transposed);
+      std::atomic_ref(packed_bytes_).fetch_add(packed->blocked.bytes());
+    }
+    const int terms = operand_ == Operand::kRounded ? 1 : transposed ? 2 : 3;
+    return packed->blocked.Product(x.contiguous(), terms);
+  }
+  const int64_t n = x.size(0);
+  if (n >= kMinRows) return PackedProduct(x, packed, transposed);
+  const at::Tensor input = at::zeros({kMinRows, x.size(1)}, x.options());
+  input.narrow(0, 0, n).copy_(x);
+  return PackedProduct(input, packed, transposed).narrow(0, 0, n);
+}
+
+at::Tensor Linear::PackedProduct(const at::Tensor& x, Packed* packed, bool transposed) const {
+  const bool half = weight_.scalar_type() == at::kBFloat16 && operand_ == Operand::kRounded;
+  const at::ScalarType type = half ? at::kBFloat16 : at::kFloat;
+  const at::Tensor input = x.to(type).contiguous();
   at::Tensor y;
-  if (dense.scalar_type() != at::kDouble && dense.is_cpu() && torch_version::HasPackedLinear()) {
-    if (!packed->defined()) {
-      const at::Tensor plain = transposed ? dense.t().contiguous() : dense.contiguous();
-      *packed = torch_version::PackLinearWeight(plain, kPackRows);
+  if (weight_.is_cpu() && torch_version::HasPackedLinear()) {
+    if (!packed->plain.defined()) {
+      const at::Tensor dense = (transposed ? weight_.t() : weight_).to(type).contiguous();
+      packed->plain = torch_version::PackLinearWeight(dense, kPackRows);
       std::atomic_ref(packed_bytes_).fetch_add(static_cast<int64_t>(dense.nbytes()));
     }
-    y = torch_version::PackedLinear(input.contiguous(), *packed, std::nullopt);
-  } else if (dense.scalar_type() == at::kDouble && dense.is_cpu()) {
-    y = DoubleProduct(input.contiguous(), dense, transposed);
+    y = torch_version::PackedLinear(input, packed->plain, std::nullopt);
   } else {
-    y = transposed ? at::mm(input, dense) : at::mm(input, dense.t());
+    const at::Tensor dense = weight_.to(type);
+    y = at::mm(input, transposed ? dense : dense.t());
   }
-  if (half) y = y.to(at::kFloat);
-  return n < kMinRows ? y.narrow(0, 0, n) : y;
+  return y.to(at::kFloat);
 }
 
 at::Tensor Linear::Forward(const at::Tensor& x) const {
-  at::Tensor y = Product(x, weight_, &packed_, false);
+  at::Tensor y = Product(x, &forward_, false);
   if (bias_) y.add_(*bias_);
   return y;
 }
 
-at::Tensor Linear::BackwardInput(const at::Tensor& dy) const {
-  return Product(dy, weight_, &packed_transposed_, true);
-}
+at::Tensor Linear::BackwardInput(const at::Tensor& dy) const { return Product(dy, &backward_, true); }
 
 int64_t Linear::bytes() const {
   int64_t total = static_cast<int64_t>(weight_.nbytes());

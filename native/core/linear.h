@@ -4,16 +4,23 @@
 
 #include <optional>
 
+#include "core/blocked_bf16.h"
+
 namespace selfedit {
 
+// What a bfloat16 weight sees of its float32 input.
+enum class Operand {
+  kRounded,  // the nearest bfloat16
+  kFull,     // all of it forward, 16 bits of it backward: as good as a product in float32
+};
+
 // Weights in float32 and bfloat16 are packed once by oneDNN, at first use and apart for each direction
-// (decision 10). Activations are float32 (float64 for a float64 model); a bfloat16 weight sees them rounded
-// to bfloat16.
+// (decision 7). Activations are float32 (float64 for a float64 model).
 class Linear {
  public:
   Linear() = default;
-  Linear(at::Tensor weight, std::optional<at::Tensor> bias)
-      : weight_(std::move(weight)), bias_(std::move(bias)) {}
+  Linear(at::Tensor weight, std::optional<at::Tensor> bias, Operand operand = Operand::kRounded)
+      : weight_(std::move(weight)), bias_(std::move(bias)), operand_(operand) {}
 
   at::Tensor Forward(const at::Tensor& x) const;         // [n, in] -> [n, out]
   at::Tensor BackwardInput(const at::Tensor& dy) const;  // [n, out] -> [n, in]
@@ -24,12 +31,18 @@ class Linear {
   int64_t bytes() const;  // weight, bias and what has been packed so far
 
  private:
-  at::Tensor Product(const at::Tensor& x, const at::Tensor& dense, at::Tensor* packed, bool transposed) const;
+  struct Packed {
+    at::Tensor plain;     // oneDNN's own layout
+    BlockedBf16 blocked;  // where the processor has matrix units
+  };
+  at::Tensor Product(const at::Tensor& x, Packed* packed, bool transposed) const;
+  at::Tensor PackedProduct(const at::Tensor& x, Packed* packed, bool transposed) const;
 
   at::Tensor weight_;  // [out, in]
   std::optional<at::Tensor> bias_;
+  Operand operand_ = Operand::kRounded;
   // Only the compute thread packs; no mutex is needed.
-  mutable at::Tensor packed_, packed_transposed_;
+  mutable Packed forward_, backward_;
   mutable int64_t packed_bytes_ = 0;  // read by other threads, through atomic_ref
 };
 

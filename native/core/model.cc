@@ -50,7 +50,9 @@ void Model::MoveTo(at::Device device) {
     linear = Linear(device_weights_->Weight(MatrixId(info.layer, info.module)), linear.bias());
   }
   embedding_ = device_weights_->Weight(ids_.embedding);
-  if (config_.tied) head_ = Linear(embedding_, std::nullopt);
+  // A head that the device keeps less exactly stays on the host as well.
+  const at::Tensor head = device_weights_->Weight(ids_.head);
+  if (config_.tied || head.scalar_type() == head_.weight().scalar_type()) head_ = Linear(head, std::nullopt);
 }
 
 void RequireCpu(const Model& model, const char* what) {
@@ -121,6 +123,17 @@ std::vector<Model::NamedTensor> Model::Named() const {
   return list;
 }
 
+// A bfloat16 model's head shares the embedding when they are tied. Of its own, it stays in float32 unless bfloat16
+// holds the very same values.
+void Model::SetHead(at::Tensor weight) {
+  if (dtype_ == Dtype::kBFloat16 && weight.scalar_type() == at::kFloat &&
+      BlockedBf16::Fits(config_.vocab_size, config_.hidden_size)) {
+    const at::Tensor half = weight.to(at::kBFloat16);
+    if (at::equal(half.to(at::kFloat), weight)) weight = half;
+  }
+  head_ = Linear(std::move(weight), std::nullopt, Operand::kFull);
+}
+
 int64_t Model::parameters() const {
   int64_t total = 0;
   for (const NamedTensor& named : Named()) total += named.tensor->numel();
@@ -142,11 +155,13 @@ std::string Model::Fingerprint(const JobControl& control) const {
   Sha256 hash;
   for (const NamedTensor& named : Named()) {
     control.Check();
-    std::string head = named.name;
-    for (const int64_t size : named.tensor->sizes()) (head += ',') += std::to_string(size);
-    head += std::string(",") + DtypeName(dtype_) + ";";
-    hash.Update(head.data(), head.size());
-    const at::Tensor plain = named.tensor->cpu().contiguous();
+    std::string line = named.name;
+    for (const int64_t size : named.tensor->sizes()) (line += ',') += std::to_string(size);
+    line += std::string(",") + DtypeName(dtype_) + ";";
+    hash.Update(line.data(), line.size());
+    // How the head is kept depends on the machine; what it holds does not.
+    const bool head_weight = named.tensor == &head_.weight();
+    const at::Tensor plain = (head_weight ? named.tensor->to(activation()) : *named.tensor).cpu().contiguous();
     hash.Update(plain.const_data_ptr(), plain.nbytes());
   }
   return hash.HexDigest();
@@ -217,8 +232,8 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
     layer.attention_norm = at::ones({config.hidden_size}, activation);
     layer.mlp_norm = at::ones({config.hidden_size}, activation);
   }
-  const at::Tensor head = config.tied ? model->embedding_ : normal({config.vocab_size, config.hidden_size});
-  model->head_ = Linear(head.to(model->activation()), std::nullopt);
+  model->SetHead(config.tied ? model->embedding_
+                             : normal({config.vocab_size, config.hidden_size}).to(model->activation()));
   return model;
 }
 

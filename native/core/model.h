@@ -80,6 +80,7 @@ class Model {
     const at::Tensor* tensor;
   };
   std::vector<NamedTensor> Named() const;
+  void SetHead(at::Tensor weight);
 
   ModelConfig config_;
   void SetConfig(const ModelConfig& config);
@@ -93,7 +94,7 @@ class Model {
   at::Tensor embedding_;  // [vocab, hidden]
   at::Tensor final_norm_;
   std::vector<LayerWeights> layers_;
-  Linear head_;  // in the activation type: bfloat16 logits near 20 would be 0.125 apart
+  Linear head_;  // float32 products also under bfloat16 weights: bfloat16 logits near 20 would be 0.125 apart
   mutable SpectralMap spectral_;
   mutable at::Tensor rope_cos_, rope_sin_;
   std::vector<uint8_t> token_bytes_;

@@ -1,6 +1,7 @@
 // Model::Load: names, shapes, dtypes and finiteness of every tensor are checked before a model exists.
 #include <ATen/Parallel.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -9,6 +10,7 @@
 #include "core/device.h"
 #include "core/model.h"
 #include "core/stored.h"
+#include "cpu/kernels.h"
 #include "format/tensor_file.h"
 
 namespace selfedit {
@@ -82,12 +84,7 @@ class Loader {
                                       ShapeText(source.info->shape) + ", the configuration needs " +
                                       ShapeText(shape));
     }
-    at::Tensor tensor = Read(source, shape, type);
-    if (permuted_heads > 0) {
-      // GGUF keeps rotary pairs next to each other: [heads, half, 2, in] -> [heads, 2, half, in].
-      const int64_t half = shape[0] / permuted_heads / 2;
-      tensor = tensor.view({permuted_heads, half, 2, -1}).transpose(1, 2).reshape(shape).contiguous();
-    }
+    at::Tensor tensor = Read(source, shape, type, permuted_heads);
     done_ += static_cast<double>(source.info->bytes);
     control_.Report({done_, total_, static_cast<double>(used_.size()), NAN});
     return tensor;
@@ -115,56 +112,88 @@ class Loader {
                 spec_.files.at(0) + ": " + std::to_string(names.size()) + " tensor(s) " + what + ": " + list);
   }
 
-  at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type) {
+  at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type,
+                  int64_t permuted_heads) {
     const TensorInfo& info = *source.info;
     CheckReal(*source.file, info);
     const uint8_t* data = source.file->Data(info);
     const bool same = (info.dtype == DType::kF32 && type == at::kFloat) ||
                       (info.dtype == DType::kBF16 && type == at::kBFloat16) ||
                       (info.dtype == DType::kF64 && type == at::kDouble);
-    at::Tensor tensor;
-    if (same && reinterpret_cast<uintptr_t>(data) % 8 == 0) {
+    if (same && permuted_heads == 0 && reinterpret_cast<uintptr_t>(data) % 8 == 0) {
       // The mapping itself, kept open by the tensor. Nothing ever writes to a weight.
-      tensor = at::from_blob(
+      const at::Tensor tensor = at::from_blob(
           const_cast<uint8_t*>(data), shape, [file = source.file](void*) {}, at::TensorOptions().dtype(type));
-    } else if (same) {
-      tensor = at::empty(shape, type);
-      std::memcpy(tensor.mutable_data_ptr(), data, info.bytes);
-    } else if (info.dtype == DType::kF64) {
-      at::Tensor wide = at::empty(shape, at::kDouble);
-      std::memcpy(wide.mutable_data_ptr(), data, info.bytes);
-      tensor = wide.to(type);
-    } else {
-      tensor = at::empty(shape, type);
-      const int64_t rows = info.Rows(), width = info.RowLength();
-      at::parallel_for(
-          0, rows, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width)), [&](int64_t b, int64_t e) {
-            if (type == at::kFloat) {
-              Dequantize(info, data, b, e - b, tensor.mutable_data_ptr<float>() + b * width);
-              return;
-            }
-            std::vector<float> row(width);
-            for (int64_t r = b; r < e; ++r) {
-              Dequantize(info, data, r, 1, row.data());
-              if (type == at::kDouble) {
-                std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<double>() + r * width);
-              } else {
-                std::copy(row.begin(), row.end(), tensor.mutable_data_ptr<at::BFloat16>() + r * width);
-              }
-            }
-          });
+      CheckFinite(source, tensor);
+      return tensor;
     }
-    CheckFinite(source, tensor);
+    // A vector's permuted heads are made of its elements.
+    const int64_t rows = permuted_heads > 0 ? shape[0] : info.Rows();
+    const int64_t width = info.Elements() / rows;
+    at::Tensor tensor = at::empty(shape, type);
+    if (width < info.RowLength() || info.dtype == DType::kF64 || type == at::kDouble) {
+      ReadWide(info, data, tensor);
+      if (permuted_heads > 0) {
+        // GGUF keeps rotary pairs next to each other: [heads, half, 2, in] -> [heads, 2, half, in].
+        const int64_t half = shape[0] / permuted_heads / 2;
+        tensor = tensor.view({permuted_heads, half, 2, -1}).transpose(1, 2).reshape(shape).contiguous();
+      }
+      CheckFinite(source, tensor);
+      return tensor;
+    }
+    // Converted, put in its place and checked while it is in the cache.
+    const int64_t half = permuted_heads > 0 ? rows / permuted_heads / 2 : 0;
+    const auto place = [&](int64_t r) {
+      return half > 0 ? (r / (2 * half) * 2 + r % 2) * half + r % (2 * half) / 2 : r;
+    };
+    std::atomic<bool> finite{true};
+    at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / width), [&](int64_t b, int64_t e) {
+      std::vector<float> row(type == at::kFloat ? 0 : width);
+      bool good = true;
+      for (int64_t r = b; r < e; ++r) {
+        if (type == at::kFloat) {
+          float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
+          Dequantize(info, data, r, 1, to);
+          good &= Finite(reinterpret_cast<const uint32_t*>(to), width, uint32_t{0x7F800000u});
+        } else {
+          Dequantize(info, data, r, 1, row.data());
+          auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
+          cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
+          good &= Finite(to, width, uint16_t{0x7F80u});
+        }
+      }
+      if (!good) finite = false;
+    });
+    if (!finite) NotFinite(source);
+    source.file->Forget(info);
     return tensor;
+  }
+
+  // Through float64: exact for every type that a file may hold.
+  static void ReadWide(const TensorInfo& info, const uint8_t* data, const at::Tensor& tensor) {
+    at::Tensor wide;
+    if (info.dtype == DType::kF64) {
+      wide = at::empty(tensor.sizes(), at::kDouble);
+      std::memcpy(wide.mutable_data_ptr(), data, info.bytes);
+    } else {
+      wide = at::empty(tensor.sizes(), at::kFloat);
+      Dequantize(info, data, 0, info.Rows(), wide.mutable_data_ptr<float>());
+    }
+    tensor.copy_(wide);
+  }
+
+  template <typename T>
+  static bool Finite(const T* values, int64_t count, T exponent) {
+    T bad = 0;
+    for (int64_t i = 0; i < count; ++i) bad |= (values[i] & exponent) == exponent;
+    return bad == 0;
   }
 
   void CheckFinite(const Source& source, const at::Tensor& tensor) {
     std::atomic<bool> finite{true};
     auto scan = [&](const auto* values, auto exponent) {
       at::parallel_for(0, tensor.numel(), 1 << 18, [&](int64_t b, int64_t e) {
-        decltype(exponent) bad = 0;
-        for (int64_t i = b; i < e; ++i) bad |= (values[i] & exponent) == exponent;
-        if (bad) finite = false;
+        if (!Finite(values + b, e - b, exponent)) finite = false;
       });
     };
     if (tensor.scalar_type() == at::kFloat) {
@@ -174,10 +203,12 @@ class Loader {
     } else {
       scan(static_cast<const uint64_t*>(tensor.const_data_ptr()), uint64_t{0x7FF0000000000000ull});
     }
-    if (!finite) {
-      throw Error("WEIGHT_NOT_FINITE", source.file->path() + ": tensor \"" + source.info->name +
-                                           "\" holds NaN or infinite values; expected finite weights");
-    }
+    if (!finite) NotFinite(source);
+  }
+
+  [[noreturn]] static void NotFinite(const Source& source) {
+    throw Error("WEIGHT_NOT_FINITE", source.file->path() + ": tensor \"" + source.info->name +
+                                         "\" holds NaN or infinite values; expected finite weights");
   }
 
   const LoadSpec& spec_;
@@ -224,9 +255,9 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   }
   if (config.tied) {
     loader.Ignore("lm_head.weight");
-    model->head_ = Linear(model->embedding_.to(wide), std::nullopt);
+    model->SetHead(model->embedding_);
   } else {
-    model->head_ = Linear(loader.Take("lm_head.weight", {config.vocab_size, c}, wide, 0), std::nullopt);
+    model->SetHead(loader.Take("lm_head.weight", {config.vocab_size, c}, wide, 0));
   }
   // The factors are already part of the configuration as its rope scaling.
   loader.Ignore("rope_freqs.weight");

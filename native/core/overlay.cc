@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/materialised.h"
 #include "core/model.h"
 #include "core/overlay_products.h"
 
@@ -19,7 +20,7 @@ struct Task {
   const Segment* segment;
   int64_t begin, end;  // rows
   int64_t from, to;    // columns of the result
-  int64_t scratch;     // row of the scratch where this task's rows begin
+  int64_t scratch;     // row of the scratch where the segment begins
 };
 
 // Blocks of rows; dense changes also of columns, so that a single row keeps all threads busy.
@@ -34,8 +35,8 @@ std::vector<Task> SplitRows(const std::vector<Segment>& segments, bool input, in
       for (int64_t from = 0; from < width; from += step) {
         tasks.push_back({&segment, begin, end, from, std::min(width, from + step), scratch});
       }
-      scratch += end - begin;
     }
+    scratch += segment.end - segment.begin;
   }
   *scratch_rows = scratch;
   return tasks;
@@ -86,8 +87,10 @@ void BackwardTyped(const Levels& levels, const at::Tensor& x, const at::Tensor& 
       const PartView& view = task.segment->view;
       if (dxs == nullptr && !view.trainable()) return;
       const T* rows_x = view.trainable() ? xs + task.begin * in : nullptr;
+      // A segment's rows lie end to end, each as wide as its own rank.
+      const int64_t place = task.scratch * rank + (task.begin - task.segment->begin) * view.rank;
       overlay::BackwardInput<T>(view, rows_x, dys + task.begin * out, task.end - task.begin, task.from, task.to,
-                                u + task.scratch * rank, v + task.scratch * rank,
+                                u + place, v + place,
                                 dxs == nullptr ? nullptr : dxs + task.begin * in);
     });
     // The values: pieces of fixed size, each adds a segment's rows in one fixed order.
@@ -172,6 +175,25 @@ void OverlayPlan::Add(int64_t level, const Segment& segment) {
                         : info.layer < 0                  ? model_->config().layers
                                                           : info.layer;
   lowest_trainable_ = std::min(lowest_trainable_, layer);
+}
+
+bool OverlayPlan::ReplacesAll(int64_t matrix) const {
+  int64_t covered = 0;
+  for (const Replacement& r : replaced_) {
+    if (r.weights->whole(matrix)) covered += r.end - r.begin;
+  }
+  return tokens_ > 0 && covered == tokens_;
+}
+
+void OverlayPlan::ForwardReplaced(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const {
+  for (const Replacement& r : replaced_) {
+    const int64_t rows = r.end - r.begin;
+    for (const Materialised::Run& run : r.weights->runs(matrix)) {
+      y.narrow(0, r.begin, rows)
+          .narrow(1, run.begin, run.end - run.begin)
+          .copy_(run.linear.Forward(x.narrow(0, r.begin, rows)));
+    }
+  }
 }
 
 void OverlayPlan::Forward(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const {
@@ -301,15 +323,24 @@ OverlayPlan MakeOverlayPlan(const Model& model, const std::vector<int32_t>& offs
       }
       const AppliedDelta& applied = (*documents[d].stack)[level];
       int64_t end = d + 1;
-      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied)
+      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied &&
+             (documents[end].materialised != nullptr) == (documents[d].materialised != nullptr))
         ++end;
       for (const DeltaPart& part : applied.delta->parts) {
+        if (documents[d].materialised != nullptr && part.matrix < static_cast<int64_t>(model.matrices().size())) continue;
         const MatrixInfo& info = model.tensors()[part.matrix];
         plan.Add(static_cast<int64_t>(level) * kKinds + static_cast<int64_t>(part.kind),
                  {offsets[d], offsets[end], ViewOf(part, info.out, info.in, applied.scale)});
       }
       d = end;
     }
+  }
+  for (int64_t d = 0; d < count;) {
+    const Materialised* weights = documents[d].materialised;
+    int64_t end = d + 1;
+    while (end < count && documents[end].materialised == weights) ++end;
+    if (weights != nullptr) plan.Replace(offsets[d], offsets[end], weights);
+    d = end;
   }
   for (int64_t d = 0; d < count;) {
     const TrainableView* trainable = documents[d].trainable;

@@ -8,6 +8,7 @@
 
 namespace selfedit {
 
+class Materialised;
 class Model;
 
 // One weight's change as the products see it (see DeltaPart). The pointers beginning with d are where gradients are
@@ -57,6 +58,13 @@ class OverlayPlan {
   int64_t tokens() const { return tokens_; }
   void set_tokens(int64_t tokens) { tokens_ = tokens; }
 
+  // Rows [begin, end) use copied weights where these exist.
+  void Replace(int64_t begin, int64_t end, const Materialised* weights) { replaced_.push_back({begin, end, weights}); }
+  // Whether no row of the batch needs the shared weight of this linear map.
+  bool ReplacesAll(int64_t matrix) const;
+  // y[seg, run] = x[seg] W'[run]^T + bias, over what the shared weight gave.
+  void ForwardReplaced(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const;
+
   // y[seg] += x[seg] D^T of a linear map; x and y hold all rows of the batch.
   void Forward(int64_t matrix, const at::Tensor& x, const at::Tensor& y) const;
   // Gradients of the values of trainable segments from x and dy; dx[seg] += dy D when dx is defined.
@@ -78,6 +86,11 @@ class OverlayPlan {
   void VectorBackward(int64_t matrix, const at::Tensor& terms) const;
 
  private:
+  struct Replacement {
+    int64_t begin, end;
+    const Materialised* weights;
+  };
+  std::vector<Replacement> replaced_;
   using Levels = std::vector<std::vector<Segment>>;
   std::vector<Levels> levels_;
   std::vector<bool> trains_;
@@ -95,6 +108,8 @@ struct TrainableView {
 struct DocumentDeltas {
   const DeltaStack* stack = nullptr;
   const TrainableView* trainable = nullptr;
+  // Not null: takes the place of the stack in the linear maps; embedding, head and vectors stay overlays.
+  const Materialised* materialised = nullptr;
 };
 
 // Neighbouring documents under the same delta at the same level become one segment: a shared parent delta costs one

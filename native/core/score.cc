@@ -66,9 +66,13 @@ struct Pass {
 };
 
 Pass Run(const Model& model, const Ragged& batch, const std::vector<int64_t>& rows,
-         const std::vector<DeltaStack>& forks, const std::vector<int32_t>& row_fork) {
+         const std::vector<DeltaStack>& forks, const std::vector<int32_t>& row_fork,
+         const std::vector<std::shared_ptr<const Materialised>>& materialised) {
   std::vector<DocumentDeltas> deltas;
-  for (const int64_t row : rows) deltas.push_back({&forks[row_fork[row]], nullptr});
+  for (const int64_t row : rows) {
+    const int32_t fork = row_fork[row];
+    deltas.push_back({&forks[fork], nullptr, materialised.empty() ? nullptr : materialised[fork].get()});
+  }
   OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
   at::Tensor hidden =
@@ -97,7 +101,7 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
   for (const auto& rows : batches) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, rows);
-    const Pass pass = Run(model, batch, rows, spec.forks, spec.row_fork);
+    const Pass pass = Run(model, batch, rows, spec.forks, spec.row_fork, spec.materialised);
     const std::vector<double> logprobs =
         HeadLogprobs(model, pass.plan, pass.hidden, NextTokenRows(batch), spec.temperature);
     size_t next = 0;
@@ -124,8 +128,8 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
   for (const auto& rows : PackRows(spec.rows, spec.row_fork, most)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, rows);
-    const Pass a = Run(model, batch, rows, spec.forks, spec.row_fork);
-    const Pass b = Run(model, batch, rows, spec.forks, spec.row_reference);
+    const Pass a = Run(model, batch, rows, spec.forks, spec.row_fork, {});
+    const Pass b = Run(model, batch, rows, spec.forks, spec.row_reference, {});
     std::vector<int64_t> all(batch.tokens.size());
     std::iota(all.begin(), all.end(), 0);
     const std::vector<double> kl = HeadDivergence(model, a.plan, a.hidden, b.plan, b.hidden, all);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/delta.h"
+#include "core/materialised.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -11,6 +12,8 @@ struct ScoreSpec {
   std::shared_ptr<Model> model;
   Ragged rows;
   std::vector<DeltaStack> forks;
+  // A fork each: copied weights to use instead of the overlay, or null; empty: none.
+  std::vector<std::shared_ptr<const Materialised>> materialised;
   std::vector<int32_t> row_fork;
   double temperature = 1.0;
   int64_t max_batch_tokens = 0;  // 0: kDefaultBatchTokens

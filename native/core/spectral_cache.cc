@@ -19,8 +19,8 @@ constexpr char kFormat[] = "selfedit-spectral-1";  // to be raised when Randomis
 std::string FingerprintOf(const at::Tensor& weight) {
   Sha256 hash;
   std::string head = std::string(kFormat) + "," + c10::toString(weight.scalar_type());
-  for (const int64_t size : weight.sizes()) head += "," + std::to_string(size);
-  head += ";";
+  for (const int64_t size : weight.sizes()) (head += ',') += std::to_string(size);
+  head += ';';
   hash.Update(head.data(), head.size());
   const at::Tensor plain = weight.contiguous();
   hash.Update(plain.const_data_ptr(), plain.nbytes());
@@ -68,18 +68,21 @@ void Write(const std::string& path, const std::string& fingerprint, const Spectr
 
 }  // namespace
 
-SpectralFactors LoadOrMakeFactors(const Model& model, int64_t matrix, int64_t rank, const std::string& folder) {
+SpectralFactors LoadOrMakeFactors(const Model& model, int64_t matrix, int64_t rank,
+                                  const std::string& folder) {
   const at::Tensor weight = model.Weight(matrix);
   const at::ScalarType type = model.activation();
   const auto make = [&] {
     SpectralFactors f = RandomisedSvd(weight, rank, DeriveKey(0, "spectral factors", {}));
-    return SpectralFactors{f.u.to(type).contiguous(), f.sigma.to(type).contiguous(), f.v.to(type).contiguous()};
+    return SpectralFactors{f.u.to(type).contiguous(), f.sigma.to(type).contiguous(),
+                           f.v.to(type).contiguous()};
   };
   if (folder.empty() || rank < 1 || rank > std::min(weight.size(0), weight.size(1))) return make();
   const std::string fingerprint = FingerprintOf(weight);
-  const std::string path = (std::filesystem::path(folder) / (fingerprint + "-" + std::to_string(rank) +
-                                                             (type == at::kDouble ? "-f64" : "-f32") + ".safetensors"))
-                               .string();
+  const std::string path =
+      (std::filesystem::path(folder) /
+       (fingerprint + "-" + std::to_string(rank) + (type == at::kDouble ? "-f64" : "-f32") + ".safetensors"))
+          .string();
   if (auto held = Read(path, fingerprint, weight, rank, type)) return *held;
   const SpectralFactors made = make();
   try {

@@ -20,19 +20,23 @@ void ForRows(int64_t rows, int64_t width, Block block) {
   for (int64_t i = 0; i < rows; i += step) block(i, std::min(step, rows - i));
 }
 
-double Largest(const at::Tensor& t) { return t.numel() == 0 ? 0 : t.abs().max().to(at::kDouble).item<double>(); }
+double Largest(const at::Tensor& t) {
+  return t.numel() == 0 ? 0 : t.abs().max().to(at::kDouble).item<double>();
+}
 
 double Norm(const at::Tensor& t) {
   double squares = 0;
-  ForRows(t.size(0), t.numel() / std::max<int64_t>(1, t.size(0)),
-          [&](int64_t i, int64_t n) { squares += t.narrow(0, i, n).to(at::kDouble).square().sum().item<double>(); });
+  ForRows(t.size(0), t.numel() / std::max<int64_t>(1, t.size(0)), [&](int64_t i, int64_t n) {
+    squares += t.narrow(0, i, n).to(at::kDouble).square().sum().item<double>();
+  });
   return std::sqrt(squares);
 }
 
 // Of b a: norms from the singular values of the core of its factors, the largest entry from blocks of rows.
 void OfProduct(const at::Tensor& b, const at::Tensor& a, PartStatistics* s) {
   const at::Tensor wide_b = b.to(at::kDouble), wide_a = a.to(at::kDouble);
-  const at::Tensor rb = std::get<1>(at::linalg_qr(wide_b, "r")), ra = std::get<1>(at::linalg_qr(wide_a.t(), "r"));
+  const at::Tensor rb = std::get<1>(at::linalg_qr(wide_b, "r")),
+                   ra = std::get<1>(at::linalg_qr(wide_a.t(), "r"));
   const at::Tensor sigma = at::linalg_svdvals(at::mm(rb, ra.t()));
   s->norm = sigma.norm().item<double>();
   s->spectral = sigma[0].item<double>();

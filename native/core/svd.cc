@@ -88,10 +88,10 @@ SpectralFactors RandomisedSvd(const at::Tensor& weight, int64_t rank, uint64_t k
 double LargestSingularValue(int64_t out, int64_t in, const Product& times, const Product& transposed_times) {
   const int64_t most = std::min({out, in, kMostLanczosSteps});
   if (most == 0) return 0;
-  // W v_j = beta_{j-1} u_{j-1} + alpha_j u_j and W^T u_j = alpha_j v_j + beta_j v_{j+1}: W is bidiagonal in the two
-  // bases, with alpha on the diagonal and beta above it.
+  // W^T u_j = alpha_j v_j + beta_j v_{j+1}: in the two bases W is bidiagonal, alpha on the diagonal and beta
+  // above it.
   const at::Tensor us = at::zeros({most, out}, at::kDouble), vs = at::zeros({most, in}, at::kDouble);
-  const at::Tensor core = at::zeros({most, most}, at::kDouble);
+  const at::Tensor core = at::zeros({most, most + 1}, at::kDouble);
   double* entries = core.mutable_data_ptr<double>();
   // Twice, since once leaves what has been rounded off.
   const auto orthogonal = [](at::Tensor x, const at::Tensor& basis) {
@@ -106,7 +106,7 @@ double LargestSingularValue(int64_t out, int64_t in, const Product& times, const
     at::Tensor u = times(v);
     if (j > 0) u = orthogonal(u, us.narrow(0, 0, j));
     const double alpha = u.norm().item<double>();
-    entries[j * most + j] = alpha;
+    entries[j * (most + 1) + j] = alpha;
     size = std::max(size, alpha);
     at::Tensor next;
     double beta = 0;
@@ -116,17 +116,17 @@ double LargestSingularValue(int64_t out, int64_t in, const Product& times, const
       us[j].copy_(u / alpha);
       next = orthogonal(transposed_times(us[j]), vs.narrow(0, 0, j + 1));
       beta = next.norm().item<double>();
+      entries[j * (most + 1) + j + 1] = beta;
       size = std::max(size, beta);
       last = j + 1 == most || beta <= size * 1e-15;
     }
     if (last || j % 8 == 7) {
-      const at::Tensor square = core.narrow(0, 0, j + 1).narrow(1, 0, j + 1);
-      const double value = at::linalg_svdvals(square)[0].item<double>();
+      const at::Tensor found = core.narrow(0, 0, j + 1).narrow(1, 0, j + 2);
+      const double value = at::linalg_svdvals(found)[0].item<double>();
       const bool still = value - best <= 1e-14 * value;
       best = std::max(best, value);
       if (last || still) break;
     }
-    entries[j * most + j + 1] = beta;
     v = next / beta;
   }
   return best;

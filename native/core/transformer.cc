@@ -64,7 +64,9 @@ void Rotate(const at::Tensor& x, const at::Tensor& positions, const std::pair<at
 at::Tensor Project(const Model& model, const OverlayPlan& plan, int64_t layer, Module module,
                    const at::Tensor& x) {
   const int64_t id = MatrixId(layer, module);
-  at::Tensor y = model.linear(id).Forward(x);
+  const Linear& linear = model.linear(id);
+  at::Tensor y = plan.ReplacesAll(id) ? at::empty({x.size(0), linear.out()}, x.options()) : linear.Forward(x);
+  plan.ForwardReplaced(id, x, y);
   plan.Forward(id, x, y);
   const int64_t bias = model.ids().bias[id];
   if (bias >= 0 && plan.Touches(bias)) {

@@ -30,7 +30,8 @@ int64_t RankToKeep(const at::Tensor& sigma, int64_t larger_side, int64_t rank, d
 }
 
 // The singular values are shared evenly: B = U sqrt(sigma), A = sqrt(sigma) V^T.
-DeltaPart LowRankOf(const SpectralFactors& f, int64_t rank, int64_t matrix, double scale, at::ScalarType type) {
+DeltaPart LowRankOf(const SpectralFactors& f, int64_t rank, int64_t matrix, double scale,
+                    at::ScalarType type) {
   const at::Tensor root = f.sigma.narrow(0, 0, rank).sqrt();
   return DeltaPart::LowRank(matrix, (f.v.narrow(0, 0, rank) * root.unsqueeze(1)).to(type).contiguous(),
                             (f.u.narrow(1, 0, rank) * root).to(type).contiguous(), scale);
@@ -61,22 +62,24 @@ DeltaPtr TruncateDelta(const Model& model, const Delta& delta, int64_t rank, dou
     bool dense = false;
     for (const DeltaPart& part : group) {
       // A vector as a product of factors would only be larger.
-      const bool taken = part.kind == DeltaKind::kLowRank || (part.kind == DeltaKind::kDense && !info.vector());
+      const bool taken =
+          part.kind == DeltaKind::kLowRank || (part.kind == DeltaKind::kDense && !info.vector());
       dense = dense || (taken && part.kind == DeltaKind::kDense);
       (taken ? truncated : result).push_back(part);
     }
     if (truncated.empty()) continue;
     const DeltaPart& first = truncated.front();
     const SpectralFactors f = dense ? DenseSvd(SumOf(truncated, info)) : ProductSvd(first.b, first.a);
-    result.push_back(LowRankOf(f, RankToKeep(f.sigma, side, rank, energy), first.matrix, dense ? 1.0 : first.scale,
-                               model.activation()));
+    result.push_back(LowRankOf(f, RankToKeep(f.sigma, side, rank, energy), first.matrix,
+                               dense ? 1.0 : first.scale, model.activation()));
   }
   return Finished(model, std::move(result));
 }
 
 DeltaPtr SparsifyDelta(const Model& model, const Delta& delta, double density) {
   if (!(density > 0 && density <= 1))
-    throw Error("OPTION_INVALID", "density is " + std::to_string(density) + "; expected more than 0, at most 1");
+    throw Error("OPTION_INVALID",
+                "density is " + std::to_string(density) + "; expected more than 0, at most 1");
   std::vector<DeltaPart> result;
   for (const std::vector<DeltaPart>& group : ByMatrix(delta)) {
     const MatrixInfo& info = model.tensors().at(group.front().matrix);

@@ -29,6 +29,7 @@ static_assert(sizeof(Block) == 64);
 // own, whose unused end is never touched and which go back to the system whole.
 constexpr int kClasses = 4 * 64;
 constexpr size_t kMappedBytes = size_t{1} << 18;
+constexpr size_t kHugePage = size_t{1} << 21;
 // A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length share.
 constexpr int kLargerClasses = 3;
 constexpr size_t kBuckets = 4096;
@@ -45,6 +46,24 @@ SizeClass ClassOf(size_t bytes) {
   const size_t quarters = (bytes - 1) >> shift;  // 4 to 7
   return {4 * shift + static_cast<int>(quarters) - 4, (quarters + 1) << shift};
 }
+
+#if defined(SELFEDIT_HAS_MMAP)
+// `size` bytes of fresh memory; huge pages for as much of the first `wanted` as fills them, so that none is wasted.
+void* Map(size_t size, size_t wanted) {
+  const size_t more = wanted >= kHugePage ? kHugePage : 0;  // to align by
+  void* memory = mmap(nullptr, size + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  if (more == 0) return memory;
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(memory) % kHugePage) % kHugePage;
+  char* aligned = static_cast<char*>(memory) + before;
+  if (before > 0) munmap(memory, before);
+  if (before < more) munmap(aligned + size, more - before);
+#if defined(MADV_HUGEPAGE)
+  madvise(aligned, wanted / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return aligned;
+}
+#endif
 
 class Allocator final : public c10::Allocator {
  public:
@@ -79,8 +98,8 @@ class Allocator final : public c10::Allocator {
   Block** Bucket(const void* values) {
     return &used_[(reinterpret_cast<uintptr_t>(values) / sizeof(Block)) * 0x9E3779B97F4A7C15u >> 52];
   }
-  Block* Find(const SizeClass& size);
-  Block* FromSystem(const SizeClass& size);
+  Block* Find(const SizeClass& size, size_t bytes);
+  Block* FromSystem(const SizeClass& size, size_t bytes);
   void ToSystem(Block* block);
   void ReleaseAll();
 
@@ -109,11 +128,11 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
   Block* block = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    block = Find(size);
+    block = Find(size, bytes + sizeof(Block));
     if (block == nullptr) {
       // What is kept may be what is missing.
       ReleaseAll();
-      block = Find(size);
+      block = Find(size, bytes + sizeof(Block));
     }
     if (block != nullptr) {
       stats_.used_bytes += static_cast<int64_t>(block->bytes);
@@ -127,7 +146,7 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
   return {values, values, &Free, c10::Device(c10::DeviceType::CPU)};
 }
 
-Block* Allocator::Find(const SizeClass& size) {
+Block* Allocator::Find(const SizeClass& size, size_t bytes) {
   for (int c = size.index; c <= size.index + kLargerClasses && c < kClasses; ++c) {
     Block* block = free_[c];
     if (block == nullptr) continue;
@@ -135,16 +154,16 @@ Block* Allocator::Find(const SizeClass& size) {
     stats_.kept_bytes -= static_cast<int64_t>(block->bytes);
     return block;
   }
-  return FromSystem(size);
+  return FromSystem(size, bytes);
 }
 
-Block* Allocator::FromSystem(const SizeClass& size) {
+Block* Allocator::FromSystem(const SizeClass& size, size_t bytes) {
   void* memory = nullptr;
   bool mapped = false;
 #if defined(SELFEDIT_HAS_MMAP)
   if (size.bytes >= kMappedBytes) {
-    memory = mmap(nullptr, size.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
+    memory = Map(size.bytes, bytes);
+    if (memory == nullptr) return nullptr;
     mapped = true;
   }
 #endif

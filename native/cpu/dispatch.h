@@ -29,6 +29,7 @@ struct KernelSet {
   const char* name;
   KernelTable<float> f32;
   KernelTable<double> f64;
+  decltype(&SplitBf16) split_bf16;
 };
 
 namespace portable {

@@ -80,6 +80,14 @@ std::shared_ptr<const MappedFile> MappedFile::FromBytes(const std::string& name,
   return result;
 }
 
+void MappedFile::Forget(size_t offset, size_t bytes) const {
+  if (!mapped_) return;
+  // Whole pages only; they are read from the file again if someone does look.
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
+  if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (mapped_) munmap(const_cast<uint8_t*>(data_), size_);
 }

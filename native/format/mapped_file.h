@@ -28,6 +28,8 @@ class MappedFile {
   /// Null when the file is empty.
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  /// Hint: these bytes will not be read again soon. They stay readable.
+  void Forget(size_t offset, size_t bytes) const;
 
  private:
   explicit MappedFile(std::string path) : path_(std::move(path)) {}

@@ -173,6 +173,10 @@ const uint8_t* TensorFile::Data(const TensorInfo& tensor) const {
   return file_->data() + tensor.offset;
 }
 
+void TensorFile::Forget(const TensorInfo& tensor) const {
+  file_->Forget(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
+}
+
 std::optional<std::string> TensorFile::MetadataString(std::string_view key) const {
   return header_->MetadataString(key);
 }

@@ -73,6 +73,8 @@ class TensorFile {
   const TensorInfo* Find(std::string_view name) const;
   /// First byte of a tensor of this file. May be unaligned: read it through memcpy or Dequantize.
   const uint8_t* Data(const TensorInfo& tensor) const;
+  /// Hint: the tensor will not be read again soon, so its pages need not count as this process's memory.
+  void Forget(const TensorInfo& tensor) const;
   /// A metadata entry of type string (safetensors `__metadata__`, GGUF key–value).
   std::optional<std::string> MetadataString(std::string_view key) const;
   /// {"format":"gguf","version":3,"metadata":{…},"tensors":[{"name","dtype","shape","offset","bytes"}]}.

@@ -220,6 +220,7 @@ describe('generate', () => {
     stopTokens: Int32Array.of(),
     stopStrings: [],
     maxRows: 0,
+    application: 0,
   });
   it('the specification is good as it stands', async () => {
     expect((await native().generate(spec(), undefined).promise).tokens.length).toBe(6);

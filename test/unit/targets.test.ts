@@ -62,7 +62,7 @@ it('one that matches nothing is named, with what there is', async () => {
   expect(error).toMatchObject({ name: 'DeltaError', code: 'TARGET_UNKNOWN', exitCode: 2 });
   expect(error.message).toContain('"w_proj"');
   expect(error.message).toContain(
-    'q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in layers 0 to 11',
+    'q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in layers 0 to 11, and beyond them embed_tokens',
   );
   expect(await failureOf(() => resolveTargets(model, []))).toMatchObject({ code: 'TARGET_UNKNOWN' });
   expect(await failureOf(() => resolveTargets(model, ['']))).toMatchObject({ code: 'TARGET_UNKNOWN' });

@@ -97,8 +97,8 @@ void AdamW(const AdamWSlots& slots, Stream stream) {
   Launch(packs ? NormKernel<4> : NormKernel<1>, dim3(kNormParts, S), kAdamThreads, 0, stream, slots);
   Typed(slots.shadow_type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
-    Launch(packs ? AdamWKernel<T, 4> : AdamWKernel<T, 1>, dim3(static_cast<unsigned>(blocks), S), kAdamThreads,
-           0, stream, slots);
+    Launch(packs ? AdamWKernel<T, 4> : AdamWKernel<T, 1>, dim3(static_cast<unsigned>(blocks), S),
+           kAdamThreads, 0, stream, slots);
   });
 }
 

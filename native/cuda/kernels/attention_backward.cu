@@ -20,7 +20,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kAttentionThreads / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   float sum = 0;
-  for (int64_t c = threadIdx.x % 32; c < d; c += 32) sum += ToFloat(out[row * d + c]) * ToFloat(dout[row * d + c]);
+  for (int64_t c = threadIdx.x % 32; c < d; c += 32)
+    sum += ToFloat(out[row * d + c]) * ToFloat(dout[row * d + c]);
   sum = WarpSum(sum);
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
@@ -157,7 +158,8 @@ void Backward(const AttentionShape& shape, const T* q, const T* k, const T* v, c
   });
 }
 
-// ---- float: four rows a warp, a lane has one of 32 partners, then columns lane, lane + 32, … ----------------
+// ---- float: four rows a warp, a lane has one of 32 partners, then columns lane, lane + 32, …
+// ----------------
 
 // sums[column] += weight of partner i times rows[i][column].
 template <int kD>

@@ -180,10 +180,10 @@ __global__ void __launch_bounds__(kThreads)
     state.own_length[b] += appended;
     bool stops = false;
     for (int64_t i = 0; i < state.stops; ++i) stops = stops || state.stop_tokens[i] == token[b];
-    state.finish[b] = stops                                                           ? 1
-                      : count + 1 >= state.max_tokens[b]                              ? 2
+    state.finish[b] = stops                                                       ? 1
+                      : count + 1 >= state.max_tokens[b]                          ? 2
                       : state.prefix_length[b] + count + 1 >= state.max_positions ? 3
-                                                                                      : 0;
+                                                                                  : 0;
     running += state.finish[b] == 0;
   }
   running = BlockSum<kThreads>(running);
@@ -205,8 +205,7 @@ void AttentionDecode(Type type, const DecodeShape& shape, const void* q, int32_t
   int32_t lanes_a_key = 1;
   while (lanes_a_key * kPart < shape.d) lanes_a_key *= 2;
   const int64_t chunks = CeilDiv(shape.H / shape.G, kHeads);
-  const size_t bytes =
-      sizeof(float) * static_cast<size_t>(kThreads / lanes_a_key * kHeads * (shape.d + 2));
+  const size_t bytes = sizeof(float) * static_cast<size_t>(kThreads / lanes_a_key * kHeads * (shape.d + 2));
   const dim3 grid(static_cast<unsigned>(shape.rows), static_cast<unsigned>(shape.G * chunks),
                   static_cast<unsigned>(splits));
   const int64_t count = shape.rows * shape.H * shape.d;

@@ -177,9 +177,7 @@ void Forward(const AttentionShape& shape, const void* q, const void* k, const vo
 
 void AttentionForward(Type type, const AttentionShape& shape, const void* q, const void* k, const void* v,
                       void* out, float* lse, Stream stream) {
-  Typed(type, [&](auto tag) {
-    Forward<typename decltype(tag)::Element>(shape, q, k, v, out, lse, stream);
-  });
+  Typed(type, [&](auto tag) { Forward<typename decltype(tag)::Element>(shape, q, k, v, out, lse, stream); });
   if (lse != nullptr) {
     Launch(LeftoverKernel, dim3(Blocks(shape.tokens * shape.H, kAttentionThreads)), kAttentionThreads, 0,
            stream, shape, lse);

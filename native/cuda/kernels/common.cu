@@ -1,7 +1,7 @@
 // The first launch error since the last question.
-#include "common.cuh"
-
 #include <atomic>
+
+#include "common.cuh"
 
 namespace selfedit::cuda {
 namespace {

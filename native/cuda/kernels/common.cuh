@@ -11,14 +11,15 @@
 #include "kernels.h"
 
 #if defined(SELFEDIT_EMULATE)
-#include "emulator/emulator.h"  // runs kernels thread by thread on the host, for tests
+#include "tests/emulator/emulator.h"  // runs kernels thread by thread on the host, for tests
 #else
 #define SELFEDIT_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
 namespace selfedit::cuda {
 
-// ---- launches -----------------------------------------------------------------------------------------------
+// ---- launches
+// -----------------------------------------------------------------------------------------------
 
 // Keeps the first failure for TakeError (common.cu).
 void KeepError(cudaError_t error);
@@ -32,11 +33,10 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
   (void)stream;
 #else
   if (shared > 48 * 1024) {
-    KeepError(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)));
+    KeepError(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   }
-  kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(
-      static_cast<Parameters>(arguments)...);
+  kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   KeepError(cudaGetLastError());
 #endif
 }
@@ -63,7 +63,8 @@ void Typed(Type type, Body body) {
   }
 }
 
-// ---- elements and packs of 16 bytes -------------------------------------------------------------------------
+// ---- elements and packs of 16 bytes
+// -------------------------------------------------------------------------
 
 __host__ __device__ inline float ToFloat(float x) { return x; }
 __host__ __device__ inline float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -121,7 +122,8 @@ bool Aligned(int64_t elements_a_pack, int64_t width, const void* pointer, Rest..
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && Aligned(elements_a_pack, width, rest...);
 }
 
-// ---- reductions: every lane gets the result, the order is fixed ---------------------------------------------
+// ---- reductions: every lane gets the result, the order is fixed
+// ---------------------------------------------
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -163,7 +165,8 @@ __device__ inline float BlockMax(float x) {
   return most;
 }
 
-// ---- ragged rows --------------------------------------------------------------------------------------------
+// ---- ragged rows
+// --------------------------------------------------------------------------------------------
 
 // Last owner whose first row is at or before `row` (the one that has it, when any does); owners >= 1.
 __device__ inline int32_t OwnerOf(const int32_t* offsets, int32_t owners, int32_t row) {

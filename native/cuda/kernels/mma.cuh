@@ -1,8 +1,8 @@
 // Tensor-core products of 16-bit elements: mma.sync m16n8k16 and ldmatrix (PTX ISA, "Warp-level matrix
 // instructions"). With lane = 4 row + column (row 0 … 7, column 0 … 3):
 //   c[16, 8]   c[0], c[1] at (row, 2 column + 0, 1), c[2], c[3] at (row + 8, …)
-//   a[16, 16]  words of two: a[0] (row, 2 column), a[1] (row + 8, ·), a[2] (row, 2 column + 8), a[3] (row + 8, ·)
-//   b[16, 8]   words of two along k: b[0] (k = 2 column, n = row), b[1] (k = 2 column + 8, n = row)
+//   a[16, 16]  words of two: a[0] (row, 2 column), a[1] (row + 8, ·), a[2] (row, 2 column + 8), a[3] (row +
+//   8, ·) b[16, 8]   words of two along k: b[0] (k = 2 column, n = row), b[1] (k = 2 column + 8, n = row)
 #pragma once
 #include "common.cuh"
 

@@ -23,9 +23,8 @@ __device__ inline const float* GainOf(const NormGain& gain, int64_t i) {
 }
 
 template <typename T, int N, int kRow>
-__global__ void __launch_bounds__(kThreads)
-    NormKernel(T* x, const T* residual, const T* w, NormGain gain, int64_t n, int64_t c, float eps, T* y,
-               float* rstd) {
+__global__ void __launch_bounds__(kThreads) NormKernel(T* x, const T* residual, const T* w, NormGain gain,
+                                                       int64_t n, int64_t c, float eps, T* y, float* rstd) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / kRow) + threadIdx.x / kRow;
   if (i >= n) return;  // the whole warp or block
   const int64_t first = static_cast<int64_t>(threadIdx.x % kRow) * N;
@@ -161,7 +160,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // x += y, y repeated every c values.
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) AddKernel(T* x, const T* y, int64_t n, int64_t c, int64_t y_stride) {
+__global__ void __launch_bounds__(kThreads)
+    AddKernel(T* x, const T* y, int64_t n, int64_t c, int64_t y_stride) {
   ForPacks<N>(n, c, [&](int64_t i, int64_t j) {
     float a[N], b[N];
     LoadFloats<T, N>(x + i * c + j, a);
@@ -208,9 +208,10 @@ void RmsNormForward(Type type, void* x, const void* residual, const void* w, con
     using T = typename decltype(tag)::Element;
     constexpr int N = decltype(pack)::value;
     const bool warp = c <= kWarpRow;
-    Launch(warp ? NormKernel<T, N, 32> : NormKernel<T, N, kThreads>, dim3(Blocks(n, warp ? kThreads / 32 : 1)),
-           kThreads, 0, stream, static_cast<T*>(x), static_cast<const T*>(residual), static_cast<const T*>(w),
-           gain, n, c, eps, static_cast<T*>(y), rstd);
+    Launch(warp ? NormKernel<T, N, 32> : NormKernel<T, N, kThreads>,
+           dim3(Blocks(n, warp ? kThreads / 32 : 1)), kThreads, 0, stream, static_cast<T*>(x),
+           static_cast<const T*>(residual), static_cast<const T*>(w), gain, n, c, eps, static_cast<T*>(y),
+           rstd);
   };
   Packed(type, c, body, x, residual, w, y);
 }

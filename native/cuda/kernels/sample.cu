@@ -200,9 +200,9 @@ void SampleRows(Type type, const void* logits, int64_t rows, int64_t V, const fl
   Typed(type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
     constexpr int N = kPackOf<T>;
-    Launch(Aligned(N, V, logits) ? SampleKernel<T, N> : SampleKernel<T, 1>,
-           dim3(static_cast<unsigned>(rows)), kHeadThreads, 0, stream, static_cast<const T*>(logits), V,
-           temperature, top_p, top_k, key, position, token, logprob);
+    Launch(Aligned(N, V, logits) ? SampleKernel<T, N> : SampleKernel<T, 1>, dim3(static_cast<unsigned>(rows)),
+           kHeadThreads, 0, stream, static_cast<const T*>(logits), V, temperature, top_p, top_k, key,
+           position, token, logprob);
   });
 }
 

@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kTileThreads)
 // da = (gain v)^T x, or (kOfB) db = scale dy^T (gain u), one slot a block row; tokens in their order.
 template <typename T, bool kOfB>
 __global__ void __launch_bounds__(kTileThreads)
-    ValuesKernel(Segments segments, LowRank delta, const T* wide, const T* narrow, float* to, int64_t to_stride,
-                 bool accumulate) {
+    ValuesKernel(Segments segments, LowRank delta, const T* wide, const T* narrow, float* to,
+                 int64_t to_stride, bool accumulate) {
   SELFEDIT_DYNAMIC_SHARED(shared);
   const int32_t s = static_cast<int32_t>(blockIdx.z), begin = segments.offsets[s];
   const int32_t tokens = segments.offsets[s + 1] - begin;
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(kTileThreads)
   const int32_t height = rows - m0 < kTile ? rows - m0 : kTile;
   const auto ranked = MakeOperand(narrow + static_cast<int64_t>(begin) * R, R, tokens, R, f.gain);
   const auto full = MakeOperand(wide + static_cast<int64_t>(begin) * width, width, tokens, width);
-  const float* sums = MultiplyTile<T, true, true>(kOfB ? full : ranked, m0, kOfB ? ranked : full, n0, tokens,
-                                                  height, shared);
+  const float* sums =
+      MultiplyTile<T, true, true>(kOfB ? full : ranked, m0, kOfB ? ranked : full, n0, tokens, height, shared);
   const float scale = kOfB ? f.scale : 1.0f;
   for (int p = static_cast<int>(threadIdx.x); p < height * kTile; p += kTileThreads) {
     const int32_t r = p / kTile, c = p % kTile;

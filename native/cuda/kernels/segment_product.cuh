@@ -6,8 +6,8 @@
 namespace selfedit::cuda {
 
 constexpr int kTile = 64, kTileThreads = 128, kStages = 3;
-constexpr int kTileBytes = 9216;                           // of one operand's tile with its padding
-constexpr int kTileShared = 2 * kStages * kTileBytes;      // the sums reuse it afterwards
+constexpr int kTileBytes = 9216;                       // of one operand's tile with its padding
+constexpr int kTileShared = 2 * kStages * kTileBytes;  // the sums reuse it afterwards
 constexpr int kSumStride = kTile + 4;
 template <typename T>
 constexpr int kDepth = 128 / static_cast<int>(sizeof(T));  // k of one stage

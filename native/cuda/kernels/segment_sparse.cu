@@ -8,8 +8,8 @@ namespace {
 constexpr int kSparseThreads = 128, kSparseTokens = 8;
 constexpr unsigned kValueBlocks = 64;  // blocks that share the entries of a segment
 
-// y[t, i] += scale sum_e values[e] x[t, columns[e]], e in [offsets[i], offsets[i + 1]); with `order` the value
-// of entry e is values[order[e]].
+// y[t, i] += scale sum_e values[e] x[t, columns[e]], e in [offsets[i], offsets[i + 1]); with `order` the
+// value of entry e is values[order[e]].
 template <typename T>
 __global__ void __launch_bounds__(kSparseThreads)
     SparseRowsKernel(Segments segments, const int32_t* const* offsets, const int32_t* const* columns,
@@ -98,8 +98,8 @@ void SparseBackwardValues(Type type, const Segments& segments, const Sparse& del
                           const void* dy, float* const* dvalues, bool accumulate, Stream stream) {
   Typed(type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
-    Launch(SparseValuesKernel<T>, dim3(kValueBlocks, static_cast<unsigned>(segments.slots)), kSparseThreads, 0,
-           stream, segments, delta.row_offsets, delta.columns, delta.scale, delta.in, delta.out,
+    Launch(SparseValuesKernel<T>, dim3(kValueBlocks, static_cast<unsigned>(segments.slots)), kSparseThreads,
+           0, stream, segments, delta.row_offsets, delta.columns, delta.scale, delta.in, delta.out,
            static_cast<const T*>(x), static_cast<const T*>(dy), dvalues, accumulate);
   });
 }

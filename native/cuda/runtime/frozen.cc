@@ -75,7 +75,7 @@ std::shared_ptr<const FrozenDelta> FrozenDeltas::Get(const DeltaPtr& delta) {
     if (part.matrix >= static_cast<int64_t>(model_.host().matrices().size()) || part.kind == DeltaKind::kDense) {
       throw Error("DEVICE_UNSUPPORTED", "\"" + info.name + "\": a GPU applies lowRank, sparse and spectral changes of "
                                             "the linear maps; this one is " +
-                                            DeltaKindName(part.kind) + "; materialise the fork, or compute on the CPU");
+                                            DeltaKindName(part.kind) + "; compute on the CPU");
     }
     if (part.kind == DeltaKind::kSparse) {
       AddSparse(model_, part, info, made->sparse[part.matrix]);

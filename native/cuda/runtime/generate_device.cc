@@ -299,6 +299,9 @@ class Generator {
 
 GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
   CheckGenerate(spec);
+  if (spec.application == Application::kMaterialised) {
+    throw Error("DEVICE_UNSUPPORTED", "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
+  }
   const DeviceScope scope(model.device());
   return Generator(spec, model, control).Run();
 }

@@ -61,7 +61,8 @@ void AttentionForward(Type type, const AttentionShape& shape, const void* q, con
   });
   ZeroLeftover(type, shape, shape.H * shape.d, shape.H * shape.d, out);
   if (lse == nullptr) return;
-  for (int64_t i = shape.document_offsets[shape.documents] * shape.H; i < shape.tokens * shape.H; ++i) lse[i] = 0;
+  for (int64_t i = shape.document_offsets[shape.documents] * shape.H; i < shape.tokens * shape.H; ++i)
+    lse[i] = 0;
 }
 
 void AttentionBackward(Type type, const AttentionShape& shape, const void* q, const void* k, const void* v,

@@ -54,8 +54,7 @@ void CrossEntropy(Type type, void* logits, const int32_t* target, const float* w
                   int64_t V, float* logprob, Stream) {
   for (int64_t r = 0; r < rows; ++r) {
     const double log_of = target[r] < 0 ? 0 : LogSum(type, logits, r, V, 1);
-    logprob[r] =
-        target[r] < 0 ? 0 : static_cast<float>(Load(type, logits, r * V + target[r]) - log_of);
+    logprob[r] = target[r] < 0 ? 0 : static_cast<float>(Load(type, logits, r * V + target[r]) - log_of);
     for (int64_t j = 0; j < V; ++j) {
       const double p = target[r] < 0 ? 0 : std::exp(Load(type, logits, r * V + j) - log_of);
       Store(type, logits, r * V + j, target[r] < 0 ? 0 : weight[r] * (p - (j == target[r] ? 1 : 0)));

@@ -107,7 +107,8 @@ void Embed(Type type, const void* table, const int32_t* token, int64_t n, int64_
            Stream) {
   for (int64_t i = 0; i < n; ++i) {
     const bool known = token[i] >= 0 && token[i] < V;
-    for (int64_t j = 0; j < c; ++j) Store(type, x, i * c + j, known ? Load(type, table, token[i] * c + j) : 0);
+    for (int64_t j = 0; j < c; ++j)
+      Store(type, x, i * c + j, known ? Load(type, table, token[i] * c + j) : 0);
   }
 }
 

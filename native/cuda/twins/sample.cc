@@ -27,7 +27,8 @@ std::vector<int64_t> Kept(const std::vector<float>& z, float top_p, int32_t top_
   };
   uint64_t total = 0, sum = 0;
   for (int64_t j : order) total += mass(j);
-  const auto wanted = static_cast<uint64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total)));
+  const auto wanted =
+      static_cast<uint64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total)));
   const uint64_t target = std::min(std::max<uint64_t>(wanted, 1), total);
   size_t count = 0;
   while (count < order.size() && sum < target) sum += mass(order[count++]);

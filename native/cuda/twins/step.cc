@@ -21,7 +21,8 @@ void GatherStep(const Schedule& schedule, const int32_t* step, const StepBatch& 
   for (int64_t d = 0; d < batch.documents_capacity; ++d) {
     if (first + d < last) {
       const int32_t document = schedule.entry_document[first + d], slot = schedule.entry_slot[first + d];
-      const int32_t begin = schedule.document_offsets[document], end = schedule.document_offsets[document + 1];
+      const int32_t begin = schedule.document_offsets[document],
+                    end = schedule.document_offsets[document + 1];
       for (int32_t i = begin; i < end; ++i, ++row) {
         batch.tokens[row] = schedule.tokens[i];
         batch.positions[row] = i - begin;

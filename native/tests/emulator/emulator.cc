@@ -1,8 +1,8 @@
+#include "tests/emulator/emulator.h"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-
-#include "cuda/emulator/emulator.h"
 
 #undef __shared__
 #include <ucontext.h>
