@@ -1,8 +1,8 @@
 #include "core/materialised.h"
 
-#include "core/accelerator.h"
-
 #include <algorithm>
+
+#include "core/accelerator.h"
 
 namespace selfedit {
 namespace {
