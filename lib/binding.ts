@@ -214,6 +214,8 @@ export interface GenerateSpec extends Ragged {
   forks: NativeFork[];
   /** Prompt -> index into `forks`. */
   promptFork: Int32Array;
+  /** Prompt -> how many of its first tokens are read once for all prompts of its fork that begin with them. */
+  sharedPrefix: Int32Array;
   /** Row -> prompt. Rows of one prompt share its keys and values. All of the following have one entry a row. */
   rowPrompt: Int32Array;
   maxTokens: Int32Array;

@@ -24,6 +24,11 @@ export interface GenerateRow extends SamplingOptions {
   /** Samples of this prompt; they share its keys and values. 1. */
   samples?: number;
   /**
+   * How many first tokens of the prompt are read once for all rows of its fork that begin with the same ones and say so:
+   * the questions of one fork behind a common instruction. 0. Less than the prompt's length.
+   */
+  sharedPrefix?: number;
+  /**
    * Key of the row's draws. The same fork, prompt, settings and seed give the same tokens whatever else is in the call.
    * By default derived from the call's seed and the row's index.
    */
@@ -134,6 +139,7 @@ function generateSpec(rows: readonly GenerateRow[], options: GenerateOptions): P
     ...ragged,
     forks: table.natives,
     promptFork,
+    sharedPrefix: prefixesOf(rows, prompts),
     rowPrompt: Int32Array.from(samples, ({ row }) => row),
     maxTokens: integers('maxTokens', 64, 1),
     temperature: Float32Array.from(each('temperature', 1)),
@@ -146,6 +152,18 @@ function generateSpec(rows: readonly GenerateRow[], options: GenerateOptions): P
     application: applicationOf(options),
   };
   return { spec, table, samples, prompts, stop };
+}
+
+function prefixesOf(rows: readonly GenerateRow[], prompts: readonly Int32Array[]): Int32Array {
+  if (rows.every(({ sharedPrefix }) => sharedPrefix === undefined)) return new Int32Array(0);
+  return Int32Array.from(rows, ({ sharedPrefix = 0 }, r) => {
+    const { length } = prompts[r]!;
+    if (Number.isInteger(sharedPrefix) && sharedPrefix >= 0 && sharedPrefix < length) return sharedPrefix;
+    throw makeError(
+      'OPTION_INVALID',
+      `row ${r}: sharedPrefix is ${sharedPrefix}; expected an integer from 0, less than the prompt's ${length} tokens`,
+    );
+  });
 }
 
 const APPLICATIONS = ['auto', 'overlay', 'materialised'] as const;

@@ -75,6 +75,7 @@ GenerateSpec GenerateSpecFrom(const Napi::Object& o) {
     if (application < 0 || application > 2) Invalid("application", "auto, overlay or materialised");
     spec.application = static_cast<Application>(application);
     spec.prompt_fork = Values<int32_t>(o, "promptFork");
+    spec.shared_prefix = Values<int32_t>(o, "sharedPrefix");
     spec.row_prompt = Values<int32_t>(o, "rowPrompt");
     spec.max_tokens = Values<int32_t>(o, "maxTokens");
     spec.temperature = Values<float>(o, "temperature");
@@ -150,6 +151,7 @@ AdaptSpec AdaptSpecFrom(const Napi::Object& o) {
     spec.loss_mask = Values<uint8_t>(o, "lossMask");
     spec.max_step_tokens = Integer(o, "maxStepTokens");
     spec.max_active_slots = Integer(o, "slots");
+    spec.deterministic = Boolean(o, "deterministic");
     const auto slot_fork = Values<int32_t>(o, "slotFork");
     const auto slot_documents = Values<int32_t>(o, "slotDocuments");
     const auto matrices = Values<int32_t>(o, "matrices"),

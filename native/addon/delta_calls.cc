@@ -6,6 +6,7 @@
 #include "addon/job.h"
 #include "core/algebra.h"
 #include "core/delta_file.h"
+#include "core/host_delta.h"
 #include "core/gradient.h"
 #include "core/spectral.h"
 
@@ -179,7 +180,7 @@ Napi::Value TruncateDeltaCall(const Napi::CallbackInfo& info) {
     const int64_t rank = Integer(o, "rank");
     const double energy = Number(o, "energy");
     return DeltaJob(info.Env(), handle.model(), [delta = handle.get(), rank, energy](const Model& m) {
-      return TruncateDelta(m, *delta, rank, energy);
+      return TruncateDelta(m, *HostDelta(delta), rank, energy);
     });
   });
 }
@@ -190,7 +191,7 @@ Napi::Value SparsifyDeltaCall(const Napi::CallbackInfo& info) {
     const Napi::Object o = Object(info[1], "options");
     const double density = Number(o, "density");
     return DeltaJob(info.Env(), handle.model(), [delta = handle.get(), density](const Model& m) {
-      return SparsifyDelta(m, *delta, density);
+      return SparsifyDelta(m, *HostDelta(delta), density);
     });
   });
 }
@@ -210,7 +211,7 @@ Napi::Value DeltaStatisticsCall(const Napi::CallbackInfo& info) {
     const DeltaHandle& handle = Unwrap<DeltaHandle>(info[0]);
     return RunJob(
         info.Env(), info.Env().Undefined(),
-        [model = handle.model(), delta = handle.get()](const JobControl&) { return DeltaStatistics(*model, *delta); },
+        [model = handle.model(), delta = handle.get()](const JobControl&) { return DeltaStatistics(*model, *HostDelta(delta)); },
         [](Napi::Env env, std::vector<PartStatistics>&& all) -> Napi::Value {
           Napi::Array list = Napi::Array::New(env, all.size());
           for (size_t i = 0; i < all.size(); ++i) {

@@ -4,6 +4,7 @@
 #include "addon/handle_helpers.h"
 #include "addon/job.h"
 #include "core/delta_file.h"
+#include "core/host_delta.h"
 
 namespace selfedit::addon {
 namespace {
@@ -14,7 +15,7 @@ struct DeltaPayload {
 };
 
 Napi::Value FloatsOf(Napi::Env env, const at::Tensor& tensor) {
-  const at::Tensor flat = tensor.to(at::kFloat).contiguous();
+  const at::Tensor flat = tensor.cpu().to(at::kFloat).contiguous();
   return Floats(env, flat.const_data_ptr<float>(), static_cast<size_t>(flat.numel()));
 }
 
@@ -123,7 +124,7 @@ Napi::Value DeltaHandle::Save(const Napi::CallbackInfo& info) {
     return RunJob(
         info.Env(), info.Env().Undefined(),
         [model = model_, delta = get(), path = Text(info[0], "path")](const JobControl&) {
-          SaveDelta(*delta, *model, path);
+          SaveDelta(*HostDelta(delta), *model, path);
           return true;
         },
         [](Napi::Env env, bool&&) -> Napi::Value { return env.Undefined(); });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/schedule.h"
@@ -200,6 +201,7 @@ class Lockstep {
 
 AdaptResult Adapt(const AdaptSpec& spec, const JobControl& control) {
   CheckAdapt(spec);
+  if (OnDevice(*spec.model)) return CudaAccelerator().adapt(spec, control);
   return Lockstep(spec, control).Run();
 }
 

@@ -43,7 +43,9 @@ struct AdaptSpec {
   Ragged documents;
   std::vector<uint8_t> loss_mask;  // one a token, empty: all
   std::vector<SlotSpec> slots;
-  int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens
+  int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens, on a GPU by the model's width
+  // Equal bits whatever else is in the call. The CPU gives them always; a GPU then keeps to one shape of step.
+  bool deterministic = false;
   int64_t max_active_slots =
       0;  // 0: as many as fit into kSlotBytes; finished slots are refilled from the queue
 };

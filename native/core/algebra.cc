@@ -1,4 +1,5 @@
 #include "core/algebra.h"
+#include "core/host_delta.h"
 
 #include <algorithm>
 #include <cmath>
@@ -150,7 +151,8 @@ std::vector<std::vector<DeltaPart>> ByMatrix(const Delta& delta) {
   return groups;
 }
 
-DeltaPtr AddDeltas(const Model& model, const DeltaStack& terms) {
+DeltaPtr AddDeltas(const Model& model, const DeltaStack& given) {
+  const DeltaStack terms = HostStack(given);
   std::map<std::pair<int64_t, DeltaKind>, Terms> groups;
   for (const AppliedDelta& applied : terms) {
     for (const DeltaPart& part : applied.delta->parts) {

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/materialised.h"
+#include "core/host_delta.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -232,7 +233,7 @@ int64_t Fork::own_bytes() const {
 at::Tensor Fork::EffectiveWeight(int64_t matrix) const {
   const MatrixInfo& info = model->tensors().at(matrix);
   at::Tensor weight = model->Weight(matrix).to(model->activation()).clone();
-  for (const AppliedDelta& applied : stack) {
+  for (const AppliedDelta& applied : HostStack(stack)) {
     for (const DeltaPart& part : applied.delta->parts) {
       if (part.matrix != matrix) continue;
       if (part.kind == DeltaKind::kLowRank) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/score.h"
@@ -60,6 +61,7 @@ void Check(const GradientSpec& spec) {
 }  // namespace
 
 GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
+  RequireCpu(*spec.model, "the gradient of a delta");
   Check(spec);
   const Model& model = *spec.model;
   // Changes add up, so the differentiated delta may lie on top of the others.
@@ -111,6 +113,7 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
 std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
                                         const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
                                         Selection selection, const JobControl& control) {
+  RequireCpu(model, "the gradient of the weights");
   std::vector<at::Tensor> sums, gradients;
   TrainableView view;
   for (const int32_t id : matrices) {

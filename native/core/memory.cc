@@ -7,6 +7,7 @@
 #include <limits>
 #include <new>
 
+#include "core/accelerator.h"
 #include "core/score.h"
 #include "core/workspace.h"
 
@@ -97,6 +98,7 @@ int64_t FreeMemory() {
 }
 
 MemoryPlan PlanAdapt(const AdaptSpec& spec) {
+  RequireCpu(*spec.model, "a memory plan");
   const Model& model = *spec.model;
   MemoryPlan plan;
   plan.free = FreeMemory();
@@ -130,6 +132,7 @@ MemoryPlan PlanAdapt(const AdaptSpec& spec) {
 }
 
 MemoryPlan PlanGenerate(const GenerateSpec& spec) {
+  RequireCpu(*spec.model, "a memory plan");
   const Model& model = *spec.model;
   const ModelConfig& config = model.config();
   MemoryPlan plan;

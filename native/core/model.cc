@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/accelerator.h"
 #include "core/philox.h"
 #include "format/sha256.h"
 
@@ -20,9 +21,9 @@ at::Tensor Model::Weight(int64_t id) const {
   const MatrixInfo& info = tensors_.at(id);
   switch (info.module) {
     case Module::kEmbedding:
-      return embedding_;
+      return embedding_.cpu();
     case Module::kHead:
-      return head_.weight();
+      return head_.weight().cpu();
     case Module::kAttentionNorm:
       return layers_[info.layer].attention_norm.unsqueeze(0);
     case Module::kMlpNorm:
@@ -32,13 +33,32 @@ at::Tensor Model::Weight(int64_t id) const {
     default:
       break;
   }
-  if (!info.vector()) return linear(id).weight();
+  if (!info.vector()) return linear(id).weight().cpu();
   const int map = static_cast<int>(info.module) - static_cast<int>(Module::kQBias);
   return layers_[info.layer].linear[map].bias()->unsqueeze(0);
 }
 
 at::Tensor Model::Embed(const at::Tensor& tokens) const {
   return at::index_select(embedding_, 0, tokens).to(activation());
+}
+
+void Model::MoveTo(at::Device device) {
+  device_weights_ = CudaAccelerator().upload(*this, device);
+  device_ = device.str();
+  for (const MatrixInfo& info : matrices_) {
+    Linear& linear = layers_[info.layer].linear[static_cast<int>(info.module)];
+    linear = Linear(device_weights_->Weight(MatrixId(info.layer, info.module)), linear.bias());
+  }
+  embedding_ = device_weights_->Weight(ids_.embedding);
+  // A head that the device keeps less exactly stays on the host as well.
+  const at::Tensor head = device_weights_->Weight(ids_.head);
+  if (config_.tied || head.scalar_type() == head_.weight().scalar_type()) head_ = Linear(head, std::nullopt);
+}
+
+void RequireCpu(const Model& model, const char* what) {
+  if (!OnDevice(model)) return;
+  throw Error("DEVICE_UNSUPPORTED", std::string(what) + " is computed on the CPU only; the model is on " +
+                                        model.device() + "; load it on the CPU");
 }
 
 std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
@@ -141,7 +161,7 @@ std::string Model::Fingerprint(const JobControl& control) const {
     hash.Update(line.data(), line.size());
     // How the head is kept depends on the machine; what it holds does not.
     const bool head_weight = named.tensor == &head_.weight();
-    const at::Tensor plain = (head_weight ? named.tensor->to(activation()) : *named.tensor).contiguous();
+    const at::Tensor plain = (head_weight ? named.tensor->to(activation()) : *named.tensor).cpu().contiguous();
     hash.Update(plain.const_data_ptr(), plain.nbytes());
   }
   return hash.HexDigest();

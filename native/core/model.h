@@ -13,6 +13,7 @@
 
 namespace selfedit {
 
+class DeviceWeights;
 class TensorFile;
 struct SpectralFactors;
 
@@ -46,6 +47,8 @@ class Model {
   at::ScalarType activation() const { return dtype_ == Dtype::kFloat64 ? at::kDouble : at::kFloat; }
   at::TensorOptions options() const { return at::TensorOptions().dtype(activation()); }
   const std::string& device() const { return device_; }
+  // Null for a model on the CPU; see core/accelerator.h.
+  const std::shared_ptr<const DeviceWeights>& device_weights() const { return device_weights_; }
   int64_t parameters() const;
   int64_t bytes() const;
   const LayerWeights& layer(int64_t index) const { return layers_[index]; }
@@ -54,7 +57,7 @@ class Model {
   }
   const Linear& head() const { return head_; }
   const at::Tensor& final_norm() const { return final_norm_; }
-  // The present weight of any id of tensors(): [out, in], vectors as [1, in].
+  // The present weight of any id of tensors(), on the host: [out, in], vectors as [1, in].
   at::Tensor Weight(int64_t id) const;
   at::Tensor Embed(const at::Tensor& tokens) const;  // int32 [n] -> [n, hidden]
   // Tables [positions, head_dim / 2]; grown on demand to cover `positions`.
@@ -81,10 +84,13 @@ class Model {
 
   ModelConfig config_;
   void SetConfig(const ModelConfig& config);
+  // Uploads the weights and frees the host's copies of the large ones.
+  void MoveTo(at::Device device);
   std::vector<MatrixInfo> matrices_, tensors_;
   TensorIds ids_;
   Dtype dtype_ = Dtype::kFloat32;
   std::string device_ = "cpu";
+  std::shared_ptr<const DeviceWeights> device_weights_;
   at::Tensor embedding_;  // [vocab, hidden]
   at::Tensor final_norm_;
   std::vector<LayerWeights> layers_;

@@ -219,25 +219,15 @@ class Loader {
   double done_ = 0, total_ = 0;
 };
 
-// Where the weights go. Models compute on the CPU alone so far, and this is the only place that says so.
-at::Device LoadDevice(const std::string& name) {
-  const at::Device device = ParseDevice(name);
-  if (device.is_cpu() || name == "auto") return at::kCPU;
-  throw Error("DEVICE_UNAVAILABLE", "device \"" + name +
-                                        "\" is there, but this version of selfedit has no CUDA runtime for "
-                                        "models yet; available: cpu");
-}
-
 }  // namespace
 
 std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& control) {
   const ModelConfig& config = spec.config;
   config.Check();
-  const at::Device device = LoadDevice(spec.device);
+  const at::Device device = ParseDevice(spec.device);
   Loader loader(spec, control);
   auto model = std::make_shared<Model>();
   model->SetConfig(config);
-  model->device_ = device.str();
   model->dtype_ = spec.dtype;
   const at::ScalarType stored = spec.dtype == Dtype::kFloat64    ? at::kDouble
                                 : spec.dtype == Dtype::kBFloat16 ? at::kBFloat16
@@ -272,6 +262,7 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   // The factors are already part of the configuration as its rope scaling.
   loader.Ignore("rope_freqs.weight");
   loader.Finish();
+  if (!device.is_cpu()) model->MoveTo(device);
   return model;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -177,6 +178,15 @@ Policy::Policy(std::shared_ptr<Model> model, const PolicySpec& spec)
   }
 }
 
+namespace {
+// Tokens of the largest batch that PackRows can make.
+int64_t MostTokens(const Ragged& rows, int64_t most) {
+  int64_t tokens = std::min<int64_t>(most, static_cast<int64_t>(rows.tokens.size()));
+  for (int64_t r = 0; r < rows.rows(); ++r) tokens = std::max(tokens, rows.length(r));
+  return tokens;
+}
+}  // namespace
+
 PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& control) {
   Check(spec, model_->config(), has_value_head());
   const int64_t c = model_->config().hidden_size;
@@ -188,6 +198,8 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     sums = Sums();
     delta_.ZeroGradient();
     if (has_value_head()) value_gradient_.zero_();
+    std::unique_ptr<DeviceTraining> device;
+    if (OnDevice(*model_)) device = CudaAccelerator().train(*model_, delta_, MostTokens(spec.rows, tokens_at_once));
   for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), tokens_at_once)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, indices);
@@ -195,30 +207,37 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     for (const int64_t row : indices) {
       for (int64_t t = spec.rows.offsets[row]; t < spec.rows.offsets[row + 1]; ++t) source.push_back(t);
     }
-    const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
-    const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
-    RaggedAttention attention(model_->config(), batch.offsets);
-    const at::Tensor positions = PositionTensor(batch.offsets);
-    Tape tape;
-    const at::Tensor tokens = TokenTensor(batch);
-    const at::Tensor hidden = TransformerForward(*model_, tokens, positions, plan, attention, &tape);
     const HeadRows rows =
         NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
     sums.tokens += rows.size();
     const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
-    const at::Tensor dhidden = HeadBackward(
-        *model_, plan, hidden, rows, spec.temperature, entropy,
-        [&](int64_t begin, int64_t n, const double* logprob, const double* entropies, double* g, double* e) {
-          for (int64_t i = 0; i < n; ++i) {
-            const int64_t token = source[rows.row[begin + i] + 1];
-            g[i] = TokenLoss(spec, token, logprob[i], &sums) / spec.normalizer;
-            if (entropy) {
-              sums.entropy += entropies[i];
-              e[i] = -spec.entropy_coefficient / spec.normalizer;
-            }
-          }
-        });
-    if (has_value_head() && !spec.returns.empty()) {
+    const auto loss = [&](int64_t begin, int64_t n, const double* logprob, const double* entropies, double* g,
+                          double* e) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t token = source[rows.row[begin + i] + 1];
+        g[i] = TokenLoss(spec, token, logprob[i], &sums) / spec.normalizer;
+        if (entropy) {
+          sums.entropy += entropies[i];
+          e[i] = -spec.entropy_coefficient / spec.normalizer;
+        }
+      }
+    };
+    const bool wants_values = has_value_head() && !spec.returns.empty();
+    at::Tensor hidden;
+    if (device) {
+      device->Backward(batch, rows, spec.temperature, entropy, loss, wants_values ? &hidden : nullptr);
+    } else {
+      const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
+      const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
+      RaggedAttention attention(model_->config(), batch.offsets);
+      const at::Tensor positions = PositionTensor(batch.offsets);
+      Tape tape;
+      const at::Tensor tokens = TokenTensor(batch);
+      hidden = TransformerForward(*model_, tokens, positions, plan, attention, &tape);
+      const at::Tensor dhidden = HeadBackward(*model_, plan, hidden, rows, spec.temperature, entropy, loss);
+      TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
+    }
+    if (wants_values) {
       // The trunk is detached: only the head learns from the values.
       const at::Tensor values = ValuesOf(hidden, value_);
       at::Tensor dvalue = at::zeros({hidden.size(0)}, at::kDouble);
@@ -230,8 +249,8 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
       value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
     }
-    TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
   }
+  if (device) device->AddGradient(&delta_);
   };
   WithHalving(most, control, "policy step", pass);
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
@@ -264,6 +283,15 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   return stats;
 }
 
+namespace {
+at::Tensor HiddenUnder(const Model& model, const Ragged& batch, const DeltaStack& stack) {
+  const std::vector<DocumentDeltas> deltas(batch.rows(), DocumentDeltas{&stack, nullptr});
+  const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
+  RaggedAttention attention(model.config(), batch.offsets);
+  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+}
+}  // namespace
+
 std::vector<double> Policy::Values(const Ragged& all, const JobControl& control) {
   CheckRagged(all, model_->config(), "row");
   if (!has_value_head()) throw Error("OPTION_INVALID", "the policy was made without a value head");
@@ -272,11 +300,8 @@ std::vector<double> Policy::Values(const Ragged& all, const JobControl& control)
   for (const auto& indices : PackRows(all, std::vector<int32_t>(all.rows(), 0), kDefaultBatchTokens)) {
     control.Check();
     const Ragged batch = GatherRows(all, indices);
-    const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&stack, nullptr});
-    const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
-    RaggedAttention attention(model_->config(), batch.offsets);
-    const at::Tensor hidden = TransformerForward(*model_, TokenTensor(batch), PositionTensor(batch.offsets),
-                                                 plan, attention, nullptr);
+    const at::Tensor hidden = OnDevice(*model_) ? CudaAccelerator().hidden(*model_, batch, stack)
+                                                : HiddenUnder(*model_, batch, stack);
     const at::Tensor values = ValuesOf(hidden, value_);
     int64_t next = 0;
     for (const int64_t row : indices) {

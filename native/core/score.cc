@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/transformer.h"
@@ -93,22 +94,21 @@ Pass Run(const Model& model, const Ragged& batch, const std::vector<int64_t>& ro
       TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
   return {std::move(plan), std::move(hidden)};
 }
+}  // namespace
 
-// A delta can make numbers overflow that were finite before: that is told, not handed on as NaN.
-double Finite(double value, const char* what, int64_t row, int64_t position) {
+double CheckFinite(double value, const char* what, int64_t row, int64_t position) {
   if (std::isfinite(value)) return value;
   throw Error("LOSS_NOT_FINITE", "row " + std::to_string(row) + ", position " + std::to_string(position) +
                                      ": the " + what + " is " + std::to_string(value) +
                                      "; the fork's values overflow");
 }
 
-}  // namespace
-
 std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
   const Model& model = *spec.model;
   CheckRagged(spec.rows, model.config(), "row");
   CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
   CheckTemperature(spec.temperature, "score");
+  if (OnDevice(model)) return CudaAccelerator().score(spec, control);
   std::vector<double> result(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   double done = 0, step = 0;
@@ -120,7 +120,7 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
     size_t next = 0;
     for (const int64_t row : rows) {
       for (int64_t i = 1; i < spec.rows.length(row); ++i) {
-        result[spec.rows.offsets[row] + i] = Finite(logprobs[next++], "log-prob", row, i);
+        result[spec.rows.offsets[row] + i] = CheckFinite(logprobs[next++], "log-prob", row, i);
       }
     }
     done += static_cast<double>(batch.tokens.size());
@@ -134,6 +134,7 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
   CheckRagged(spec.rows, model.config(), "row");
   CheckRowForks(spec.row_fork, spec.rows.rows(), spec.forks.size());
   CheckRowForks(spec.row_reference, spec.rows.rows(), spec.forks.size());
+  if (OnDevice(model)) return CudaAccelerator().divergence(spec, control);
   std::vector<double> result(spec.rows.tokens.size());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   double done = 0, step = 0;
@@ -147,7 +148,7 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
     size_t next = 0;
     for (const int64_t row : rows) {
       for (int64_t i = 0; i < spec.rows.length(row); ++i) {
-        result[spec.rows.offsets[row] + i] = Finite(kl[next++], "divergence", row, i);
+        result[spec.rows.offsets[row] + i] = CheckFinite(kl[next++], "divergence", row, i);
       }
     }
     done += static_cast<double>(batch.tokens.size());

@@ -49,6 +49,10 @@ Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
 // Throws OPTION_INVALID unless logits can be divided by it.
 void CheckTemperature(double temperature, const char* what);
 
+// The value, or LOSS_NOT_FINITE: a delta can make numbers overflow that were finite before, which is told, not handed on
+// as NaN.
+double CheckFinite(double value, const char* what, int64_t row, int64_t position);
+
 // Throws INPUT_INVALID unless there is one entry a row and each is an index into the forks.
 void CheckRowForks(const std::vector<int32_t>& row_fork, int64_t rows, size_t forks);
 

@@ -6,6 +6,7 @@
 
 #include "core/schedule.h"
 #include "cuda/runtime/schedule.h"
+#include "cuda/twins/backend_twin.h"
 #include "device_testing.h"
 
 namespace selfedit {
@@ -165,6 +166,35 @@ TEST(DeviceAdapt, BitsDoNotDependOnWhoElseIsTrained) {
       EXPECT_TRUE(DeviceSameBits(*one.deltas[0], *together.deltas[s])) << "edit " << s;
       EXPECT_EQ(one.loss[0], together.loss[s]);
     }
+  }
+}
+
+TEST(DeviceAdapt, MemoryDecidesHowManyEditsTrainTogether) {
+  const c10::InferenceMode inference;
+  const AdaptSpec spec = MixedSpec(Model::Random(DeviceConfig(), Dtype::kFloat32, 17, 0.2));
+  const cuda::DeviceModel on_device(*spec.model, at::kCPU);
+  const cuda::AdaptPlan roomy = cuda::PlanAdapt(spec, on_device);
+  EXPECT_EQ(roomy.slots, 6);
+  EXPECT_TRUE(roomy.results_on_device);
+  const AdaptResult expected = cuda::Adapt(spec, on_device, {true}, {});
+  struct Restore {
+    int64_t before = cuda::twin_free_bytes;
+    ~Restore() { cuda::twin_free_bytes = before; }
+  } restore;
+  cuda::twin_free_bytes = (roomy.step_bytes + 2 * roomy.slot_bytes + roomy.slot_bytes / 2) / 9 * 10 + 10;
+  const cuda::AdaptPlan tight = cuda::PlanAdapt(spec, on_device);
+  EXPECT_EQ(tight.slots, 2);
+  EXPECT_FALSE(tight.results_on_device);
+  const AdaptResult found = cuda::Adapt(spec, on_device, {true}, {});
+  for (size_t s = 0; s < spec.slots.size(); ++s) {
+    EXPECT_TRUE(DeviceSameBits(*found.deltas[s], *expected.deltas[s])) << "edit " << s;
+  }
+  cuda::twin_free_bytes = roomy.step_bytes;
+  try {
+    cuda::Adapt(spec, on_device, {}, {});
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "OUT_OF_MEMORY");
   }
 }
 

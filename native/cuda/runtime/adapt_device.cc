@@ -84,7 +84,8 @@ class Run {
         schedule_(spec, plan_, model.device()),
         sizes_(ChooseSizes(plan_, memory.step_tokens, options.fixed_shapes)),
         deltas_(model, shape.matrices, memory.slots, shape.rank, sizes_.front().tokens),
-        frozen_(model, StacksOf(spec), memory.slots, TokensOf(sizes_)),
+        copies_(model),
+        frozen_(model, copies_, StacksOf(spec), memory.slots, TokensOf(sizes_)),
         step_(model, schedule_.view(), sizes_, shape.longest, deltas_, frozen_) {
     const int64_t edits = static_cast<int64_t>(spec.slots.size());
     result_.deltas.resize(edits);
@@ -218,6 +219,7 @@ class Run {
   DeviceSchedule schedule_;
   std::vector<StepSize> sizes_;
   SlotDeltas deltas_;
+  FrozenDeltas copies_;
   FrozenStacks frozen_;
   TrainStep step_;
   AdaptResult result_;

@@ -1,7 +1,10 @@
 // The calls of the core on a device. Specifications, results and errors are the core's; finished deltas are device
 // tensors (their consumers on the host call cpu()).
 #pragma once
+#include "core/accelerator.h"
 #include "core/adapt.h"
+#include "core/generate.h"
+#include "core/score.h"
 #include "cuda/runtime/device_model.h"
 
 namespace selfedit::cuda {
@@ -22,5 +25,14 @@ AdaptPlan PlanAdapt(const AdaptSpec& spec, const DeviceModel& model);
 
 AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOptions& options,
                   const JobControl& control);
+
+std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const JobControl& control);
+std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& model, const JobControl& control);
+// States behind the last norm of rows under one stack, [n, hidden] float on the host.
+at::Tensor Hidden(const DeviceModel& model, const Ragged& batch, const DeltaStack& stack);
+
+GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control);
+
+std::unique_ptr<DeviceTraining> Train(const DeviceModel& model, TrainableDelta& delta, int64_t batch_tokens);
 
 }  // namespace selfedit::cuda

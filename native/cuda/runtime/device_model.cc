@@ -79,6 +79,13 @@ DeviceModel::DeviceModel(const Model& model, at::Device device)
   CheckDevice();
 }
 
+at::Tensor DeviceModel::Weight(int64_t id) const {
+  const MatrixInfo& info = model_->tensors().at(id);
+  if (info.module == Module::kEmbedding) return embedding_;
+  if (info.module == Module::kHead) return head_;
+  return layers_[info.layer].weight[static_cast<int>(info.module)];
+}
+
 std::pair<at::Tensor, at::Tensor> DeviceModel::RopeTables(int64_t positions) const {
   if (!rope_cos_.defined() || rope_cos_.size(0) < positions) {
     const auto [cos, sin] = model_->RopeTables(positions);

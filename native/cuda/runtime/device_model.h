@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "core/accelerator.h"
 #include "core/model.h"
 #include "cuda/kernels/kernels.h"
 
@@ -18,7 +19,7 @@ struct DeviceLayer {
   at::Tensor bias[kModulesPerLayer];    // [out], or undefined
 };
 
-class DeviceModel {
+class DeviceModel : public DeviceWeights {
  public:
   // Throws DEVICE_UNSUPPORTED for what the kernels cannot compute.
   DeviceModel(const Model& model, at::Device device);
@@ -37,7 +38,8 @@ class DeviceModel {
   const at::Tensor& final_norm() const { return final_norm_; }
   // cos and sin, float [at least `positions`, d / 2]. The caller keeps them while a graph may read them.
   std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const override { return bytes_; }
+  at::Tensor Weight(int64_t id) const override;
 
  private:
   const Model* model_;

@@ -75,7 +75,7 @@ std::shared_ptr<const FrozenDelta> FrozenDeltas::Get(const DeltaPtr& delta) {
     if (part.matrix >= static_cast<int64_t>(model_.host().matrices().size()) || part.kind == DeltaKind::kDense) {
       throw Error("DEVICE_UNSUPPORTED", "\"" + info.name + "\": a GPU applies lowRank, sparse and spectral changes of "
                                             "the linear maps; this one is " +
-                                            DeltaKindName(part.kind) + "; materialise the fork, or compute on the CPU");
+                                            DeltaKindName(part.kind) + "; compute on the CPU");
     }
     if (part.kind == DeltaKind::kSparse) {
       AddSparse(model_, part, info, made->sparse[part.matrix]);
@@ -245,9 +245,8 @@ size_t CommonLevels(const std::vector<DeltaStack>& stacks) {
   return common;
 }
 
-FrozenStacks::FrozenStacks(const DeviceModel& model, const std::vector<DeltaStack>& stacks, int64_t segments,
-                           const std::vector<int64_t>& batch_rows)
-    : deltas_(model) {
+FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& stacks,
+                           int64_t segments, const std::vector<int64_t>& batch_rows) {
   int64_t most = 0;
   for (const int64_t rows : batch_rows) {
     most = std::max(most, rows);
@@ -256,10 +255,10 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, const std::vector<DeltaStac
   const size_t common = CommonLevels(stacks);
   DeltaStack shared;
   if (common > 0) shared.assign(stacks.front().begin(), stacks.front().begin() + static_cast<int64_t>(common));
-  common_ = std::make_unique<FrozenOverlay>(model, deltas_, std::vector<DeltaStack>{shared}, 0, 1, most);
+  common_ = std::make_unique<FrozenOverlay>(model, deltas, std::vector<DeltaStack>{shared}, 0, 1, most);
   common_->Set(0, &shared);
   common_->Upload();
-  own_ = std::make_unique<FrozenOverlay>(model, deltas_, stacks, common, segments, most);
+  own_ = std::make_unique<FrozenOverlay>(model, deltas, stacks, common, segments, most);
 }
 
 Overlays FrozenStacks::For(int64_t rows) {

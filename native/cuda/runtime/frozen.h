@@ -80,8 +80,9 @@ size_t CommonLevels(const std::vector<DeltaStack>& stacks);
 // The two overlays of a call: the common levels over all rows, and the rest by segment.
 class FrozenStacks {
  public:
-  FrozenStacks(const DeviceModel& model, const std::vector<DeltaStack>& stacks, int64_t segments,
-               const std::vector<int64_t>& batch_rows);
+  // `deltas` outlives it; segments' boundaries and contents are set afterwards.
+  FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& stacks,
+               int64_t segments, const std::vector<int64_t>& batch_rows);
   // Of segments; the common part needs none.
   void SetSegments(const int32_t* offsets) { own_->SetSegments(offsets); }
   void Set(int64_t segment, const DeltaStack* stack) { own_->Set(segment, stack); }
@@ -90,7 +91,6 @@ class FrozenStacks {
   Overlays For(int64_t rows);
 
  private:
-  FrozenDeltas deltas_;
   std::map<int64_t, at::Tensor> whole_;  // {0, rows}
   std::unique_ptr<FrozenOverlay> common_, own_;
 };

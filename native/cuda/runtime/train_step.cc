@@ -26,10 +26,10 @@ TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const s
   loss_ = at::zeros({schedule.steps, S}, floats);
   deltas_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
   frozen_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
-  // A step behind the schedule's end is an empty batch that changes nothing: it starts up what the first call of a
-  // library starts up, which a capture must not do.
+  // A step behind the schedule's end is an empty batch that changes nothing: it starts up what a product of this shape
+  // starts up at its first call, which a capture must not do.
   step_ = at::full({1}, schedule.steps, ints);
-  Body(sizes_.front());
+  for (const StepSize& size : sizes_) Body(size);
   Fill(step_, 0);
   Synchronise();
   CheckDevice();

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/gemm.h"
+#include "cuda/twins/backend_twin.h"
 #include "format/error.h"
 
 namespace selfedit::cuda {
@@ -27,7 +28,7 @@ struct DeviceScope::State {
 DeviceScope::DeviceScope(at::Device) : state_(std::make_unique<State>()) {}
 DeviceScope::~DeviceScope() = default;
 
-int64_t FreeBytes(at::Device) { return int64_t{1} << 30; }
+int64_t FreeBytes(at::Device) { return twin_free_bytes; }
 
 void Enqueue(std::function<void(Stream)> work) {
   if (capturing != nullptr) {

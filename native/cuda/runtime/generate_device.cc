@@ -1,0 +1,309 @@
+// Sampling from many forks on a device: prompts are read once per (fork, prompt), their keys and values shared by their
+// rows; finished rows are replaced from the queue whenever the host looks.
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <numeric>
+
+#include "cuda/runtime/calls.h"
+#include "cuda/runtime/decode.h"
+
+namespace selfedit::cuda {
+namespace {
+
+constexpr int64_t kLookEvery = 8;       // decode steps
+constexpr int64_t kPrefillTokens = 4096;
+constexpr int64_t kMostPlaces = 256;
+
+struct Prompt {
+  at::Tensor slab;  // of all prompts read with it
+  int64_t offset = 0;
+  at::Tensor logits;         // of its last position, until all rows have begun
+  std::deque<int64_t> rows;  // not begun
+  int64_t running = 0;
+};
+
+struct Place {
+  int64_t row = -1;  // of the call; -1: free
+  int32_t prompt = 0;
+  std::string text;  // bytes so far, when stop strings are wanted
+};
+
+class Generator {
+ public:
+  Generator(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control)
+      : spec_(spec),
+        model_(model),
+        control_(control),
+        prompts_(spec.prompts.rows()),
+        order_(Order(spec)),
+        deltas_(model),
+        prefill_capacity_(PrefillCapacity(spec, order_)),
+        prefill_(model, prefill_capacity_, model.config().layers),
+        prefill_forks_(model, deltas_, spec.forks, prefill_capacity_),
+        head_(model, prefill_capacity_.rows, false),
+        step_(model, deltas_, spec.forks, PlacesOf(spec, model), LongestRow(spec, model), Positions(spec, model),
+              spec.stop_tokens),
+        places_(step_.places()) {
+    const size_t rows = spec.row_prompt.size();
+    result_.tokens.resize(rows);
+    result_.logprobs.resize(rows);
+    result_.finish.resize(rows, Finish::kLength);
+    for (size_t r = 0; r < rows; ++r) prompts_[spec.row_prompt[r]].rows.push_back(static_cast<int64_t>(r));
+    queue_.assign(order_.begin(), order_.end());
+  }
+
+  GenerateResult Run() {
+    for (;;) {
+      while (Admit()) Report();
+      int64_t left = 0;
+      for (size_t b = 0; b < places_.size(); ++b) {
+        if (places_[b].row >= 0) left = std::max(left, step_.rows()[b].max_tokens - step_.rows()[b].count);
+      }
+      if (left == 0) break;
+      control_.Check();
+      step_.Upload();
+      for (int64_t i = 0; i < std::min(left, kLookEvery); ++i) step_.Run();
+      steps_ += static_cast<double>(std::min(left, kLookEvery));
+      step_.Look();
+      Take();
+      Report();
+    }
+    return std::move(result_);
+  }
+
+ private:
+  // Prompts that have rows, those of one fork together.
+  static std::vector<int32_t> Order(const GenerateSpec& spec) {
+    std::vector<bool> wanted(spec.prompts.rows(), false);
+    for (const int32_t p : spec.row_prompt) wanted[p] = true;
+    std::vector<int32_t> order;
+    for (int32_t p = 0; p < spec.prompts.rows(); ++p) {
+      if (wanted[p]) order.push_back(p);
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return spec.prompt_fork[a] < spec.prompt_fork[b]; });
+    return order;
+  }
+  static BatchCapacity PrefillCapacity(const GenerateSpec& spec, const std::vector<int32_t>& order) {
+    BatchCapacity capacity;
+    int64_t total = 0;
+    for (const int32_t p : order) {
+      total += spec.prompts.length(p);
+      capacity.longest = std::max(capacity.longest, spec.prompts.length(p));
+    }
+    capacity.tokens = (std::max(capacity.longest, std::min(total, kPrefillTokens)) + 15) / 16 * 16;
+    capacity.rows = std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(order.size()), kMostPlaces));
+    return capacity;
+  }
+  static int64_t LongestRow(const GenerateSpec& spec, const DeviceModel& model) {
+    int64_t longest = 1;
+    for (const int32_t count : spec.max_tokens) longest = std::max<int64_t>(longest, count);
+    return std::min(longest, model.config().max_positions);
+  }
+  static int64_t Positions(const GenerateSpec& spec, const DeviceModel& model) {
+    int64_t most = 1;
+    for (size_t r = 0; r < spec.row_prompt.size(); ++r) {
+      most = std::max(most, spec.prompts.length(spec.row_prompt[r]) + spec.max_tokens[r]);
+    }
+    return std::min(most, model.config().max_positions);
+  }
+  static int64_t PlacesOf(const GenerateSpec& spec, const DeviceModel& model) {
+    int64_t places = std::min<int64_t>(spec.max_rows > 0 ? spec.max_rows : kMostPlaces,
+                                       std::max<int64_t>(1, static_cast<int64_t>(spec.row_prompt.size())));
+    // Half of what is free: prompts' keys and values need the rest.
+    const int64_t bytes = DecodeStep::PlaceBytes(model, LongestRow(spec, model));
+    const int64_t fit = FreeBytes(model.device()) / 2 / bytes;
+    if (fit < 1) {
+      throw Error("OUT_OF_MEMORY", "the keys and values of one row need " + std::to_string(bytes >> 20) +
+                                       " MiB of the device; lower maxTokens");
+    }
+    // Products of few rows are as slow as of sixteen.
+    return (std::min(places, fit) + 15) / 16 * 16;
+  }
+
+  void Report() {
+    control_.Report({static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
+  }
+
+  int64_t FreePlaces() const {
+    return std::count_if(places_.begin(), places_.end(), [](const Place& place) { return place.row < 0; });
+  }
+
+  // Fills free places; true when something began.
+  bool Admit() {
+    std::vector<size_t> begun;
+    const int64_t most = spec_.max_rows > 0 ? spec_.max_rows : static_cast<int64_t>(places_.size());
+    int64_t used = static_cast<int64_t>(places_.size()) - FreePlaces();
+    for (size_t b = 0; b < places_.size() && used < most; ++b) {
+      if (places_[b].row >= 0) continue;
+      if (ready_.empty() && queue_.empty()) break;
+      if (ready_.empty()) Prefill(most - used);
+      const int32_t p = ready_.front();
+      Begin(b, p);
+      if (prompts_[p].rows.empty()) ready_.pop_front();
+      begun.push_back(b);
+      ++used;
+    }
+    if (begun.empty()) return false;
+    // The first tokens, while all that began before stands still.
+    std::vector<size_t> waiting;
+    for (size_t b = 0; b < places_.size(); ++b) {
+      const bool is_new = std::find(begun.begin(), begun.end(), b) != begun.end();
+      if (places_[b].row < 0 || is_new) continue;
+      step_.rows()[b].finish = kIdle;
+      waiting.push_back(b);
+    }
+    step_.Upload();
+    step_.SampleFirst();
+    step_.Look();
+    Take();
+    for (const size_t b : waiting) step_.rows()[b].finish = kRuns;
+    return true;
+  }
+
+  void Begin(size_t b, int32_t p) {
+    Prompt& prompt = prompts_[p];
+    const int64_t r = prompt.rows.front();
+    prompt.rows.pop_front();
+    ++prompt.running;
+    places_[b] = {r, p, {}};
+    DecodeRow row;
+    row.finish = kRuns;
+    row.prefix_length = static_cast<int32_t>(spec_.prompts.length(p));
+    row.max_tokens = static_cast<int32_t>(std::min<int64_t>(spec_.max_tokens[r], model_.config().max_positions));
+    row.top_k = spec_.top_k[r];
+    row.fork = spec_.prompt_fork[p];
+    row.temperature = spec_.temperature[r];
+    row.top_p = spec_.top_p[r];
+    row.key = spec_.keys[r];
+    step_.rows()[b] = row;
+    step_.SetPrefix(static_cast<int64_t>(b), prompt.slab, prompt.offset);
+    step_.SetLogits(static_cast<int64_t>(b), prompt.logits);
+    if (prompt.rows.empty()) prompt.logits = at::Tensor();
+  }
+
+  // Reads prompts until the rows that they bring fill the places.
+  void Prefill(int64_t places) {
+    control_.Check();
+    Ragged batch;
+    std::vector<int32_t> chosen, fork;
+    int64_t rows = 0;
+    while (!queue_.empty()) {
+      const int32_t p = queue_.front();
+      const int64_t length = spec_.prompts.length(p);
+      if (!chosen.empty() && (static_cast<int64_t>(batch.tokens.size()) + length > prefill_capacity_.tokens ||
+                              static_cast<int64_t>(chosen.size()) == prefill_capacity_.rows || rows >= places)) {
+        break;
+      }
+      queue_.pop_front();
+      batch.Append(spec_.prompts.tokens.data() + spec_.prompts.offsets[p], length);
+      chosen.push_back(p);
+      fork.push_back(spec_.prompt_fork[p]);
+      rows += static_cast<int64_t>(prompts_[p].rows.size());
+    }
+    const ModelConfig& config = model_.config();
+    const int64_t n = batch.offsets.back();
+    const at::Tensor slab = at::empty({config.layers, 2, n, config.kv_heads * config.head_dim}, model_.options());
+    prefill_.Load(batch, std::vector<int32_t>(batch.tokens.size(), -1));
+    prefill_forks_.Load(batch.offsets, fork);
+    prefill_.Forward(prefill_forks_.overlays(), [&](const LayerAttention& a) {
+      Convert(a.k.narrow(0, 0, n), slab.select(0, a.layer).select(0, 0));
+      Convert(a.v.narrow(0, 0, n), slab.select(0, a.layer).select(0, 1));
+    });
+    at::Tensor last = at::empty({static_cast<int64_t>(chosen.size())}, at::kLong);
+    for (size_t i = 0; i < chosen.size(); ++i) last.mutable_data_ptr<int64_t>()[i] = batch.offsets[i + 1] - 1;
+    const at::Tensor hidden = at::index_select(prefill_.pass().hidden(), 0, Upload(last, model_.device()));
+    const at::Tensor logits = at::empty({hidden.size(0), config.vocab_size}, model_.options(at::kFloat));
+    head_.Logits(hidden, hidden.size(0), logits);
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      Prompt& prompt = prompts_[chosen[i]];
+      prompt.slab = slab;
+      prompt.offset = batch.offsets[i];
+      prompt.logits = logits.select(0, static_cast<int64_t>(i));
+      ready_.push_back(chosen[i]);
+    }
+    ++steps_;
+  }
+
+  // What has been generated since the last look; frees the places of rows that have ended.
+  void Take() {
+    for (size_t b = 0; b < places_.size(); ++b) {
+      Place& place = places_[b];
+      DecodeRow& row = step_.rows()[b];
+      if (place.row < 0 || row.finish == kIdle) continue;
+      std::vector<int32_t>& tokens = result_.tokens[place.row];
+      bool ended = row.finish != kRuns;
+      Finish finish = row.finish == kStopped        ? Finish::kStopToken
+                      : row.finish == kContextFull  ? Finish::kContext
+                                                    : Finish::kLength;
+      while (static_cast<int64_t>(tokens.size()) < row.count) {
+        const size_t i = tokens.size();
+        const int32_t token = step_.tokens(static_cast<int64_t>(b))[i];
+        tokens.push_back(token);
+        result_.logprobs[place.row].push_back(step_.logprobs(static_cast<int64_t>(b))[i]);
+        const bool stop_token = row.finish == kStopped && static_cast<int64_t>(tokens.size()) == row.count;
+        if (!stop_token && StopString(place, token)) {
+          // Tokens behind it have been generated in vain.
+          ended = true;
+          finish = Finish::kStopString;
+          row.finish = kStopped;
+          break;
+        }
+      }
+      if (row.finish == kNotFinite) {
+        throw Error("LOSS_NOT_FINITE", "row " + std::to_string(place.row) + ", token " +
+                                           std::to_string(tokens.size()) + ": the logits are not finite");
+      }
+      if (!ended) continue;
+      result_.finish[place.row] = finish;
+      ++finished_;
+      Prompt& prompt = prompts_[place.prompt];
+      if (--prompt.running == 0 && prompt.rows.empty()) prompt.slab = at::Tensor();
+      place.row = -1;
+      row = DecodeRow();
+      step_.SetPrefix(static_cast<int64_t>(b), at::Tensor(), 0);
+    }
+  }
+
+  bool StopString(Place& place, int32_t token) const {
+    if (spec_.stop_strings.empty()) return false;
+    const size_t before = place.text.size();
+    place.text += model_.host().TokenBytes(token);
+    for (const std::string& stop : spec_.stop_strings) {
+      const size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
+      if (place.text.find(stop, from) != std::string::npos) return true;
+    }
+    return false;
+  }
+
+  const GenerateSpec& spec_;
+  const DeviceModel& model_;
+  const JobControl& control_;
+  std::vector<Prompt> prompts_;
+  std::vector<int32_t> order_;
+  FrozenDeltas deltas_;
+  BatchCapacity prefill_capacity_;
+  RowPass prefill_;
+  ForkSegments prefill_forks_;
+  DeviceHead head_;
+  DecodeStep step_;
+  std::vector<Place> places_;
+  std::deque<int32_t> queue_, ready_;
+  GenerateResult result_;
+  int64_t finished_ = 0;
+  double steps_ = 0;
+};
+
+}  // namespace
+
+GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
+  CheckGenerate(spec);
+  if (spec.application == Application::kMaterialised) {
+    throw Error("DEVICE_UNSUPPORTED", "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
+  }
+  const DeviceScope scope(model.device());
+  return Generator(spec, model, control).Run();
+}
+
+}  // namespace selfedit::cuda
