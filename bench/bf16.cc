@@ -1,5 +1,6 @@
-// The bfloat16 product against oneDNN's packed linear as linear.cc calls it without ours (float32 in and out: two
-// conversions), and as it is alone (bfloat16 in and out). Interleaved; medians of the processor time of one thread.
+// The bfloat16 product against oneDNN's packed linear as linear.cc calls it without ours (float32 in and out:
+// two conversions), and as it is alone (bfloat16 in and out). Interleaved; medians of the processor time of
+// one thread.
 //   bench_bf16 [repeats [variant]]
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -46,7 +47,8 @@ void Compare(int64_t m, int64_t out, int64_t in, int repeats) {
   const at::Tensor x = at::randn({m, in}), narrow = x.to(at::kBFloat16);
   at::Tensor y = at::empty({m, out}), other;
   const auto one = [&](int64_t i) {
-    selfedit::cpu::Bf16Product(ours[i % count], x.const_data_ptr<float>(), m, in, y.mutable_data_ptr<float>(), out);
+    selfedit::cpu::Bf16Product(ours[i % count], x.const_data_ptr<float>(), m, in, y.mutable_data_ptr<float>(),
+                               out);
   };
   const auto converted = [&](int64_t i) {
     other = torch_version::PackedLinear(x.to(at::kBFloat16), theirs[i % count], std::nullopt).to(at::kFloat);
@@ -95,8 +97,8 @@ int main(int argc, char** argv) {
   at::set_num_threads(1);
   const c10::InferenceMode inference;
   std::printf("variant %s, one thread, ms a call\n", selfedit::cpu::Bf16SimdName());
-  std::printf("%5s %13s %9s %9s %9s %9s %9s %8s %8s\n", "m", "out x in", "ours", "converted", "oneDNN", "GFLOP/s",
-              "GB/s", "conv/our", "oned/our");
+  std::printf("%5s %13s %9s %9s %9s %9s %9s %8s %8s\n", "m", "out x in", "ours", "converted", "oneDNN",
+              "GFLOP/s", "GB/s", "conv/our", "oned/our");
   const std::pair<int64_t, int64_t> shapes[] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {576, 192}};
   for (const int64_t m : {1, 8, 16, 32, 64, 128, 512}) {
     if (argc > 3 && m < std::atoi(argv[3])) continue;

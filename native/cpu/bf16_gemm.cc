@@ -110,8 +110,8 @@ bool SelectBf16Simd(const char* name) {
   return false;
 }
 
-void Bf16Product(const Bf16Weight& w, const float* x, int64_t m, int64_t ldx, float* y, int64_t ldy, int terms,
-                 bool accumulate) {
+void Bf16Product(const Bf16Weight& w, const float* x, int64_t m, int64_t ldx, float* y, int64_t ldy,
+                 int terms, bool accumulate) {
   const int64_t out = w.out(), in = w.in();
   if (m <= 0 || out <= 0) return;
   if (in <= 0) {
@@ -136,8 +136,8 @@ void Bf16Product(const Bf16Weight& w, const float* x, int64_t m, int64_t ldx, fl
       const int64_t row_task = task / column_tasks, part = task % column_tasks;
       const int64_t row = row_task * task_rows, rows = std::min(task_rows, m - row);
       if (held != row_task) {
-        operand = Scratch(static_cast<size_t>(Parts(rows, kBf16Rows) * operands * steps * kBf16Tile *
-                                              set.operand_bytes));
+        operand = Scratch(
+            static_cast<size_t>(Parts(rows, kBf16Rows) * operands * steps * kBf16Tile * set.operand_bytes));
         set.pack(x + row * ldx, ldx, rows, in, terms, operand);
         held = row_task;
       }

@@ -1,17 +1,19 @@
-// The bfloat16 product on the matrix units (AMX). A tile instruction adds 16 pairs of k, in order, to each element: the
-// number of rows of a tile changes nothing in the other rows.
-// Compiled with the flags of avx512, of the bfloat16 instructions and of the tiles (CMakeLists.txt).
+// The bfloat16 product on the matrix units (AMX). A tile instruction adds 16 pairs of k, in order, to each
+// element: the number of rows of a tile changes nothing in the other rows. Compiled with the flags of avx512,
+// of the bfloat16 instructions and of the tiles (CMakeLists.txt).
 #if defined(__x86_64__)
 #include "bf16_gemm_variants.h"
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #define SELFEDIT_ISA amx
+#include <initializer_list>
+
 #include "isa/bf16_pack.h"
 
 namespace selfedit::cpu::amx {
 namespace {
 
-// Tiles 0 and 1: y of the upper rows, left and right; 2 and 3: of the lower rows; 4 and 5: x, upper and lower; 6 and
-// 7: W^T, left and right.
+// Tiles 0 and 1: y of the upper rows, left and right; 2 and 3: of the lower rows; 4 and 5: x, upper and
+// lower; 6 and 7: W^T, left and right.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {};
@@ -69,7 +71,8 @@ struct Ahead {
 // y[17 to 32 rows, one panel]. a_lower: 16 rows below a.
 SELFEDIT_INLINE void TwoTiles(const uint16_t* a, const uint16_t* a_lower, const uint16_t* b, int64_t steps,
                               float* y, int64_t ldy, bool add, Ahead ahead) {
-  float* lower = y + kBf16Rows * ldy / static_cast<int64_t>(sizeof(float));
+  const int64_t stride = ldy / static_cast<int64_t>(sizeof(float));
+  float* lower = y + kBf16Rows * stride;
   if (add) {
     _tile_loadd(0, y, ldy);
     _tile_loadd(1, y + 16, ldy);
@@ -82,6 +85,13 @@ SELFEDIT_INLINE void TwoTiles(const uint16_t* a, const uint16_t* a_lower, const 
     _tile_zero(3);
   }
   for (int64_t s = 0; s < steps; ++s, a += kBf16Tile, a_lower += kBf16Tile, b += 2 * kBf16Tile) {
+    // Little by little, so that the tiles' own lines need not queue: y for the end, the panel for later.
+    if (s < kBf16Rows) {
+      for (const float* row : {y + 2 * s * stride, y + (2 * s + 1) * stride}) {
+        __builtin_prefetch(row, 1);
+        __builtin_prefetch(row + 16, 1);
+      }
+    }
     for (int64_t l = 0; l < ahead.lines; ++l, ahead.from += 64) _mm_prefetch(ahead.from, _MM_HINT_T1);
     _tile_loadd(6, b, 64);
     _tile_loadd(4, a, 64);
@@ -108,8 +118,8 @@ void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stri
 
 void Product(const Bf16Block& g) {
   constexpr int64_t kBoth = 2 * kBf16Rows;
-  // Panels that meet 32 rows one after the other: they stay in the second-level cache, the rows in the first, and y is
-  // written along its rows.
+  // Panels that meet 32 rows one after the other: they stay in the second-level cache, the rows in the first,
+  // and y is written along its rows.
   constexpr int64_t kGroup = 4;
   const auto* operand = static_cast<const uint16_t*>(g.operand);
   alignas(64) float part[kBoth * kBf16Panel] = {};

@@ -1,5 +1,5 @@
-// The bfloat16 product on vdpbf16ps, which adds two products to each float32 lane. Element (i, j) is one chain over k.
-// Compiled with the flags of avx512 and of the bfloat16 instructions (CMakeLists.txt).
+// The bfloat16 product on vdpbf16ps, which adds two products to each float32 lane. Element (i, j) is one
+// chain over k. Compiled with the flags of avx512 and of the bfloat16 instructions (CMakeLists.txt).
 #if defined(__x86_64__)
 #include "bf16_gemm_variants.h"
 #if defined(__AVX512BF16__)
@@ -58,8 +58,7 @@ void Product(const Bf16Block& g) {
     int64_t rows;
     for (int64_t i = 0; i < g.rows; i += rows) {
       rows = Min(kRows, g.rows - i);
-      const uint16_t* a =
-          operand + i / kBf16Rows * g.terms * g.steps * kBf16Tile + i % kBf16Rows * kBf16Step;
+      const uint16_t* a = operand + i / kBf16Rows * g.terms * g.steps * kBf16Tile + i % kBf16Rows * kBf16Step;
       float* y = g.y + i * g.ldy + column;
       for (int term = 0; term < g.terms; ++term, a += g.steps * kBf16Tile) {
         const bool add = g.accumulate || term > 0;

@@ -1,4 +1,5 @@
-// The bfloat16 product once for every instruction set (bf16_gemm_<set>.cc); bf16_gemm.cc takes the one in use.
+// The bfloat16 product once for every instruction set (bf16_gemm_<set>.cc); bf16_gemm.cc takes the one in
+// use.
 #pragma once
 #include <cstdint>
 
@@ -25,8 +26,8 @@ struct Bf16Set {
   const char* name;
   int64_t operand_bytes;  // of one element of one term of x
   bool one_operand;       // the terms are added up: the operand has the size of a single one
-  // Rows of x to the operand: [rows / 16][terms][steps] tiles [16][32], zero beyond `in`. Rows of the last tile that
-  // do not exist stay undefined.
+  // Rows of x to the operand: [rows / 16][terms][steps] tiles [16][32], zero beyond `in`. Rows of the last
+  // tile that do not exist stay undefined.
   void (*pack)(const float* x, int64_t ldx, int64_t rows, int64_t in, int terms, void* operand);
   // y of the rows and panels of the block.
   void (*product)(const Bf16Block& block);

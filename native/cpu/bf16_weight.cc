@@ -15,8 +15,8 @@ namespace {
 
 int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-// Matrices lie end to end in blocks of large pages: decoding reads them all for every token, and small pages cost it
-// a quarter of the bandwidth. A block lives as long as one of its matrices.
+// Matrices lie end to end in blocks of large pages: decoding reads them all for every token, and small pages
+// cost it a quarter of the bandwidth. A block lives as long as one of its matrices.
 constexpr int64_t kHugePage = int64_t{1} << 21;
 constexpr int64_t kBlockBytes = 16 * kHugePage;
 
@@ -53,7 +53,8 @@ std::shared_ptr<uint16_t> Allocate(int64_t bytes) {
 }
 
 // A tile of W^T, 32 steps of k by 16 columns, of which `depth` and `columns` exist; pairs of k interleaved.
-void PackTile(const uint16_t* w, int64_t row, int64_t column, int64_t columns, int64_t depth, uint16_t* tile) {
+void PackTile(const uint16_t* w, int64_t row, int64_t column, int64_t columns, int64_t depth,
+              uint16_t* tile) {
   if (columns < 16 || depth < kBf16Step) std::memset(tile, 0, kBf16Tile * sizeof(uint16_t));
   if (column == 1) {  // k runs along the rows of w
     for (int64_t c = 0; c < columns; ++c) {

@@ -1,6 +1,5 @@
-// The bfloat16 product against float64, and the bits of a row among any other rows, for every variant of this machine.
-#include "cpu/bf16_gemm.h"
-
+// The bfloat16 product against float64, and the bits of a row among any other rows, for every variant of this
+// machine.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/bf16_gemm.h"
 #include "cpu_reference.h"
 
 namespace selfedit::cpu {
@@ -77,8 +77,8 @@ std::vector<float> Product(const Bf16Weight& weight, const std::vector<float>& x
   return y;
 }
 
-// Sums of `in` products in float32, in any order: at most (in + terms) half units of the sum of magnitudes. Tiles
-// keep no more bits than float32 and may round each product and each sum.
+// Sums of `in` products in float32, in any order: at most (in + terms) half units of the sum of magnitudes.
+// Tiles keep no more bits than float32 and may round each product and each sum.
 double Bound(int64_t in, int terms) { return (in * terms + 2.0) * std::ldexp(1.0, -23); }
 
 TEST(CpuBf16Gemm, AgreesWithFloat64AndKeepsOffTheRest) {
@@ -144,7 +144,8 @@ TEST(CpuBf16Gemm, RoundsTheOperandToNearestEven) {
   for (int64_t i = 0; i < kSize; ++i) identity[i * kSize + i] = 0x3F80;
   const Bf16Weight weight(identity.data(), kSize, kSize, false);
   std::vector<float> x = Normal<float>(16 * kSize, 3);
-  const float ends[] = {1.00390625f, 1.01171875f, -1.00390625f, 3.0e38f, 1e-30f, -0.0f, 255.5f, 0x1.FEFFFEp127f};
+  const float ends[] = {1.00390625f, 1.01171875f, -1.00390625f, 3.0e38f,
+                        1e-30f,      -0.0f,       255.5f,       0x1.FEFFFEp127f};
   std::copy(std::begin(ends), std::end(ends), x.begin());
   ForEachVariant([&] {
     for (const int terms : {1, 2, 3}) {
@@ -218,7 +219,8 @@ TEST(CpuBf16Gemm, NanAndInfinityStayInTheirRowsAndColumns) {
   ForEachVariant([&] {
     for (const int terms : {1, 2, 3}) {
       const std::vector<float> y = Product(finite, x, kRows, terms);
-      const std::vector<float> rows = Product(finite, bad, kRows, terms), columns = Product(weight, x, kRows, terms);
+      const std::vector<float> rows = Product(finite, bad, kRows, terms),
+                               columns = Product(weight, x, kRows, terms);
       for (int64_t i = 0; i < kRows; ++i) {
         for (int64_t j = 0; j < kOut; ++j) {
           const float found = rows[i * kOut + j], w100 = Widen(matrix.w[j * kIn + 100]),

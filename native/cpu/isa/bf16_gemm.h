@@ -1,5 +1,5 @@
-// The bfloat16 product without bfloat16 instructions: both halves of a pair become float32, and are multiplied and
-// added one after the other. Element (i, j) is one chain over k.
+// The bfloat16 product without bfloat16 instructions: both halves of a pair become float32, and are
+// multiplied and added one after the other. Element (i, j) is one chain over k.
 #pragma once
 #include "../bf16_gemm_variants.h"
 #include "bf16_round.h"
@@ -9,7 +9,7 @@
 namespace selfedit::cpu::SELFEDIT_ISA {
 namespace {
 
-constexpr int kBf16Vectors = 2;                          // of columns in one pass
+constexpr int kBf16Vectors = 2;                         // of columns in one pass
 constexpr int kBf16BlockRows = kManyRegisters ? 8 : 4;  // of x in one pass
 
 // The operand stays in float32: the sum of its terms.
@@ -53,7 +53,8 @@ SELFEDIT_INLINE void Bf16Tile(const float* a, const uint16_t* b, int64_t steps, 
       }
       SELFEDIT_UNROLL
       for (int r = 0; r < R; ++r) {
-        const Vec<float> first = Splat(a[r * kBf16Step + 2 * p]), second = Splat(a[r * kBf16Step + 2 * p + 1]);
+        const Vec<float> first = Splat(a[r * kBf16Step + 2 * p]),
+                         second = Splat(a[r * kBf16Step + 2 * p + 1]);
         SELFEDIT_UNROLL
         for (int v = 0; v < kBf16Vectors; ++v) sum[r][v] = MultiplyAdd<float>(first, even[v], sum[r][v]);
         SELFEDIT_UNROLL
