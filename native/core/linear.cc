@@ -37,14 +37,19 @@ at::Tensor Linear::Product(const at::Tensor& x, Packed* packed, bool transposed)
   if (weight_.is_cpu() && weight_.scalar_type() == at::kDouble) {
     return DoubleProduct(x.contiguous(), weight_, transposed);
   }
-  if (weight_.is_cpu() && weight_.scalar_type() == at::kBFloat16 &&
-      BlockedBf16::Fits(transposed ? in() : out(), transposed ? out() : in())) {
-    if (!packed->blocked.defined()) {
-      packed->blocked = BlockedBf16(weight_, transposed);
-      std::atomic_ref(packed_bytes_).fetch_add(packed->blocked.bytes());
+  if (weight_.is_cpu() && weight_.scalar_type() == at::kBFloat16) {
+    if (!packed->half.defined()) {
+      const at::Tensor dense = weight_.contiguous();
+      packed->half = cpu::Bf16Weight(reinterpret_cast<const uint16_t*>(dense.const_data_ptr<at::BFloat16>()),
+                                     transposed ? in() : out(), transposed ? out() : in(), transposed);
+      std::atomic_ref(packed_bytes_).fetch_add(packed->half.bytes());
     }
     const int terms = operand_ == Operand::kRounded ? 1 : transposed ? 2 : 3;
-    return packed->blocked.Product(x.contiguous(), terms);
+    const at::Tensor input = x.contiguous();
+    at::Tensor y = at::empty({x.size(0), packed->half.out()}, x.options());
+    cpu::Bf16Product(packed->half, input.const_data_ptr<float>(), x.size(0), packed->half.in(),
+                     y.mutable_data_ptr<float>(), packed->half.out(), terms);
+    return y;
   }
   const int64_t n = x.size(0);
   if (n >= kMinRows) return PackedProduct(x, packed, transposed);

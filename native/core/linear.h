@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "core/blocked_bf16.h"
+#include "cpu/bf16_gemm.h"
 
 namespace selfedit {
 
@@ -14,8 +14,9 @@ enum class Operand {
   kFull,     // all of it forward, 16 bits of it backward: as good as a product in float32
 };
 
-// Weights in float32 and bfloat16 are packed once by oneDNN, at first use and apart for each direction
-// (decision 7). Activations are float32 (float64 for a float64 model).
+// Weights are packed once, at first use and apart for each direction (decision 7): float32 by oneDNN,
+// bfloat16 for our own product, whose results are float32. Activations are float32 (float64 for a float64
+// model).
 class Linear {
  public:
   Linear() = default;
@@ -32,8 +33,8 @@ class Linear {
 
  private:
   struct Packed {
-    at::Tensor plain;     // oneDNN's own layout
-    BlockedBf16 blocked;  // where the processor has matrix units
+    at::Tensor plain;      // oneDNN's own layout
+    cpu::Bf16Weight half;  // of a bfloat16 weight
   };
   at::Tensor Product(const at::Tensor& x, Packed* packed, bool transposed) const;
   at::Tensor PackedProduct(const at::Tensor& x, Packed* packed, bool transposed) const;

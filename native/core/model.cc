@@ -126,8 +126,7 @@ std::vector<Model::NamedTensor> Model::Named() const {
 // A bfloat16 model's head shares the embedding when they are tied. Of its own, it stays in float32 unless bfloat16
 // holds the very same values.
 void Model::SetHead(at::Tensor weight) {
-  if (dtype_ == Dtype::kBFloat16 && weight.scalar_type() == at::kFloat &&
-      BlockedBf16::Fits(config_.vocab_size, config_.hidden_size)) {
+  if (dtype_ == Dtype::kBFloat16 && weight.scalar_type() == at::kFloat) {
     const at::Tensor half = weight.to(at::kBFloat16);
     if (at::equal(half.to(at::kFloat), weight)) weight = half;
   }
@@ -159,7 +158,7 @@ std::string Model::Fingerprint(const JobControl& control) const {
     for (const int64_t size : named.tensor->sizes()) (line += ',') += std::to_string(size);
     line += std::string(",") + DtypeName(dtype_) + ";";
     hash.Update(line.data(), line.size());
-    // How the head is kept depends on the machine; what it holds does not.
+    // How the head is kept depends on the device; what it holds does not.
     const bool head_weight = named.tensor == &head_.weight();
     const at::Tensor plain = (head_weight ? named.tensor->to(activation()) : *named.tensor).cpu().contiguous();
     hash.Update(plain.const_data_ptr(), plain.nbytes());

@@ -2,7 +2,6 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/native/CPUBlas.h>
 #include <torch/headeronly/version.h>
 
 #include <optional>
@@ -40,30 +39,5 @@ inline at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& packed,
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
   return handle.call(x, packed, bias, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
-
-// oneDNN's product of small bfloat16 blocks with a float32 result, as the inductor's own kernels call it.
-// True where the processor has matrix units.
-inline bool HasBf16Blocks() {
-#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-  static const bool found = at::native::cpublas::could_pack(at::kBFloat16);
-  return found;
-#else
-  return false;
-#endif
-}
-
-// from [k, n] -> to: pairs of rows interleaved. n is 16, 32, 48 or 64.
-inline void PackBf16Block(int64_t k, int64_t n, const at::BFloat16* from, at::BFloat16* to) {
-  at::native::cpublas::pack(k, n, n, n, at::kBFloat16, at::kBFloat16, from, to);
-}
-
-// c [m, n] (+)= a [m, k] b, b packed.
-inline void MultiplyBf16Block(int64_t m, int64_t n, int64_t k, const at::BFloat16* a, int64_t lda,
-                              const at::BFloat16* b, float* c, int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, n, ldc, add, a, b, c);
-}
-
-// After the last product of a thread: lets go of the matrix units.
-inline void EndBf16Blocks() { at::native::cpublas::brgemm_release(); }
 
 }  // namespace selfedit::torch_version

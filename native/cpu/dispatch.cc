@@ -64,6 +64,13 @@ bool SelectSimd(const char* name) {
   return false;
 }
 
+bool SimdSupported(const char* name) {
+  for (const KernelSet* set : kSets) {
+    if (std::strcmp(set->name, name) == 0) return Supported(set);
+  }
+  return false;
+}
+
 template <typename T>
 void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, int64_t documents,
                       int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {

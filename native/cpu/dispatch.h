@@ -47,5 +47,7 @@ extern const KernelSet kKernels;
 // For tests and benchmarks: uses the named instruction set ("avx512", "avx2", "portable") from now on, in
 // every thread. False, and no change, when this machine lacks it.
 bool SelectSimd(const char* name);
+// Whether this machine can run the named instruction set.
+bool SimdSupported(const char* name);
 
 }  // namespace selfedit::cpu

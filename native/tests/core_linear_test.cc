@@ -1,4 +1,4 @@
-// The blocked bfloat16 product against float64, row by row against batches, and the split against its
+// Products of a bfloat16 weight against float64 and row by row against batches, and the split against its
 // definition.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -8,9 +8,7 @@
 #include <cstring>
 #include <limits>
 
-#include "core/blocked_bf16.h"
 #include "core/linear.h"
-#include "core/torch_version.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels.h"
 
@@ -79,74 +77,54 @@ TEST(SplitBf16, TermsAreRoundedAsAtenDoesAndAddUp) {
   for (const char* best : {"portable", "avx2", "avx512"}) cpu::SelectSimd(best);
 }
 
-struct Shape {
-  int64_t n, in, out;
-};
-const Shape kShapes[] = {{1, 32, 16},    {15, 64, 48},    {16, 96, 64},  {17, 64, 80},
-                         {63, 576, 192}, {130, 160, 208}, {300, 64, 64}, {40, 2080, 112}};
-
 double RelativeError(const at::Tensor& y, const at::Tensor& expected) {
   return (y.to(at::kDouble) - expected).norm().item<double>() / expected.norm().item<double>();
 }
 
-TEST(BlockedBf16, AgreesWithFloat64) {
-  if (!torch_version::HasBf16Blocks()) return;  // without matrix units Linear takes another way
+TEST(Linear, Bfloat16WeightsSeeTheRoundedOperandAndRoundNothingAfterTheSum) {
   const c10::InferenceMode inference;
-  for (const Shape& s : kShapes) {
-    for (const bool transposed : {false, true}) {
-      const at::Tensor w = Normal(transposed ? at::IntArrayRef{s.in, s.out} : at::IntArrayRef{s.out, s.in}, 5)
-                               .to(at::kBFloat16);
-      const at::Tensor wide = transposed ? w.to(at::kDouble) : w.to(at::kDouble).t();
-      const at::Tensor x = Normal({s.n, s.in}, 9);
-      const BlockedBf16 blocked(w, transposed);
-      const at::Tensor rounded = at::mm(x.to(at::kBFloat16).to(at::kDouble), wide);
-      const at::Tensor full = at::mm(x.to(at::kDouble), wide);
-      const at::Tensor y = blocked.Product(x, 1);
-      ASSERT_EQ(y.sizes(), (std::vector<int64_t>{s.n, s.out}));
-      EXPECT_LT(RelativeError(y, rounded), 1e-6);
-      EXPECT_LT(RelativeError(blocked.Product(x, 2), full), 1e-5);
-      // As good as a product in float32.
-      EXPECT_LT(RelativeError(blocked.Product(x, 3), full), 1e-6);
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{192, 576}, {37, 12}}) {
+    const at::Tensor w = Normal({out, in}, 5).to(at::kBFloat16), wide = w.to(at::kDouble);
+    for (const bool strided : {false, true}) {
+      const at::Tensor dense = strided ? w.t().contiguous().t() : w;
+      const Linear linear(dense, std::nullopt);
+      for (const int64_t n : {0, 1, 40}) {
+        const at::Tensor x = Normal({n, 2 * in}, 9).narrow(1, 0, in), dy = Normal({n, out}, 4);
+        const at::Tensor y = linear.Forward(x), dx = linear.BackwardInput(dy);
+        ASSERT_EQ(y.sizes(), (std::vector<int64_t>{n, out}));
+        ASSERT_EQ(dx.sizes(), (std::vector<int64_t>{n, in}));
+        ASSERT_EQ(y.scalar_type(), at::kFloat);
+        if (n == 0) continue;
+        EXPECT_LT(RelativeError(y, at::mm(x.to(at::kBFloat16).to(at::kDouble), wide.t())), 1e-6);
+        EXPECT_LT(RelativeError(dx, at::mm(dy.to(at::kBFloat16).to(at::kDouble), wide)), 1e-6);
+      }
     }
   }
 }
 
-TEST(BlockedBf16, ARowsBitsDependOnThatRowAlone) {
-  if (!torch_version::HasBf16Blocks()) return;  // without matrix units Linear takes another way
+TEST(Linear, ARowsBitsDependOnThatRowAlone) {
   const c10::InferenceMode inference;
   const int threads = at::get_num_threads();
-  for (const Shape& s : {Shape{0, 576, 208}, Shape{0, 2080, 64}}) {
-    const BlockedBf16 blocked(Normal({s.out, s.in}, 3).to(at::kBFloat16), false);
-    const at::Tensor x = Normal({333, s.in}, 4);
-    for (const int terms : {1, 3}) {
-      at::set_num_threads(1);
-      const at::Tensor all = blocked.Product(x, terms);
-      for (const int count : {1, 2, 3}) {
-        at::set_num_threads(count);
-        EXPECT_TRUE(at::equal(blocked.Product(x, terms), all)) << count << " threads";
-        for (const int64_t n : {1, 2, 15, 16, 17, 47, 64, 65, 100, 200}) {
-          const int64_t first = 333 - n;
-          EXPECT_TRUE(at::equal(blocked.Product(x.narrow(0, first, n), terms), all.narrow(0, first, n)))
-              << n << " rows, " << count << " threads";
-        }
+  for (const auto operand : {Operand::kRounded, Operand::kFull}) {
+    const Linear linear(Normal({208, 576}, 3).to(at::kBFloat16), std::nullopt, operand);
+    const at::Tensor x = Normal({333, 576}, 4), dy = Normal({333, 208}, 6);
+    at::set_num_threads(1);
+    const at::Tensor y = linear.Forward(x), dx = linear.BackwardInput(dy);
+    for (const int count : {1, 2, 3}) {
+      at::set_num_threads(count);
+      for (const int64_t n : {1, 2, 15, 16, 17, 47, 64, 65, 100, 200, 333}) {
+        const int64_t first = 333 - n;
+        EXPECT_TRUE(at::equal(linear.Forward(x.narrow(0, first, n)), y.narrow(0, first, n)))
+            << n << " rows, " << count << " threads";
+        EXPECT_TRUE(at::equal(linear.BackwardInput(dy.narrow(0, first, n)), dx.narrow(0, first, n)))
+            << n << " rows, " << count << " threads";
       }
     }
   }
   at::set_num_threads(threads);
 }
 
-TEST(Linear, ARowsBitsDependOnThatRowAloneUnderBfloat16Weights) {
-  const c10::InferenceMode inference;
-  for (const Operand operand : {Operand::kRounded, Operand::kFull}) {
-    const Linear linear(Normal({208, 96}, 3).to(at::kBFloat16), std::nullopt, operand);
-    const at::Tensor x = Normal({150, 96}, 4), all = linear.Forward(x);
-    for (const int64_t n : {1, 2, 15, 16, 17, 64, 100}) {
-      EXPECT_TRUE(at::equal(linear.Forward(x.narrow(0, 150 - n, n)), all.narrow(0, 150 - n, n))) << n;
-    }
-  }
-}
-
-// Whichever way the machine has: a full operand loses nothing, also where the shape fits no block.
+// A full operand loses nothing.
 TEST(Linear, AFullOperandUnderBfloat16WeightsIsAsGoodAsFloat32) {
   const c10::InferenceMode inference;
   for (const auto& [out, in] : {std::pair<int64_t, int64_t>{80, 64}, {37, 12}}) {

@@ -1,0 +1,9 @@
+// Compiled with the flags of avx2 (CMakeLists.txt); run only where dispatch.cc finds it supported.
+#if defined(__x86_64__)
+#define SELFEDIT_ISA avx2
+#include "isa/bf16_gemm.h"
+
+namespace selfedit::cpu::avx2 {
+const Bf16Set kBf16 = {"avx2", sizeof(float), true, PackBf16Operand, Bf16ProductBlock};
+}
+#endif
