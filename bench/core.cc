@@ -1,8 +1,8 @@
-// Seconds of adapt, evaluate, generate, score and update on random weights of SmolLM2-135M's shape: no peer, no
-// Node, for comparing two builds in turn.
+// Seconds of adapt, evaluate, generate, score and update on random weights of SmolLM2-135M's shape: no peer,
+// no Node, for comparing two builds in turn.
 //   bench_core [--dtype float32|bfloat16] [--threads 2] [--repeats 3] [--layers 30] [--plain] WORK ...
-// --plain: tensors from the system's allocator, as before the workspace. Page faults and processor time are of the
-// timed calls alone.
+// --plain: tensors from the system's allocator, as before the workspace. Page faults and processor time are
+// of the timed calls alone.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <sys/resource.h>
@@ -121,7 +121,9 @@ struct Usage {
 Usage Used() {
   rusage u{};
   getrusage(RUSAGE_SELF, &u);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return {seconds(u.ru_utime) + seconds(u.ru_stime), u.ru_minflt};
 }
 
@@ -188,10 +190,11 @@ int main(int argc, char** argv) {
     const Usage after = Used();
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2];
-    std::printf("%-9s %s %.3f s (%.3f-%.3f)  %.0f tokens/s  processor %.3f s a call  page faults %ld a call\n",
-                name.c_str(), options["--dtype"].c_str(), median, seconds.front(), seconds.back(),
-                static_cast<double>(work.first) / median, (after.cpu - before.cpu) / repeats,
-                (after.faults - before.faults) / repeats);
+    std::printf(
+        "%-9s %s %.3f s (%.3f-%.3f)  %.0f tokens/s  processor %.3f s a call  page faults %ld a call\n",
+        name.c_str(), options["--dtype"].c_str(), median, seconds.front(), seconds.back(),
+        static_cast<double>(work.first) / median, (after.cpu - before.cpu) / repeats,
+        (after.faults - before.faults) / repeats);
     std::fflush(stdout);
   }
   if (plain) return 0;

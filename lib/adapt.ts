@@ -1,10 +1,11 @@
-import { native } from './binding.js';
+import { type AdaptSpec, type MemoryPlan, native } from './binding.js';
 import { Delta } from './delta.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Model } from './model.js';
 import { type CallOptions, runJob } from './native-job.js';
 import { deriveKey, toSeed } from './random.js';
+import type { Resource } from './resource.js';
 import { ForkTable, type TokenInput, toRagged, toTokens } from './rows.js';
 import { DEFAULT_TARGETS, resolveTargets } from './targets.js';
 
@@ -91,6 +92,8 @@ export interface AdaptCallOptions extends Partial<AdaptOptions>, CallOptions {
   deterministic?: boolean;
   /** Tokens of one lockstep step; chosen when absent. Does not change results. */
   maxStepTokens?: number;
+  /** Most edits trained together; chosen from the free memory when absent. Does not change results. */
+  slots?: number;
 }
 
 export interface Adapted {
@@ -105,15 +108,40 @@ export interface Adapted {
  * The inner loop: K text edits become K deltas (low-rank or sparse) by K short trainings that run together. Each edit has its own
  * optimizer state, schedule, clipping and document order; what it becomes does not depend on the others.
  * Progress counts tokens. Errors: `InputError` (no documents, documents too short or too long), `DeltaError` (targets,
- * initial delta), `WorkError` (`LOSS_NOT_FINITE`, memory), `AbortedError`.
+ * initial delta), `WorkError` (`LOSS_NOT_FINITE`, `OUT_OF_MEMORY`), `AbortedError`. When memory runs short in the middle, the call goes on with half as
+ * much at once and says so by `process.emitWarning`; the second time it ends with `OUT_OF_MEMORY`, and nothing else is harmed.
  */
 export async function adapt(
   edits: readonly AdaptEdit[],
   callOptions: AdaptCallOptions = {},
 ): Promise<Adapted[]> {
-  const first = edits[0];
-  if (!first) return [];
-  const table = new ForkTable(first.fork);
+  if (edits.length === 0) return [];
+  const { spec, uses, model } = adaptSpec(edits, callOptions);
+  const result = await runJob((onProgress) => native().adapt(spec, onProgress), callOptions, uses);
+  return result.deltas.map((handle, e) => {
+    const loss = result.loss.slice(result.lossOffsets[e], result.lossOffsets[e + 1]);
+    return { delta: new Delta(model, handle), loss, steps: loss.length };
+  });
+}
+
+/**
+ * How `adapt` would fit the edits into the memory that is free now: decided before any work starts. Errors: those of
+ * `adapt`; `WorkError` (`OUT_OF_MEMORY`) when not even one edit fits, with what is needed and what there is.
+ */
+export async function planAdapt(
+  edits: readonly AdaptEdit[],
+  callOptions: AdaptCallOptions = {},
+): Promise<MemoryPlan> {
+  if (edits.length === 0) throw makeError('INPUT_INVALID', 'there is no edit to plan for');
+  const { spec, uses } = adaptSpec(edits, callOptions);
+  return runJob(() => native().planAdapt(spec), callOptions, uses);
+}
+
+function adaptSpec(
+  edits: readonly AdaptEdit[],
+  callOptions: AdaptCallOptions,
+): { spec: AdaptSpec; uses: Resource[]; model: Model } {
+  const table = new ForkTable(edits[0]!.fork);
   const { model } = table;
   const settings = edits.map((edit, e) => settingsOf(callOptions, edit, e));
   const slotFork = Int32Array.from(edits, ({ fork }, e) => table.indexOf(fork, `edit ${e}`));
@@ -172,14 +200,16 @@ export async function adapt(
     selection: integers(({ selection }) => SELECTIONS.indexOf(selection)),
     init: edits.map(({ init }) => init?.handle ?? null),
     maxStepTokens: callOptions.maxStepTokens ?? 0,
+    slots: slotsOf(callOptions),
     deterministic: callOptions.deterministic ?? false,
   };
-  const uses = [...table.resources, ...inits];
-  const result = await runJob((onProgress) => native().adapt(spec, onProgress), callOptions, uses);
-  return result.deltas.map((handle, e) => {
-    const loss = result.loss.slice(result.lossOffsets[e], result.lossOffsets[e + 1]);
-    return { delta: new Delta(model, handle), loss, steps: loss.length };
-  });
+  return { spec, uses: [...table.resources, ...inits], model };
+}
+
+function slotsOf({ slots }: AdaptCallOptions): number {
+  if (slots === undefined) return 0;
+  if (inRange(slots, 1)) return slots;
+  throw makeError('OPTION_INVALID', `slots is ${slots}; expected an integer from 1`);
 }
 
 /** Integers travel in 32 bits. */

@@ -9,6 +9,8 @@ import { loadAddon } from './load.js';
 export interface NativeJob<T> {
   promise: Promise<T>;
   cancel(): void;
+  /** What the work wanted to say although it went on, for example that memory was short. Read after the end. */
+  warnings(): string[];
 }
 
 /** Progress of a job, delivered at most once a step; later reports replace undelivered earlier ones. */
@@ -212,6 +214,8 @@ export interface GenerateSpec extends Ragged {
   forks: NativeFork[];
   /** Prompt -> index into `forks`. */
   promptFork: Int32Array;
+  /** Prompt -> how many of its first tokens are read once for all prompts of its fork that begin with them. */
+  sharedPrefix: Int32Array;
   /** Row -> prompt. Rows of one prompt share its keys and values. All of the following have one entry a row. */
   rowPrompt: Int32Array;
   maxTokens: Int32Array;
@@ -276,6 +280,8 @@ export interface AdaptSpec extends Ragged {
   init: (NativeDelta | null)[];
   /** Tokens of one lockstep step. 0: chosen. */
   maxStepTokens: number;
+  /** Most slots trained together. 0: by the memory plan. */
+  slots: number;
   /** Equal bits whatever the other slots are. */
   deterministic: boolean;
 }
@@ -286,6 +292,24 @@ export interface AdaptResult {
   lossOffsets: Int32Array;
   /** Lockstep steps taken. */
   steps: number;
+}
+
+/** What a call will take, in bytes, decided before its work starts. */
+export interface MemoryPlan {
+  /** What can still be allocated, and how much of it the call may use. */
+  free: number;
+  budget: number;
+  /** Packed weights still to be made, chunks of logits. */
+  fixed: number;
+  /** One edit with its optimizer state (adapt), or one row with its keys and values (generate): the largest. */
+  each: number;
+  /** How many of these are worked on together. */
+  count: number;
+  /** Activations of one token, and the most tokens of one step. */
+  token: number;
+  tokens: number;
+  /** fixed + each · count + token · tokens */
+  total: number;
 }
 
 /** KL(p_fork ‖ p_reference) over the whole vocabulary, in nats, at every position of every row. */
@@ -459,6 +483,10 @@ export interface NativeAddon {
   score(spec: ScoreSpec, progress: ProgressCallback): NativeJob<Float32Array>;
   generate(spec: GenerateSpec, progress: ProgressCallback): NativeJob<GenerateResult>;
   adapt(spec: AdaptSpec, progress: ProgressCallback): NativeJob<AdaptResult>;
+  planAdapt(spec: AdaptSpec): NativeJob<MemoryPlan>;
+  planGenerate(spec: GenerateSpec): NativeJob<MemoryPlan>;
+  /** Most bytes that tensors of the compute thread may hold, weights included; 0: no limit. */
+  setMemoryLimit(bytes: number): void;
   divergence(spec: DivergenceSpec, progress: ProgressCallback): NativeJob<Float32Array>;
   /** 64-bit Philox key: hash of a seed, a purpose and indices. */
   deriveKey(seed: bigint, purpose: string, indices: Int32Array): bigint;

@@ -1,4 +1,4 @@
-import { native } from './binding.js';
+import { type GenerateSpec, type MemoryPlan, native } from './binding.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Model } from './model.js';
@@ -23,6 +23,11 @@ export interface GenerateRow extends SamplingOptions {
   prompt: TokenInput;
   /** Samples of this prompt; they share its keys and values. 1. */
   samples?: number;
+  /**
+   * How many first tokens of the prompt are read once for all rows of its fork that begin with the same ones and say so:
+   * the questions of one fork behind a common instruction. 0. Less than the prompt's length.
+   */
+  sharedPrefix?: number;
   /**
    * Key of the row's draws. The same fork, prompt, settings and seed give the same tokens whatever else is in the call.
    * By default derived from the call's seed and the row's index.
@@ -69,9 +74,44 @@ export async function generate(
   rows: readonly GenerateRow[],
   options: GenerateOptions = {},
 ): Promise<Generation[]> {
-  const first = rows[0];
-  if (!first) return [];
-  const table = new ForkTable(first.fork);
+  if (rows.length === 0) return [];
+  const { spec, table, samples, prompts, stop } = generateSpec(rows, options);
+  const { model } = table;
+  const result = await runJob((onProgress) => native().generate(spec, onProgress), options, table.resources);
+  const tokens = splitBy(result.tokens, result.offsets);
+  const logprobs = splitBy(result.logprobs, result.offsets);
+  return samples.map(({ row, sample }, index) => ({
+    text: model.hasTokenizer ? cutAt(model.tokenizer.decode(tokens[index]!), stop) : '',
+    tokens: tokens[index]!,
+    logprobs: logprobs[index]!,
+    finish: (['length', 'stop', 'stop', 'context'] as const)[result.finish[index]!]!,
+    prompt: prompts[row]!,
+    row,
+    sample,
+  }));
+}
+
+/** How `generate` would fit the rows into the memory that is free now. Errors: as `planAdapt`. */
+export async function planGenerate(
+  rows: readonly GenerateRow[],
+  options: GenerateOptions = {},
+): Promise<MemoryPlan> {
+  if (rows.length === 0) throw makeError('INPUT_INVALID', 'there is no row to plan for');
+  const { spec, table } = generateSpec(rows, options);
+  return runJob(() => native().planGenerate(spec), options, table.resources);
+}
+
+interface PreparedCall {
+  spec: GenerateSpec;
+  table: ForkTable;
+  /** Of every generated row: which row asked for it, and which of its samples it is. */
+  samples: { row: number; sample: number }[];
+  prompts: Int32Array[];
+  stop: string[];
+}
+
+function generateSpec(rows: readonly GenerateRow[], options: GenerateOptions): PreparedCall {
+  const table = new ForkTable(rows[0]!.fork);
   const { model } = table;
   const stop = stopStringsOf(options);
   const seed = toSeed(options.seed ?? 0);
@@ -99,6 +139,7 @@ export async function generate(
     ...ragged,
     forks: table.natives,
     promptFork,
+    sharedPrefix: prefixesOf(rows, prompts),
     rowPrompt: Int32Array.from(samples, ({ row }) => row),
     maxTokens: integers('maxTokens', 64, 1),
     temperature: Float32Array.from(each('temperature', 1)),
@@ -110,18 +151,19 @@ export async function generate(
     maxRows: options.maxRows ?? 0,
     application: applicationOf(options),
   };
-  const result = await runJob((onProgress) => native().generate(spec, onProgress), options, table.resources);
-  const tokens = splitBy(result.tokens, result.offsets);
-  const logprobs = splitBy(result.logprobs, result.offsets);
-  return samples.map(({ row, sample }, index) => ({
-    text: model.hasTokenizer ? cutAt(model.tokenizer.decode(tokens[index]!), stop) : '',
-    tokens: tokens[index]!,
-    logprobs: logprobs[index]!,
-    finish: (['length', 'stop', 'stop', 'context'] as const)[result.finish[index]!]!,
-    prompt: prompts[row]!,
-    row,
-    sample,
-  }));
+  return { spec, table, samples, prompts, stop };
+}
+
+function prefixesOf(rows: readonly GenerateRow[], prompts: readonly Int32Array[]): Int32Array {
+  if (rows.every(({ sharedPrefix }) => sharedPrefix === undefined)) return new Int32Array(0);
+  return Int32Array.from(rows, ({ sharedPrefix = 0 }, r) => {
+    const { length } = prompts[r]!;
+    if (Number.isInteger(sharedPrefix) && sharedPrefix >= 0 && sharedPrefix < length) return sharedPrefix;
+    throw makeError(
+      'OPTION_INVALID',
+      `row ${r}: sharedPrefix is ${sharedPrefix}; expected an integer from 0, less than the prompt's ${length} tokens`,
+    );
+  });
 }
 
 const APPLICATIONS = ['auto', 'overlay', 'materialised'] as const;

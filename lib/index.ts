@@ -9,6 +9,7 @@ export {
   type Adapted,
   type AdaptOptions,
   adapt,
+  planAdapt,
 } from './adapt.js';
 export type {
   DeltaKind,
@@ -17,6 +18,7 @@ export type {
   GpuInfo,
   LowRankPart,
   MatrixInfo,
+  MemoryPlan,
   ModelConfig,
   PartStatistics,
   PolicyStepSpec,
@@ -42,11 +44,12 @@ export {
   type GenerateRow,
   type Generation,
   generate,
+  planGenerate,
   type SamplingOptions,
 } from './generate.js';
 export { type Gradient, type GradientOptions, type GradientRow, gradient } from './gradient.js';
 export * from './learn.js';
-export { type Dtype, type LoadOptions, Model, type RandomOptions, setThreads } from './model.js';
+export { type Dtype, type LoadOptions, Model, type RandomOptions, setMemoryLimit, setThreads } from './model.js';
 export { type CallOptions, type Progress, watch } from './native-job.js';
 export {
   POLICY_STEP_DEFAULTS,

@@ -148,3 +148,14 @@ export function setThreads(threads: number): void {
   }
   runSync(() => native().setThreads(threads));
 }
+
+/**
+ * Most bytes that the tensors of the compute thread may hold together, weights included, for all models of the process;
+ * 0: only what the system has. Beyond it a call goes on with less at once or ends with `WorkError` (`OUT_OF_MEMORY`).
+ */
+export function setMemoryLimit(bytes: number): void {
+  if (!Number.isSafeInteger(bytes) || bytes < 0) {
+    throw makeError('OPTION_INVALID', `the memory limit is ${bytes}; expected a number of bytes, or 0 for none`);
+  }
+  runSync(() => native().setMemoryLimit(bytes));
+}

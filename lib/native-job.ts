@@ -49,6 +49,7 @@ export async function runJob<T>(
   for (const resource of uses) resource.hold(job.promise);
   try {
     const result = await job.promise;
+    for (const warning of job.warnings()) process.emitWarning(warning, 'SelfeditWarning');
     if (thrown) throw thrown.error;
     return result;
   } catch (error) {

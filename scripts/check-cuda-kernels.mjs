@@ -127,15 +127,27 @@ async function runTests(kernels, name, flags, libraries, options) {
   return spawnSync(program, options, { stdio: 'inherit' }).status ?? 1;
 }
 
+/** The folder with nvcc's own include/ and lib/; nvcc may be a wrapper, so it is asked. */
+async function toolkit(nvcc) {
+  const { stderr } = await run(nvcc, [
+    '--dryrun',
+    '-c',
+    join(KERNELS, 'common.cu'),
+    '-o',
+    join(OUT, 'common.o'),
+  ]);
+  const include = /^#\$ INCLUDES="-I([^"]+)"/m.exec(stderr)?.[1];
+  if (!include) throw new Error(`${nvcc} --dryrun names no include folder`);
+  return dirname(realpathSync(include));
+}
+
 async function main() {
   const nvcc = findNvcc();
   if (!nvcc) {
     log('check:cuda:kernels is skipped: no nvcc in CUDACXX, CUDA_HOME, PATH or /usr/local/cuda');
     return 0;
   }
-  const cuda = dirname(dirname(realpathSync(nvcc)));
-  const targets = join(cuda, 'targets', 'x86_64-linux');
-  const base = existsSync(join(targets, 'include')) ? targets : cuda;
+  const base = await toolkit(nvcc);
   const options = process.argv.slice(2).filter((option) => option !== '--tests' && option !== '--emulate');
   if (process.argv.includes('--emulate')) {
     const kernels = await compileEmulated(join(base, 'include'));

@@ -1,53 +1,54 @@
-"""What the peers share: reading the work, loading the model, timing, printing.
+"""What the peers share: reading the work, loading the model, timing, answering.
 
 A peer does the same work as a benchmark of bench/ with transformers and PEFT. It reads one line of JSON (the work) from
-standard input and prints one line of JSON:
-  {"seconds": median, "tokens": tokens of one run, "samples": [seconds of each run], "result": …, "versions": {…}}
-`result` is what was computed, so that the benchmark can check that both sides did the same.
+standard input, does it once to warm up, and prints one line of JSON:
+  {"seconds": of the warm run, "result": what was computed, so that both sides can be compared, "versions": {…}}
+For every further line of input it does the work once more and answers {"seconds": s}; so both sides are measured in turn.
 
 Every work has
-  model     Hugging Face folder or .gguf file; or
-  config    a configuration as in config.json: random weights (speed does not depend on values); `seed`, 0 by default
-  dtype     "float32" (default) or "bfloat16"
-  threads   2 by default
-  attention "sdpa" by default, the fastest that transformers has on a CPU; "eager" for comparisons
-  warmup    runs before the timed ones, 1 by default
-  repeats   timed runs, 3 by default
-  alternate true: after the warm-up print {"ready": true}, then do one run for every further line of input and answer it with
-            {"seconds": s}, so that both sides can be measured in turn; at the end of the input print the line above
+  model     Hugging Face folder
+  device    "cpu", "cuda", "cuda:1", …
+  dtype     "float32" or "bfloat16"
+  threads   on the CPU
+Attention is "sdpa", the fastest that transformers has on a CPU.
 """
 
 import json
-import statistics
 import sys
 import time
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 
-import peft
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
 
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PACKAGES = ["torch", "transformers", "peft", "trl", "gguf"]
 
 
 def load(work):
-    options = {"dtype": DTYPES[work.get("dtype", "float32")], "attn_implementation": work.get("attention", "sdpa")}
-    if "config" in work:
-        torch.manual_seed(work.get("seed", 0))
-        config = AutoConfig.for_model(**work["config"])
-        return AutoModelForCausalLM.from_config(config, **options).eval()
-    path = Path(work["model"])
-    if path.suffix == ".gguf":
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options).eval()
-    return AutoModelForCausalLM.from_pretrained(path, **options).eval()
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        work["model"], dtype=DTYPES[work["dtype"]], attn_implementation="sdpa"
+    ).to(work["device"]).eval()
 
 
-def timed(run):
+def versions():
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+def timed(run, device):
     begin = time.perf_counter()
     result = run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
     return time.perf_counter() - begin, result
 
 
@@ -56,28 +57,12 @@ def answer(value):
 
 
 def serve(prepare):
-    """`prepare(work)` returns `run`, and `run()` returns (tokens, result)."""
+    """`prepare(work)` returns `run`; `run()` does the work once and returns its result, ready for JSON."""
     work = json.loads(sys.stdin.readline())
-    torch.set_num_threads(work.get("threads", 2))
+    torch.set_num_threads(work["threads"])
     run = prepare(work)
-    tokens = result = None
-    for _ in range(work.get("warmup", 1)):
-        tokens, result = run()
-    samples = []
-    if work.get("alternate"):
-        answer({"ready": True})
-        for _ in iter(sys.stdin.readline, ""):
-            seconds, (tokens, result) = timed(run)
-            samples.append(seconds)
-            answer({"seconds": seconds})
-    else:
-        for _ in range(work.get("repeats", 3)):
-            seconds, (tokens, result) = timed(run)
-            samples.append(seconds)
-    answer({
-        "seconds": statistics.median(samples) if samples else None,
-        "tokens": tokens,
-        "samples": samples,
-        "result": result,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
-    })
+    seconds, result = timed(run, work["device"])
+    answer({"seconds": seconds, "result": result, "versions": versions()})
+    for _ in iter(sys.stdin.readline, ""):
+        seconds, _ = timed(run, work["device"])
+        answer({"seconds": seconds})

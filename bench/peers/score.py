@@ -1,9 +1,7 @@
 """Peer of `score`: log-probs of given tokens by transformers, right-padded batches of rows of similar length.
 
-Work, besides what common.py reads: rows [[token ids]], batch (8).
-Result: {"logprobs": [[null, …]]} in the order of the rows. `tokens` counts all tokens of the rows.
-
-Run: echo '{"model": "FOLDER", "rows": [[1, 2, 3]]}' | python bench/peers/score.py
+Work, besides what common.py reads: rows [[token ids]], batch (rows at once).
+Result: {"logprobs": [[of every token but the first]]} in the order of the rows.
 """
 
 import torch
@@ -13,7 +11,7 @@ from common import load, serve
 
 def prepare(work):
     model = load(work)
-    rows, size = work["rows"], work.get("batch", 8)
+    rows, size, device = work["rows"], work["batch"], work["device"]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = [order[i:i + size] for i in range(0, len(order), size)]
 
@@ -22,13 +20,13 @@ def prepare(work):
         result = [None] * len(rows)
         for batch in batches:
             length = max(len(rows[i]) for i in batch)
-            tokens = torch.tensor([rows[i] + [0] * (length - len(rows[i])) for i in batch])
-            mask = torch.tensor([[1] * len(rows[i]) + [0] * (length - len(rows[i])) for i in batch])
+            tokens = torch.tensor([rows[i] + [0] * (length - len(rows[i])) for i in batch], device=device)
+            mask = torch.tensor([[1] * len(rows[i]) + [0] * (length - len(rows[i])) for i in batch], device=device)
             logits = model(tokens, attention_mask=mask, use_cache=False).logits[:, :-1].float()
             picked = torch.log_softmax(logits, -1).gather(2, tokens[:, 1:, None])[..., 0]
             for i, values in zip(batch, picked, strict=True):
-                result[i] = [None, *values[:len(rows[i]) - 1].tolist()]
-        return sum(map(len, rows)), {"logprobs": result}
+                result[i] = values[:len(rows[i]) - 1].tolist()
+        return {"logprobs": result}
 
     return run
 

@@ -8,6 +8,7 @@ import {
   type Adapted,
   type AdaptOptions,
   adapt,
+  planAdapt,
 } from '../adapt.js';
 import { Delta } from '../delta.js';
 import { makeError, SelfeditError } from '../errors.js';
@@ -41,6 +42,7 @@ interface Options extends ModelOptions {
   init?: string;
   shuffle: boolean;
   slots: number;
+  plan?: boolean;
 }
 
 /** One line of the input. */
@@ -78,6 +80,7 @@ export function addAdapt(program: Command, session: Session): void {
     .option('--init <dir>', 'PEFT adapter to start every adapter from, instead of seeded values')
     .option('--no-shuffle', 'visit the documents in the given order each epoch')
     .option('--slots <n>', 'most edits trained together; does not change results', integer(1), 16)
+    .option('--plan', 'print how the edits fit into the free memory (JSON on standard error) before each batch')
     .addHelpText(
       'after',
       `
@@ -112,6 +115,7 @@ async function run(options: Options, session: Session): Promise<void> {
         meter.update(finished + (batch.length * done) / total, slots?.length, { status });
       },
     };
+    if (options.plan) session.note(`plan: ${JSON.stringify(await planAdapt(batch, settings))}`);
     for await (const { slot, adapted } of adaptBatch(batch, call)) {
       await folder.save(slot.id, adapted.delta).finally(() => adapted.delta.close());
       await session.printLines([{ id: slot.id, steps: adapted.steps, loss: logprobsJson(adapted.loss) }]);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../load.js';
 import { addAdapt } from './adapt.js';
+import { addBench } from './bench.js';
 import { addDemo } from './demo.js';
 import { addDoctor } from './doctor.js';
 import { addEval } from './eval.js';
@@ -26,6 +27,7 @@ const COMMANDS = [
   addEval,
   addGrade,
   addDemo,
+  addBench,
 ];
 
 export function buildProgram(session: Session): Command {

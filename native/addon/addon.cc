@@ -9,6 +9,7 @@
 #include "addon/handles.h"
 #include "addon/job.h"
 #include "core/device.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
 
@@ -58,6 +59,15 @@ Napi::Value SetThreads(const Napi::CallbackInfo& info) {
       throw Error("OPTION_INVALID", "threads must be an integer from 1 to 4096");
     }
     Engine::Get().SetThreads(static_cast<int>(threads));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value SetMemoryLimitCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    const int64_t bytes = Index(info[0]);
+    if (bytes < 0) throw Error("OPTION_INVALID", "the memory limit must be a number of bytes from 0");
+    SetMemoryLimit(bytes);
     return info.Env().Undefined();
   });
 }
@@ -121,6 +131,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("score", ScoreCall);
   call("generate", GenerateCall);
   call("adapt", AdaptCall);
+  call("planAdapt", PlanAdaptCall);
+  call("planGenerate", PlanGenerateCall);
+  call("setMemoryLimit", SetMemoryLimitCall);
   call("divergence", DivergenceCall);
   call("deriveKey", DeriveKeyCall);
   call("permutation", PermutationCall);

@@ -5,6 +5,7 @@
 #include "addon/job.h"
 #include "core/adapt.h"
 #include "core/generate.h"
+#include "core/memory.h"
 #include "core/score.h"
 
 namespace selfedit::addon {
@@ -61,9 +62,9 @@ Napi::Value DivergenceCall(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    const Napi::Object o = Object(info[0], "spec");
+namespace {
+
+GenerateSpec GenerateSpecFrom(const Napi::Object& o) {
     Forks forks = ForksFrom(o);
     GenerateSpec spec;
     spec.model = forks.model;
@@ -74,6 +75,7 @@ Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
     if (application < 0 || application > 2) Invalid("application", "auto, overlay or materialised");
     spec.application = static_cast<Application>(application);
     spec.prompt_fork = Values<int32_t>(o, "promptFork");
+    spec.shared_prefix = Values<int32_t>(o, "sharedPrefix");
     spec.row_prompt = Values<int32_t>(o, "rowPrompt");
     spec.max_tokens = Values<int32_t>(o, "maxTokens");
     spec.temperature = Values<float>(o, "temperature");
@@ -85,6 +87,36 @@ Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
     for (uint32_t i = 0; i < stops.Length(); ++i)
       spec.stop_strings.push_back(Text(stops.Get(i), "stopStrings"));
     spec.max_rows = Integer(o, "maxRows");
+    return spec;
+}
+
+Napi::Object PlanObject(Napi::Env env, const MemoryPlan& plan) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("free", static_cast<double>(plan.free));
+  o.Set("budget", static_cast<double>(plan.budget));
+  o.Set("fixed", static_cast<double>(plan.fixed));
+  o.Set("each", static_cast<double>(plan.each));
+  o.Set("count", static_cast<double>(plan.count));
+  o.Set("token", static_cast<double>(plan.token));
+  o.Set("tokens", static_cast<double>(plan.tokens));
+  o.Set("total", static_cast<double>(plan.total()));
+  return o;
+}
+
+// A plan alone: on the compute thread, where what is kept and what is packed is known.
+template <typename Spec>
+Napi::Value PlanJob(const Napi::CallbackInfo& info, Spec spec, MemoryPlan (*plan)(const Spec&)) {
+  return RunJob(
+      info.Env(), info.Env().Undefined(),
+      [spec = std::move(spec), plan](const JobControl&) { return plan(spec); },
+      [](Napi::Env env, MemoryPlan&& made) -> Napi::Value { return PlanObject(env, made); });
+}
+
+}  // namespace
+
+Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    GenerateSpec spec = GenerateSpecFrom(Object(info[0], "spec"));
     return RunJob(
         info.Env(), info[1],
         [spec = std::move(spec)](const JobControl& control) { return Generate(spec, control); },
@@ -104,15 +136,21 @@ Napi::Value GenerateCall(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    const Napi::Object o = Object(info[0], "spec");
+Napi::Value PlanGenerateCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(),
+               [&]() -> Napi::Value { return PlanJob(info, GenerateSpecFrom(Object(info[0], "spec")), PlanGenerate); });
+}
+
+namespace {
+
+AdaptSpec AdaptSpecFrom(const Napi::Object& o) {
     const Forks forks = ForksFrom(o);
     AdaptSpec spec;
     spec.model = forks.model;
     spec.documents = RaggedFrom(o);
     spec.loss_mask = Values<uint8_t>(o, "lossMask");
     spec.max_step_tokens = Integer(o, "maxStepTokens");
+    spec.max_active_slots = Integer(o, "slots");
     spec.deterministic = Boolean(o, "deterministic");
     const auto slot_fork = Values<int32_t>(o, "slotFork");
     const auto slot_documents = Values<int32_t>(o, "slotDocuments");
@@ -175,10 +213,26 @@ Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
       if (!initial.IsNull()) slot.init = Unwrap<DeltaHandle>(initial).get();
       spec.slots.push_back(std::move(slot));
     }
+    return spec;
+}
+
+}  // namespace
+
+Napi::Value PlanAdaptCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    AdaptSpec spec = AdaptSpecFrom(Object(info[0], "spec"));
+    return PlanJob(info, std::move(spec), PlanAdapt);
+  });
+}
+
+Napi::Value AdaptCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    AdaptSpec spec = AdaptSpecFrom(Object(info[0], "spec"));
+    const std::shared_ptr<Model> model = spec.model;
     return RunJob(
         info.Env(), info[1],
         [spec = std::move(spec)](const JobControl& control) { return Adapt(spec, control); },
-        [model = forks.model](Napi::Env env, AdaptResult&& result) -> Napi::Value {
+        [model](Napi::Env env, AdaptResult&& result) -> Napi::Value {
           const Flat<double> loss(result.loss);
           Napi::Array deltas = Napi::Array::New(env, result.deltas.size());
           for (size_t i = 0; i < result.deltas.size(); ++i) {

@@ -20,5 +20,7 @@ Napi::Value ScoreCall(const Napi::CallbackInfo& info);
 Napi::Value DivergenceCall(const Napi::CallbackInfo& info);
 Napi::Value GenerateCall(const Napi::CallbackInfo& info);
 Napi::Value AdaptCall(const Napi::CallbackInfo& info);
+Napi::Value PlanAdaptCall(const Napi::CallbackInfo& info);
+Napi::Value PlanGenerateCall(const Napi::CallbackInfo& info);
 
 }  // namespace selfedit::addon

@@ -17,7 +17,8 @@ Failure DescribeException() {
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     const bool memory = message.find("can't allocate memory") != std::string::npos ||
-                        message.find("not enough memory") != std::string::npos;
+                        message.find("not enough memory") != std::string::npos ||
+                        message.find("out of memory") != std::string::npos;
     return {memory ? "OUT_OF_MEMORY" : "INTERNAL", "libtorch: " + message};
   } catch (const std::exception& error) {
     return {"INTERNAL", error.what()};

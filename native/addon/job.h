@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "addon/engine.h"
 #include "addon/environment.h"
@@ -36,6 +37,12 @@ auto Guard(Napi::Env env, Body&& body) -> decltype(body()) {
   }
 }
 
+// What a job wanted to say although it went on. Outlives the job: its caller reads it after the end.
+struct Warnings {
+  std::mutex mutex;
+  std::vector<std::string> texts;
+};
+
 template <typename Result>
 struct RunningJob : Job {
   explicit RunningJob(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
@@ -46,6 +53,7 @@ struct RunningJob : Job {
   // Latest progress that the event loop has not seen yet: reports never queue up.
   std::mutex progress_mutex;
   std::optional<Progress> progress;
+  std::shared_ptr<Warnings> warnings = std::make_shared<Warnings>();
 };
 
 inline Napi::Object ProgressObject(Napi::Env env, const Progress& progress) {
@@ -72,6 +80,10 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
                              convert = std::move(convert)]() mutable {
     JobControl control;
     control.stop = &job->stop;
+    control.warn = [&job](const std::string& text) {
+      std::lock_guard lock(job->warnings->mutex);
+      job->warnings->texts.push_back(text);
+    };
     if (wants_progress) {
       control.report = [&job, &mailbox](const Progress& progress) {
         {
@@ -129,6 +141,12 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("promise", job->deferred.Promise());
   std::weak_ptr<Job> weak = job;
+  handle.Set("warnings", Napi::Function::New(env, [said = job->warnings](const Napi::CallbackInfo& info) {
+               std::lock_guard lock(said->mutex);
+               Napi::Array list = Napi::Array::New(info.Env(), said->texts.size());
+               for (size_t i = 0; i < said->texts.size(); ++i) list.Set(static_cast<uint32_t>(i), said->texts[i]);
+               return list;
+             }));
   handle.Set("cancel", Napi::Function::New(env, [weak](const Napi::CallbackInfo&) {
                if (auto alive = weak.lock()) alive->stop = true;
              }));

@@ -5,9 +5,11 @@
 
 #include "core/accelerator.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/schedule.h"
 #include "core/trainable.h"
 #include "core/transformer.h"
+#include "core/workspace.h"
 #include "cpu/kernels.h"
 
 namespace selfedit {
@@ -21,7 +23,11 @@ class Slot {
       : index(index),
         steps(spec.slots[index]),
         spec_(spec.slots[index]),
-        delta_(StartDelta(spec, spec_, control)) {}
+        delta_(StartDelta(spec, spec_, control)) {
+    // All that a slot will ever hold is held now: no step fails half-way through its slots.
+    delta_.first_moment();
+    delta_.second_moment();
+  }
 
   TrainableDelta& delta() { return delta_; }
   const DeltaStack& stack() const { return spec_.stack; }
@@ -59,7 +65,8 @@ class Slot {
 
 class Lockstep {
  public:
-  Lockstep(const AdaptSpec& spec, const JobControl& control) : spec_(spec), control_(control) {
+  Lockstep(const AdaptSpec& spec, const JobControl& control)
+      : spec_(spec), control_(control), plan_(PlanAdapt(spec)) {
     result_.deltas.resize(spec.slots.size());
     result_.loss.resize(spec.slots.size());
     for (const SlotSpec& slot : spec.slots) {
@@ -72,7 +79,8 @@ class Lockstep {
   AdaptResult Run() {
     while (Refill()) {
       control_.Check();
-      Step(Choose());
+      // A step that fails has changed nothing but gradients, which the next attempt clears.
+      plan_.tokens = WithHalving(plan_.tokens, control_, "adapt", [&](int64_t tokens) { Step(Choose(tokens)); });
       for (auto& slot : active_) {
         if (!slot->steps.finished()) continue;
         if (!at::isfinite(slot->delta().values()).all().item<bool>()) {
@@ -95,23 +103,28 @@ class Lockstep {
   // Starts slots from the queue while they fit; false when nothing is left to do.
   bool Refill() {
     const int64_t slots = static_cast<int64_t>(spec_.slots.size());
-    while (next_slot_ < slots) {
-      const int64_t limit = spec_.max_active_slots;
-      int64_t held = 0;
-      for (const auto& slot : active_) held += slot->delta().count() * 16;
-      const bool full = limit > 0 ? static_cast<int64_t>(active_.size()) >= limit : held >= kSlotBytes;
-      if (full && !active_.empty()) break;
-      active_.push_back(std::make_unique<Slot>(spec_, next_slot_++, control_));
+    while (next_slot_ < slots && static_cast<int64_t>(active_.size()) < plan_.count) {
+      try {
+        active_.push_back(std::make_unique<Slot>(spec_, next_slot_, control_));
+      } catch (...) {
+        // The others go on; this one starts when one of them has ended.
+        if (!OutOfMemoryNow() || active_.empty()) throw;
+        plan_.count = static_cast<int64_t>(active_.size());
+        workspace::Trim();
+        control_.Warn("adapt: not enough memory for another edit; going on with " + std::to_string(plan_.count) +
+                      " at once");
+        break;
+      }
+      ++next_slot_;
     }
     return !active_.empty();
   }
 
-  std::vector<Slot*> Choose() {
+  std::vector<Slot*> Choose(int64_t tokens) {
     std::vector<const SlotSteps*> steps;
     for (const auto& slot : active_) steps.push_back(&slot->steps);
-    const int64_t most = spec_.max_step_tokens > 0 ? spec_.max_step_tokens : kDefaultStepTokens;
     std::vector<Slot*> chosen;
-    for (const size_t i : FirstFit(steps, spec_.documents, most)) chosen.push_back(active_[i].get());
+    for (const size_t i : FirstFit(steps, spec_.documents, tokens)) chosen.push_back(active_[i].get());
     return chosen;
   }
 
@@ -177,6 +190,7 @@ class Lockstep {
 
   const AdaptSpec& spec_;
   const JobControl& control_;
+  MemoryPlan plan_;
   AdaptResult result_;
   std::vector<std::unique_ptr<Slot>> active_;
   int64_t next_slot_ = 0;

@@ -1,6 +1,7 @@
 #include "core/blocked_bf16.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
@@ -11,9 +12,10 @@
 namespace selfedit {
 namespace {
 
-constexpr int64_t kColumns = 64;   // of one block; the most that the layout allows
-constexpr int64_t kTileRows = 16;  // rows of one tile: batches are filled up to a multiple, so few kernels are made
-constexpr int64_t kRows = 64;      // of one call
+constexpr int64_t kColumns = 64;  // of one block; the most that the layout allows
+constexpr int64_t kTileRows =
+    16;  // rows of one tile: batches are filled up to a multiple, so few kernels are made
+constexpr int64_t kRows = 64;  // of one call
 constexpr int64_t kTaskRows = 256;
 // Inner length of one pass: the rounded rows of a task stay in the second-level cache.
 constexpr int64_t kInner = 2048;
@@ -75,7 +77,8 @@ at::Tensor BlockedBf16::Product(const at::Tensor& x, int terms) const {
               torch_version::MultiplyBf16Block(
                   std::min(kRows, rows - r), columns, depth,
                   reinterpret_cast<const at::BFloat16*>(terms_of_x + (term * rows + r) * depth), depth,
-                  blocks + column * in_ + k * columns, ys + (row + r) * out_ + column, out_, k > 0 || term > 0);
+                  blocks + column * in_ + k * columns, ys + (row + r) * out_ + column, out_,
+                  k > 0 || term > 0);
             }
           }
         }

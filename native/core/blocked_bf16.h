@@ -9,8 +9,8 @@ namespace selfedit {
 
 class BlockedBf16 {
  public:
-  // Terms into which a float32 operand is taken apart, each a bfloat16: one rounds it, two keep 16 bits of it, three
-  // all 24.
+  // Terms into which a float32 operand is taken apart, each a bfloat16: one rounds it, two keep 16 bits of
+  // it, three all 24.
   static constexpr int kMostTerms = 3;
 
   // True when this machine and this shape can: y [n, out] = x [n, in] W^T.

@@ -5,12 +5,15 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "core/accelerator.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/score.h"
 #include "core/transformer.h"
+#include "core/workspace.h"
 #include "cpu/kernels.h"
 
 namespace selfedit {
@@ -75,6 +78,52 @@ class PrefillAttention : public RaggedAttention {
   std::vector<Slab*> slabs_;
 };
 
+// Reads the rests of prompts behind prefixes whose keys and values lie at the beginning of their slabs: every token is a
+// query of its own, over the prefix and over the rest up to itself.
+template <typename T>
+class RestAttention : public Attention {
+ public:
+  RestAttention(const ModelConfig& config, const std::vector<int32_t>& offsets, const std::vector<Slab*>& slabs,
+                const std::vector<int32_t>& prefixes)
+      : config_(config), offsets_(offsets), slabs_(slabs), prefixes_(prefixes) {
+    for (size_t d = 0; d < slabs.size(); ++d) {
+      for (int32_t i = 0; i < offsets[d + 1] - offsets[d]; ++i) {
+        prefix_length_.push_back(prefixes[d]);
+        own_length_.push_back(i + 1);
+      }
+    }
+    for (auto* list : {&prefix_k_, &prefix_v_, &own_k_, &own_v_}) list->resize(own_length_.size());
+  }
+  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+               const at::Tensor&) override {
+    const int64_t width = k.size(1);
+    for (size_t d = 0; d < slabs_.size(); ++d) {
+      const int64_t begin = offsets_[d], count = offsets_[d + 1] - begin;
+      const Slab& slab = *slabs_[d];
+      std::copy_n(k.const_data_ptr<T>() + begin * width, count * width, slab.At<T>(layer, 0, prefixes_[d]));
+      std::copy_n(v.const_data_ptr<T>() + begin * width, count * width, slab.At<T>(layer, 1, prefixes_[d]));
+      for (int64_t t = begin; t < begin + count; ++t) {
+        prefix_k_[t] = slab.At<T>(layer, 0, 0);
+        prefix_v_[t] = slab.At<T>(layer, 1, 0);
+        own_k_[t] = slab.At<T>(layer, 0, prefixes_[d]);
+        own_v_[t] = slab.At<T>(layer, 1, prefixes_[d]);
+      }
+    }
+    cpu::AttentionDecode<T>(q.const_data_ptr<T>(), prefix_k_.data(), prefix_v_.data(), prefix_length_.data(),
+                            own_k_.data(), own_v_.data(), own_length_.data(), static_cast<int64_t>(own_k_.size()),
+                            config_.heads, config_.kv_heads, config_.head_dim,
+                            T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))), out.mutable_data_ptr<T>());
+  }
+
+ private:
+  const ModelConfig& config_;
+  const std::vector<int32_t>& offsets_;
+  const std::vector<Slab*>& slabs_;
+  const std::vector<int32_t>& prefixes_;
+  std::vector<const T*> prefix_k_, prefix_v_, own_k_, own_v_;
+  std::vector<int32_t> prefix_length_, own_length_;
+};
+
 // One token a row behind its prompt's and its own keys and values.
 template <typename T>
 class DecodeAttention : public Attention {
@@ -135,14 +184,9 @@ class Generator {
     for (const int32_t p : order) {
       if (!prompts_[p].rows.empty()) queue_.push_back(p);
     }
-    max_rows_ = spec.max_rows > 0 ? spec.max_rows : kDefaultRows;
-    int32_t longest = 1;
-    for (const int32_t count : spec.max_tokens) longest = std::max(longest, count);
-    const int64_t slab_bytes =
-        model_.config().layers * 2 * std::min<int64_t>(longest, model_.config().max_positions) *
-        model_.config().kv_heads * model_.config().head_dim * static_cast<int64_t>(sizeof(T));
-    if (spec.max_rows == 0)
-      max_rows_ = std::max<int64_t>(1, std::min(max_rows_, kCacheBytes / std::max<int64_t>(1, slab_bytes)));
+    const MemoryPlan plan = PlanGenerate(spec);
+    max_rows_ = decode_rows_ = plan.count;
+    prefill_tokens_ = plan.tokens;
   }
 
   GenerateResult Run() {
@@ -165,8 +209,28 @@ class Generator {
         {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
-  // Fills free places: rows of prompts already read first, then new prompts.
+  // Fills free places. When memory ends, rows that run go on and free it; without any, half as much is tried once.
   void Admit() {
+    try {
+      FillPlaces();
+    } catch (...) {
+      if (!OutOfMemoryNow() || (active_.empty() && halved_)) throw;
+      workspace::Trim();
+      if (!active_.empty()) {
+        max_rows_ = static_cast<int64_t>(active_.size());
+      } else {
+        halved_ = true;
+        max_rows_ = std::max<int64_t>(1, max_rows_ / 2);
+        prefill_tokens_ = std::max<int64_t>(1, prefill_tokens_ / 2);
+      }
+      control_.Warn("generate: not enough memory for another row; going on with " + std::to_string(max_rows_) +
+                    " at once");
+      if (active_.empty()) FillPlaces();
+    }
+  }
+
+  // Rows of prompts already read first, then new prompts.
+  void FillPlaces() {
     while (static_cast<int64_t>(active_.size()) < max_rows_) {
       control_.Check();
       if (ready_.empty()) {
@@ -177,62 +241,143 @@ class Generator {
       }
       const int32_t p = ready_.front();
       std::vector<int64_t> rows;
-      while (!prompts_[p].rows.empty() && static_cast<int64_t>(active_.size() + rows.size()) < max_rows_) {
-        rows.push_back(prompts_[p].rows.front());
-        prompts_[p].rows.pop_front();
+      for (const int64_t row : prompts_[p].rows) {
+        if (static_cast<int64_t>(active_.size() + rows.size()) >= max_rows_) break;
+        rows.push_back(row);
       }
+      std::vector<std::unique_ptr<Row>> made = MakeRows(p, rows);  // may fail: nothing has changed yet
+      prompts_[p].rows.erase(prompts_[p].rows.begin(), prompts_[p].rows.begin() + static_cast<int64_t>(rows.size()));
       if (prompts_[p].rows.empty()) ready_.pop_front();
-      Start(p, rows);
+      Start(p, std::move(made));
     }
   }
 
   void Prefill() {
     std::vector<int64_t> chosen;
-    std::vector<DocumentDeltas> deltas;
-    std::vector<Slab*> slabs;
     int64_t tokens = 0, rows = static_cast<int64_t>(active_.size());
-    while (!queue_.empty()) {
-      const int32_t p = queue_.front();
+    for (const int32_t p : queue_) {
       const int64_t length = spec_.prompts.length(p);
-      if (!chosen.empty() && (tokens + length > kDefaultBatchTokens || rows >= max_rows_)) break;
-      queue_.pop_front();
+      if (!chosen.empty() && (tokens + length > prefill_tokens_ || rows >= max_rows_)) break;
       chosen.push_back(p);
       tokens += length;
       rows += static_cast<int64_t>(prompts_[p].rows.size());
       prompts_[p].slab = Slab(model_, length);
-      slabs.push_back(&prompts_[p].slab);
-      deltas.push_back({&spec_.forks[spec_.prompt_fork[p]], nullptr});
-      ready_.push_back(p);
     }
-    const Ragged batch = GatherRows(spec_.prompts, chosen);
-    const OverlayPlan plan = MakeOverlayPlan(model_, batch.offsets, deltas);
-    PrefillAttention attention(model_.config(), batch.offsets, slabs);
-    const at::Tensor hidden = TransformerForward(model_, TokenTensor(batch), PositionTensor(batch.offsets),
-                                                 plan, attention, nullptr);
-    std::vector<int64_t> last;
-    for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
-    const at::Tensor logits = HeadLogits(model_, plan, hidden, last);
-    for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
+    std::vector<int64_t> whole, rests;
+    for (const int64_t p : chosen) (PrefixOf(p) > 0 ? rests : whole).push_back(p);
+    if (!whole.empty()) ReadPrompts(whole);
+    if (!rests.empty()) ReadRests(rests);
+    // Nothing can fail any more: the prompts are read.
+    ready_.insert(ready_.end(), chosen.begin(), chosen.end());
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(chosen.size()));
     ++steps_;
   }
 
-  void Start(int32_t p, const std::vector<int64_t>& rows) {
-    std::vector<Row*> started;
-    for (const int64_t index : rows) {
+  int32_t PrefixOf(int64_t p) const { return spec_.shared_prefix.empty() ? 0 : spec_.shared_prefix[p]; }
+
+  // Prompts from their first token on.
+  void ReadPrompts(const std::vector<int64_t>& chosen) {
+    std::vector<Slab*> slabs;
+    std::vector<int32_t> forks;
+    for (const int64_t p : chosen) {
+      slabs.push_back(&prompts_[p].slab);
+      forks.push_back(spec_.prompt_fork[p]);
+    }
+    const Ragged batch = GatherRows(spec_.prompts, chosen);
+    PrefillAttention attention(model_.config(), batch.offsets, slabs);
+    KeepLogits(chosen, batch, Read(batch, forks, PositionTensor(batch.offsets), attention));
+  }
+
+  // Prefixes that nobody has read yet, then what comes behind them.
+  void ReadRests(const std::vector<int64_t>& chosen) {
+    Ragged fresh, rests;
+    std::vector<Slab*> fresh_slabs, slabs;
+    std::vector<int32_t> fresh_forks, forks, prefixes;
+    std::vector<const Slab*> sources;
+    std::map<PrefixKey, Slab> read;  // joins the others when all has gone well
+    for (const int64_t p : chosen) {
+      const int32_t* tokens = spec_.prompts.tokens.data() + spec_.prompts.offsets[p];
+      const int32_t prefix = PrefixOf(p), fork = spec_.prompt_fork[p];
+      const PrefixKey key{fork, {tokens, tokens + prefix}};
+      const auto known = prefixes_.find(key);
+      if (known != prefixes_.end()) {
+        sources.push_back(&known->second);
+      } else {
+        const auto [place, added] = read.try_emplace(key);
+        if (added) {
+          place->second = Slab(model_, prefix);
+          fresh.Append(tokens, prefix);
+          fresh_slabs.push_back(&place->second);
+          fresh_forks.push_back(fork);
+        }
+        sources.push_back(&place->second);
+      }
+      rests.Append(tokens + prefix, spec_.prompts.length(p) - prefix);
+      slabs.push_back(&prompts_[p].slab);
+      forks.push_back(fork);
+      prefixes.push_back(prefix);
+    }
+    if (fresh.rows() > 0) {
+      PrefillAttention attention(model_.config(), fresh.offsets, fresh_slabs);
+      Read(fresh, fresh_forks, PositionTensor(fresh.offsets), attention);
+    }
+    at::Tensor positions = PositionTensor(rests.offsets);
+    for (size_t d = 0; d < chosen.size(); ++d) {
+      for (int64_t lane = 0; lane < model_.config().layers * 2; ++lane) {
+        std::copy_n(sources[d]->template At<T>(lane / 2, lane % 2, 0), prefixes[d] * slabs[d]->width,
+                    slabs[d]->template At<T>(lane / 2, lane % 2, 0));
+      }
+      positions.narrow(0, rests.offsets[d], rests.length(d)).add_(prefixes[d]);
+    }
+    RestAttention<T> attention(model_.config(), rests.offsets, slabs, prefixes);
+    KeepLogits(chosen, rests, Read(rests, forks, positions, attention));
+    prefixes_.merge(read);
+  }
+
+  struct ReadPass {
+    OverlayPlan plan;
+    at::Tensor hidden;
+  };
+  ReadPass Read(const Ragged& batch, const std::vector<int32_t>& forks, const at::Tensor& positions,
+                Attention& attention) {
+    std::vector<DocumentDeltas> deltas;
+    for (const int32_t fork : forks) deltas.push_back({&spec_.forks[fork], nullptr});
+    OverlayPlan plan = MakeOverlayPlan(model_, batch.offsets, deltas);
+    at::Tensor hidden = TransformerForward(model_, TokenTensor(batch), positions, plan, attention, nullptr);
+    return {std::move(plan), std::move(hidden)};
+  }
+  void KeepLogits(const std::vector<int64_t>& chosen, const Ragged& batch, const ReadPass& pass) {
+    std::vector<int64_t> last;
+    for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
+    const at::Tensor logits = HeadLogits(model_, pass.plan, pass.hidden, last);
+    for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
+  }
+
+  std::vector<std::unique_ptr<Row>> MakeRows(int32_t p, const std::vector<int64_t>& indices) {
+    std::vector<std::unique_ptr<Row>> made;
+    for (const int64_t index : indices) {
       auto row = std::make_unique<Row>();
       row->index = index;
       row->prompt = p;
       row->fork = spec_.prompt_fork[p];
-      row->weights = WeightsFor(row->fork, spec_.max_tokens[index]);
+      row->weights = WeightsFor(row->fork, spec_.max_tokens[index], made);
       // The last token is never processed: one place less than maxTokens would do, one is the least.
       const int64_t room = std::min<int64_t>(spec_.max_tokens[index], model_.config().max_positions);
       row->slab = Slab(model_, room);
+      made.push_back(std::move(row));
+    }
+    return made;
+  }
+
+  void Start(int32_t p, std::vector<std::unique_ptr<Row>> made) {
+    std::vector<Row*> started;
+    for (auto& row : made) {
       started.push_back(row.get());
       active_.push_back(std::move(row));
       ++prompts_[p].running;
     }
     const at::Tensor logits =
-        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(rows.size()), -1}).contiguous();
+        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(started.size()), -1}).contiguous();
     Sample(started, logits);
     if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
     Retire();
@@ -243,28 +388,55 @@ class Generator {
   }
 
   // Copied weights for a row, or null for the overlay. Depends on the row and its fork alone.
-  std::shared_ptr<const Materialised> WeightsFor(int32_t fork, int64_t steps) {
+  std::shared_ptr<const Materialised> WeightsFor(int32_t fork, int64_t steps,
+                                                 const std::vector<std::unique_ptr<Row>>& made) {
     if (spec_.application == Application::kOverlay) return nullptr;
     if (!spec_.materialised.empty() && spec_.materialised[fork]) return spec_.materialised[fork];
     const bool wanted =
         spec_.application == Application::kMaterialised || MaterialisingPays(model_, spec_.forks[fork], steps);
     if (!wanted || spec_.forks[fork].empty()) return nullptr;
-    for (const auto& row : active_) {
-      if (row->fork == fork && row->weights) return row->weights;
+    for (const std::vector<std::unique_ptr<Row>>* rows : {&std::as_const(active_), &made}) {
+      for (const auto& row : *rows) {
+        if (row->fork == fork && row->weights) return row->weights;
+      }
     }
     return Materialised::Make(model_, spec_.forks[fork], control_);
   }
 
+  // One token of every row; after an allocation failure by halves.
   void Decode() {
     control_.Check();
-    std::vector<Row*> rows;
-    at::Tensor tokens = at::empty({static_cast<int64_t>(active_.size())}, at::kInt);
+    std::vector<Row*> all;
+    for (const auto& row : active_) all.push_back(row.get());
+    for (size_t begin = 0; begin < all.size();) {
+      const size_t count = std::min(all.size() - begin, static_cast<size_t>(decode_rows_));
+      const std::vector<Row*> rows(all.begin() + static_cast<int64_t>(begin),
+                                   all.begin() + static_cast<int64_t>(begin + count));
+      try {
+        DecodeRows(rows);
+      } catch (...) {
+        // A step that fails has changed no row: the keys and values that it wrote are written again.
+        if (!OutOfMemoryNow() || halved_ || count < 2) throw;
+        halved_ = true;
+        workspace::Trim();
+        decode_rows_ = max_rows_ = static_cast<int64_t>(count / 2);
+        control_.Warn("generate: not enough memory to decode " + std::to_string(count) + " rows; going on with " +
+                      std::to_string(decode_rows_) + " at once");
+        continue;
+      }
+      begin += count;
+    }
+    Retire();
+    ++steps_;
+  }
+
+  void DecodeRows(const std::vector<Row*>& rows) {
+    at::Tensor tokens = at::empty({static_cast<int64_t>(rows.size())}, at::kInt);
     at::Tensor positions = at::empty_like(tokens);
     std::vector<int32_t> offsets{0};
     std::vector<DocumentDeltas> deltas;
-    for (size_t b = 0; b < active_.size(); ++b) {
-      Row* row = active_[b].get();
-      rows.push_back(row);
+    for (size_t b = 0; b < rows.size(); ++b) {
+      const Row* row = rows[b];
       tokens.mutable_data_ptr<int32_t>()[b] = row->last;
       positions.mutable_data_ptr<int32_t>()[b] =
           static_cast<int32_t>(spec_.prompts.length(row->prompt)) + row->length;
@@ -274,12 +446,11 @@ class Generator {
     const OverlayPlan plan = MakeOverlayPlan(model_, offsets, deltas);
     DecodeAttention<T> attention(model_.config(), rows, prompts_);
     const at::Tensor hidden = TransformerForward(model_, tokens, positions, plan, attention, nullptr);
-    for (Row* row : rows) ++row->length;
     std::vector<int64_t> all(rows.size());
     std::iota(all.begin(), all.end(), 0);
-    Sample(rows, HeadLogits(model_, plan, hidden, all));
-    Retire();
-    ++steps_;
+    const at::Tensor logits = HeadLogits(model_, plan, hidden, all);
+    for (Row* row : rows) ++row->length;
+    Sample(rows, logits);
   }
 
   void Sample(const std::vector<Row*>& rows, const at::Tensor& logits) {
@@ -349,10 +520,13 @@ class Generator {
   const JobControl& control_;
   const Model& model_;
   std::vector<Prompt> prompts_;
+  using PrefixKey = std::pair<int32_t, std::vector<int32_t>>;  // fork and tokens
+  std::map<PrefixKey, Slab> prefixes_;                         // keys and values, until the call ends
   std::deque<int32_t> queue_, ready_;
   std::vector<std::unique_ptr<Row>> active_;
   GenerateResult result_;
-  int64_t max_rows_ = 0, finished_ = 0;
+  int64_t max_rows_ = 0, decode_rows_ = 0, prefill_tokens_ = 0, finished_ = 0;
+  bool halved_ = false;
   double steps_ = 0, reported_ = 0;  // forward passes
 };
 
@@ -366,6 +540,16 @@ void CheckGenerate(const GenerateSpec& spec) {
   if (spec.max_tokens.size() != rows || spec.top_k.size() != rows || spec.temperature.size() != rows ||
       spec.top_p.size() != rows || spec.keys.size() != rows) {
     throw Error("INPUT_INVALID", "every row needs maxTokens, temperature, topP, topK and a key");
+  }
+  if (!spec.shared_prefix.empty() && static_cast<int64_t>(spec.shared_prefix.size()) != spec.prompts.rows()) {
+    throw Error("INPUT_INVALID", "every prompt needs the length of its shared prefix");
+  }
+  for (size_t p = 0; p < spec.shared_prefix.size(); ++p) {
+    const int64_t length = spec.prompts.length(static_cast<int64_t>(p));
+    if (spec.shared_prefix[p] >= 0 && spec.shared_prefix[p] < length) continue;
+    throw Error("OPTION_INVALID", "prompt " + std::to_string(p) + ": the shared prefix has " +
+                                      std::to_string(spec.shared_prefix[p]) + " tokens; expected less than the prompt's " +
+                                      std::to_string(length));
   }
   for (size_t r = 0; r < rows; ++r) {
     const std::string name = "row " + std::to_string(r) + ": ";

@@ -7,6 +7,7 @@
 
 #include "core/accelerator.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/score.h"
 #include "core/trainable.h"
 #include "core/transformer.h"
@@ -74,8 +75,11 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   GradientResult result;
   result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
-  double done = 0, step = 0;
-  for (const auto& indices : PackRows(spec.rows, spec.row_fork, most)) {
+  const auto pass = [&](int64_t tokens) {
+    // Gradients add up over batches: an attempt begins at zero.
+    for (const auto& delta : trained) delta->ZeroGradient();
+    double done = 0, step = 0;
+  for (const auto& indices : PackRows(spec.rows, spec.row_fork, tokens)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, indices);
     std::vector<DocumentDeltas> deltas;
@@ -95,6 +99,8 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
   }
+  };
+  WithHalving(most, control, "gradient", pass);
   for (const auto& delta : trained) {
     if (!at::isfinite(delta->gradient()).all().item<bool>()) {
       throw Error("LOSS_NOT_FINITE", "the gradient is not finite; the fork's values overflow");

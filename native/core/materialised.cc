@@ -4,6 +4,8 @@
 
 #include "core/accelerator.h"
 
+#include "core/accelerator.h"
+
 namespace selfedit {
 namespace {
 
@@ -61,6 +63,7 @@ void AddRows(const DeltaPart& part, double scale, int64_t begin, int64_t end, co
 std::shared_ptr<const Materialised> Materialised::Make(const Model& model, const DeltaStack& stack,
                                                        const JobControl& control) {
   RequireCpu(model, "a fork with copied weights");
+  RequireCpu(model, "copying rows");
   auto made = std::make_shared<Materialised>();
   const auto& matrices = model.matrices();
   made->runs_.resize(matrices.size());

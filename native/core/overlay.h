@@ -55,6 +55,12 @@ class OverlayPlan {
   // after them has, or nothing.
   int64_t lowest_trainable_layer() const { return lowest_trainable_; }
   bool trainable() const { return trainable_; }
+  // Products that the changes of one weight cost: neighbouring rows under one delta are one.
+  size_t segments(int64_t matrix) const {
+    size_t count = 0;
+    for (const auto& level : levels_[matrix]) count += level.size();
+    return count;
+  }
   int64_t tokens() const { return tokens_; }
   void set_tokens(int64_t tokens) { tokens_ = tokens; }
 

@@ -6,6 +6,7 @@
 
 #include "core/accelerator.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "core/score.h"
 #include "core/transformer.h"
@@ -192,11 +193,14 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   const DeltaStack nothing;
   Sums sums;
-  delta_.ZeroGradient();
-  if (has_value_head()) value_gradient_.zero_();
-  std::unique_ptr<DeviceTraining> device;
-  if (OnDevice(*model_)) device = CudaAccelerator().train(*model_, delta_, MostTokens(spec.rows, most));
-  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), most)) {
+  const auto pass = [&](int64_t tokens_at_once) {
+    // Sums and gradients add up over batches: an attempt begins at zero.
+    sums = Sums();
+    delta_.ZeroGradient();
+    if (has_value_head()) value_gradient_.zero_();
+    std::unique_ptr<DeviceTraining> device;
+    if (OnDevice(*model_)) device = CudaAccelerator().train(*model_, delta_, MostTokens(spec.rows, tokens_at_once));
+  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), tokens_at_once)) {
     control.Check();
     const Ragged batch = GatherRows(spec.rows, indices);
     std::vector<int64_t> source;  // token of the batch -> token of the specification
@@ -247,6 +251,8 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     }
   }
   if (device) device->AddGradient(&delta_);
+  };
+  WithHalving(most, control, "policy step", pass);
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
   const double value_norm = has_value_head() ? value_gradient_.to(at::kDouble).norm().item<double>() : 0.0;

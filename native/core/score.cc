@@ -7,6 +7,7 @@
 
 #include "core/accelerator.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/transformer.h"
 
 namespace selfedit {
@@ -28,6 +29,20 @@ std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector
     filled += length;
   }
   return batches;
+}
+
+void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens, const JobControl& control,
+                const std::string& what, const std::function<void(const std::vector<int64_t>&)>& body) {
+  std::vector<bool> done(rows.rows(), false);
+  WithHalving(max_tokens, control, what, [&](int64_t most) {
+    for (std::vector<int64_t>& batch : PackRows(rows, group, most)) {
+      std::erase_if(batch, [&](int64_t row) { return done[row]; });
+      if (batch.empty()) continue;
+      control.Check();
+      body(batch);
+      for (const int64_t row : batch) done[row] = true;
+    }
+  });
 }
 
 Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices) {
@@ -96,10 +111,8 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
   if (OnDevice(model)) return CudaAccelerator().score(spec, control);
   std::vector<double> result(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
-  const auto batches = PackRows(spec.rows, spec.row_fork, most);
   double done = 0, step = 0;
-  for (const auto& rows : batches) {
-    control.Check();
+  ForBatches(spec.rows, spec.row_fork, most, control, "score", [&](const std::vector<int64_t>& rows) {
     const Ragged batch = GatherRows(spec.rows, rows);
     const Pass pass = Run(model, batch, rows, spec.forks, spec.row_fork, spec.materialised);
     const std::vector<double> logprobs =
@@ -112,7 +125,7 @@ std::vector<double> Score(const ScoreSpec& spec, const JobControl& control) {
     }
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
-  }
+  });
   return result;
 }
 
@@ -125,8 +138,7 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
   std::vector<double> result(spec.rows.tokens.size());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   double done = 0, step = 0;
-  for (const auto& rows : PackRows(spec.rows, spec.row_fork, most)) {
-    control.Check();
+  ForBatches(spec.rows, spec.row_fork, most, control, "divergence", [&](const std::vector<int64_t>& rows) {
     const Ragged batch = GatherRows(spec.rows, rows);
     const Pass a = Run(model, batch, rows, spec.forks, spec.row_fork, {});
     const Pass b = Run(model, batch, rows, spec.forks, spec.row_reference, {});
@@ -141,7 +153,7 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
     }
     done += static_cast<double>(batch.tokens.size());
     control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
-  }
+  });
   return result;
 }
 

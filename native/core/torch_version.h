@@ -41,8 +41,8 @@ inline at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& packed,
   return handle.call(x, packed, bias, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
 
-// oneDNN's product of small bfloat16 blocks with a float32 result, as the inductor's own kernels call it. True where
-// the processor has matrix units.
+// oneDNN's product of small bfloat16 blocks with a float32 result, as the inductor's own kernels call it.
+// True where the processor has matrix units.
 inline bool HasBf16Blocks() {
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32)
   static const bool found = at::native::cpublas::could_pack(at::kBFloat16);

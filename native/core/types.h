@@ -94,9 +94,13 @@ struct Progress {
 struct JobControl {
   const std::atomic<bool>* stop = nullptr;
   std::function<void(const Progress&)> report;
+  std::function<void(const std::string&)> warn;  // what the caller should know although the work goes on
   void Check() const {
     if (stop != nullptr && stop->load(std::memory_order_relaxed))
       throw Error("ABORTED", "the call was aborted");
+  }
+  void Warn(const std::string& text) const {
+    if (warn) warn(text);
   }
   void Report(const Progress& progress) const {
     if (report) report(progress);

@@ -8,6 +8,9 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <string>
+#include "format/error.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #define SELFEDIT_HAS_MMAP 1
@@ -19,18 +22,19 @@ namespace {
 // In front of the values, so that a block says itself where it belongs whoever lets it go.
 struct alignas(64) Block {
   Block* next = nullptr;  // in the list of free or of used ones
-  size_t bytes = 0;  // with this header
+  size_t bytes = 0;       // with this header
   int size_class = 0;
   bool mapped = false;
 };
 static_assert(sizeof(Block) == 64);
 
-// Four sizes an octave: at most a quarter of a block is unused. From kMappedBytes up blocks are mappings of their
-// own, whose unused end is never touched and which go back to the system whole.
+// Four sizes an octave: at most a quarter of a block is unused. From kMappedBytes up blocks are mappings of
+// their own, whose unused end is never touched and which go back to the system whole.
 constexpr int kClasses = 4 * 64;
 constexpr size_t kMappedBytes = size_t{1} << 18;
 constexpr size_t kHugePage = size_t{1} << 21;
-// A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length share.
+// A request takes a free block of up to 7/4 of its size before it asks the system: steps of varying length
+// share.
 constexpr int kLargerClasses = 3;
 constexpr size_t kBuckets = 4096;
 
@@ -48,7 +52,8 @@ SizeClass ClassOf(size_t bytes) {
 }
 
 #if defined(SELFEDIT_HAS_MMAP)
-// `size` bytes of fresh memory; huge pages for as much of the first `wanted` as fills them, so that none is wasted.
+// `size` bytes of fresh memory; huge pages for as much of the first `wanted` as fills them, so that none is
+// wasted.
 void* Map(size_t size, size_t wanted) {
   const size_t more = wanted >= kHugePage ? kHugePage : 0;  // to align by
   void* memory = mmap(nullptr, size + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -84,6 +89,14 @@ class Allocator final : public c10::Allocator {
     const std::lock_guard lock(mutex_);
     ReleaseAll();
   }
+  void SetLimit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+  }
+  int64_t Limit() {
+    const std::lock_guard lock(mutex_);
+    return limit_;
+  }
   Stats Read() {
     const std::lock_guard lock(mutex_);
     return stats_;
@@ -117,6 +130,7 @@ class Allocator final : public c10::Allocator {
   Block* free_[kClasses] = {};
   Block* used_[kBuckets] = {};  // by address
   int scopes_ = 0;
+  int64_t limit_ = 0;
   Stats stats_;
 };
 
@@ -128,6 +142,15 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
   Block* block = nullptr;
   {
     const std::lock_guard lock(mutex_);
+    if (limit_ > 0) {
+      const int64_t after = stats_.used_bytes + static_cast<int64_t>(size.bytes);
+      if (after > limit_) {
+        throw Error("OUT_OF_MEMORY", "a tensor of " + std::to_string(bytes) + " bytes does not fit: " +
+                                         std::to_string(stats_.used_bytes) + " bytes of the limit of " +
+                                         std::to_string(limit_) + " are in use");
+      }
+      if (after + stats_.kept_bytes > limit_) ReleaseAll();
+    }
     block = Find(size, bytes + sizeof(Block));
     if (block == nullptr) {
       // What is kept may be what is missing.
@@ -227,5 +250,9 @@ Scope::~Scope() {
 Stats Read() { return Allocator::Get().Read(); }
 
 void Trim() { Allocator::Get().Trim(); }
+
+void SetLimit(int64_t bytes) { Allocator::Get().SetLimit(bytes); }
+
+int64_t Limit() { return Allocator::Get().Limit(); }
 
 }  // namespace selfedit::workspace

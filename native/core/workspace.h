@@ -1,12 +1,12 @@
-// Memory of the tensors that the compute thread makes: blocks are kept and used again, so that a step after the
-// first asks the system for nothing and touches no fresh page.
+// Memory of the tensors that the compute thread makes: blocks are kept and used again, so that a step after
+// the first asks the system for nothing and touches no fresh page.
 #pragma once
 #include <cstdint>
 
 namespace selfedit::workspace {
 
-// While one lives, tensors made by this thread come from the workspace, and blocks let go by any thread are kept.
-// Tensors may outlive it. When the last one ends, what is kept goes back to the system.
+// While one lives, tensors made by this thread come from the workspace, and blocks let go by any thread are
+// kept. Tensors may outlive it. When the last one ends, what is kept goes back to the system.
 class Scope {
  public:
   Scope();
@@ -24,5 +24,9 @@ Stats Read();
 
 // Everything kept goes back to the system.
 void Trim();
+
+// Most bytes that blocks in use may have together; 0: no limit. Beyond it an allocation throws OUT_OF_MEMORY.
+void SetLimit(int64_t bytes);
+int64_t Limit();
 
 }  // namespace selfedit::workspace

@@ -159,7 +159,8 @@ void SparseBackwardValues(const SparseMatrix& pattern, T scale, const T* x, cons
   Table<T>().sparse_backward_values(pattern, scale, x, dy, m, dvalues);
 }
 
-void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms, uint16_t* to) {
+void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms,
+               uint16_t* to) {
   Selected().split_bf16(x, ldx, rows, padded, c, terms, to);
 }
 

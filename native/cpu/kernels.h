@@ -58,9 +58,10 @@ template <typename T>
 void SwiGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup);
 
 // ---- bfloat16
-// --------------------------------------------------------------------------------------------------------- Rows of x
-// (stride ldx) taken apart into bfloat16 terms, nearest even: terms[0] = round(x), terms[1] = round(x - terms[0]), ….
-// to [terms, padded, c]; rows from `rows` to `padded` become 0. Serial: callers split the rows.
+// ---------------------------------------------------------------------------------------------------------
+// Rows of x (stride ldx) taken apart into bfloat16 terms, nearest even: terms[0] = round(x), terms[1] =
+// round(x - terms[0]), …. to [terms, padded, c]; rows from `rows` to `padded` become 0. Serial: callers split
+// the rows.
 void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms, uint16_t* to);
 
 // ---- head rows

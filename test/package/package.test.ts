@@ -83,6 +83,7 @@ describe('the packed package', { timeout: 240_000 }, () => {
         'CMakeLists.txt',
         'LICENSE',
         'README.md',
+        'bench',
         'binding.gyp',
         'build',
         'dist',
@@ -94,7 +95,8 @@ describe('the packed package', { timeout: 240_000 }, () => {
     );
     expect(existsSync(join(installed, 'native/tests'))).toBe(false);
     expect(existsSync(join(installed, 'scripts/fixtures'))).toBe(false);
-    for (const file of ['native/core', 'scripts/cmake', 'dist/index.d.ts'])
+    expect(readdirSync(join(installed, 'bench')).filter((file) => file.endsWith('.cc'))).toEqual([]);
+    for (const file of ['native/core', 'scripts/cmake', 'dist/index.d.ts', 'bench/run.mjs', 'bench/peers/common.py'])
       expect(existsSync(join(installed, file))).toBe(true);
   });
 

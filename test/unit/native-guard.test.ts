@@ -211,6 +211,7 @@ describe('generate', () => {
     offsets: Int32Array.of(0, 4, 10),
     forks: [fork.handle],
     promptFork: Int32Array.of(0, 0),
+    sharedPrefix: new Int32Array(0),
     rowPrompt: Int32Array.of(0, 1, 1),
     maxTokens: Int32Array.of(2, 2, 2),
     temperature: Float32Array.of(1, 1, 1),
@@ -303,6 +304,7 @@ describe('adapt', () => {
     selection: Int32Array.of(0),
     init: [null],
     maxStepTokens: 0,
+    slots: 0,
     deterministic: false,
   });
   it('the specification is good as it stands', async () => {

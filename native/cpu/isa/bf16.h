@@ -15,7 +15,8 @@ SELFEDIT_INLINE BitVec<float> RoundBits(BitVec<float> bits) {
   return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (bits | 0x00400000u) & 0xFFFF0000u : rounded;
 }
 
-void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms, uint16_t* to) {
+void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_t c, int terms,
+               uint16_t* to) {
   constexpr int W = kWidth<float>;
   for (int64_t i = 0; i < padded; ++i) {
     for (int64_t j = 0; j < c; j += W) {

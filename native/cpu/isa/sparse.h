@@ -25,6 +25,41 @@ SELFEDIT_INLINE bool FewElements(const SparseMatrix& d) { return Elements(d) < d
 // bench/sparse.cc).
 constexpr int64_t kFewRows = 2;
 
+// sum + a * b. Not left to the compiler: scalars and vectors must round alike whatever it makes of the code
+// around them.
+SELFEDIT_INLINE float MulAdd(float a, float b, float sum) {
+#if defined(__FMA__)
+  return __builtin_fmaf(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+SELFEDIT_INLINE double MulAdd(double a, double b, double sum) {
+#if defined(__FMA__)
+  return __builtin_fma(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+SELFEDIT_INLINE Vec<float> MulAdd(Vec<float> a, Vec<float> b, Vec<float> sum) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, sum);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+SELFEDIT_INLINE Vec<double> MulAdd(Vec<double> a, Vec<double> b, Vec<double> sum) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, sum);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 // Calls block<n>(first, rows) for blocks of at most n <= kSparseVectors vectors of batch rows.
 template <typename T, typename Block>
 SELFEDIT_INLINE void ForBlocks(int64_t m, Block block) {
@@ -58,27 +93,11 @@ SELFEDIT_INLINE void AddTurned(const T* from, int64_t ld, T scale, int64_t rows,
   Transpose<T>(v);
   for (int64_t j = 0; j < Min(rows, W); ++j) {
     T* row = to + j * stride;
-    StoreUpTo<T>(row, LoadUpTo(row, count) + v[j] * scale, count);
+    StoreUpTo<T>(row, MulAdd(v[j], Splat(scale), LoadUpTo(row, count)), count);
   }
 }
 
 // ---- y += scale x D^T
-
-// sum + a * b, rounded as the vectors round it.
-SELFEDIT_INLINE float MulAdd(float a, float b, float sum) {
-#if defined(__FMA__)
-  return __builtin_fmaf(a, b, sum);
-#else
-  return sum + a * b;
-#endif
-}
-SELFEDIT_INLINE double MulAdd(double a, double b, double sum) {
-#if defined(__FMA__)
-  return __builtin_fma(a, b, sum);
-#else
-  return sum + a * b;
-#endif
-}
 
 // Keeps the compiler from pairing two scalar sums in one vector, whose lanes it would have to collect one by
 // one.
@@ -117,7 +136,7 @@ SELFEDIT_APART void SparseForwardRow(const SparseMatrix& d, const T* values, T s
       const int64_t begin = d.row_offsets[i + r], end = d.row_offsets[i + r + 1];
       sums[r] = SparseDot(d.columns + begin, values + begin, end - begin, x);
     }
-    StoreUpTo<T>(y + i, LoadUpTo(y + i, count) + Load(sums) * scale, count);
+    StoreUpTo<T>(y + i, MulAdd(Load(sums), Splat(scale), LoadUpTo(y + i, count)), count);
   }
 }
 
@@ -139,15 +158,15 @@ void SparseForwardBlock(const SparseMatrix& d, const T* values, T scale, const T
         const T *a = turned + d.columns[k] * ld, *b = turned + d.columns[k + 1] * ld;
         const Vec<T> p = Splat(values[k]), q = Splat(values[k + 1]);
         SELFEDIT_UNROLL
-        for (int v = 0; v < N; ++v) even[v] += p * Load(a + v * W);
+        for (int v = 0; v < N; ++v) even[v] = MulAdd(p, Load(a + v * W), even[v]);
         SELFEDIT_UNROLL
-        for (int v = 0; v < N; ++v) odd[v] += q * Load(b + v * W);
+        for (int v = 0; v < N; ++v) odd[v] = MulAdd(q, Load(b + v * W), odd[v]);
       }
       if (k < end) {
         const T* a = turned + d.columns[k] * ld;
         const Vec<T> p = Splat(values[k]);
         SELFEDIT_UNROLL
-        for (int v = 0; v < N; ++v) even[v] += p * Load(a + v * W);
+        for (int v = 0; v < N; ++v) even[v] = MulAdd(p, Load(a + v * W), even[v]);
       }
       SELFEDIT_UNROLL
       for (int v = 0; v < N; ++v) Store(sums + r * ld + v * W, even[v] + odd[v]);
@@ -186,7 +205,8 @@ SELFEDIT_APART void SparseBackwardInputRow(const SparseMatrix& d, const T* value
     }
   }
   for (int64_t c = 0; c < d.in; c += W) {
-    StoreUpTo<T>(dx + c, LoadUpTo(dx + c, d.in - c) + LoadUpTo(sums + c, d.in - c) * scale, d.in - c);
+    StoreUpTo<T>(dx + c, MulAdd(LoadUpTo(sums + c, d.in - c), Splat(scale), LoadUpTo(dx + c, d.in - c)),
+                 d.in - c);
   }
 }
 
@@ -210,7 +230,7 @@ void SparseBackwardInputBlock(const SparseMatrix& d, const T* values, T scale, c
         T* to = sums + d.columns[k] * ld;
         const Vec<T> p = Splat(values[k]);
         SELFEDIT_UNROLL
-        for (int v = 0; v < N; ++v) Store(to + v * W, Load(to + v * W) + g[v] * p);
+        for (int v = 0; v < N; ++v) Store(to + v * W, MulAdd(g[v], p, Load(to + v * W)));
       }
     }
   }
@@ -270,7 +290,7 @@ void SparseBackwardValuesBlock(const SparseMatrix& d, T scale, const T* x, const
     SELFEDIT_UNROLL
     for (int t = 0; t < W; ++t) v[t] = Load(products + t * W);
     SumLanes<T>(v);
-    StoreUpTo<T>(dvalues + first, LoadUpTo(dvalues + first, filled) + v[0] * scale, filled);
+    StoreUpTo<T>(dvalues + first, MulAdd(v[0], Splat(scale), LoadUpTo(dvalues + first, filled)), filled);
     first += filled;
     filled = 0;
   };
@@ -287,7 +307,7 @@ void SparseBackwardValuesBlock(const SparseMatrix& d, T scale, const T* x, const
         const T* a = turned + d.columns[k] * ld;
         Vec<T> product = g[0] * Load(a);
         SELFEDIT_UNROLL
-        for (int v = 1; v < N; ++v) product += g[v] * Load(a + v * W);
+        for (int v = 1; v < N; ++v) product = MulAdd(g[v], Load(a + v * W), product);
         Store(products + filled * W, product);
         if (++filled == W) finish();
       }
@@ -303,7 +323,7 @@ SELFEDIT_APART void SparseBackwardValuesRow(const SparseMatrix& d, T scale, cons
     const T g = dy[i];
     for (int64_t k = d.row_offsets[i]; k < d.row_offsets[i + 1]; ++k) {
       const T product = g * x[d.columns[k]];
-      dvalues[k] += product * scale;
+      dvalues[k] = MulAdd(product, scale, dvalues[k]);
     }
   }
 }

@@ -13,6 +13,7 @@
 #if defined(SELFEDIT_EMULATE)
 #include "tests/emulator/emulator.h"  // runs kernels thread by thread on the host, for tests
 #else
+#define SELFEDIT_CHECK_ALIGNED(address, bytes) static_cast<void>(0)
 #define SELFEDIT_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
@@ -95,10 +96,12 @@ struct alignas(N * sizeof(T)) Pack {
 };
 template <typename T, int N>
 __device__ inline Pack<T, N> LoadPack(const T* from) {
+  SELFEDIT_CHECK_ALIGNED(from, sizeof(Pack<T, N>));
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
 template <typename T, int N>
 __device__ inline void StorePack(T* to, const Pack<T, N>& pack) {
+  SELFEDIT_CHECK_ALIGNED(to, sizeof(Pack<T, N>));
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 template <typename T, int N>

@@ -269,8 +269,8 @@ void AttentionBackward(Type type, const AttentionShape& shape, const void* q, co
 // ---- 8. decoding
 // --------------------------------------------------------------------------------------------
 
-// Rows of a decode batch. Idle rows have own_k[b] null: nothing is read or written for them, outputs become
-// 0.
+// Rows of a decode batch; rows of q, keys and values start at multiples of 16 bytes. Idle rows have own_k[b]
+// null: nothing is read or written for them, outputs become 0.
 struct DecodeShape {
   int64_t rows = 0;  // capacity
   int64_t H = 0, G = 0, d = 0;

@@ -1,14 +1,11 @@
 #include "tests/emulator/emulator.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
-#undef __shared__
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
 namespace selfedit::cuda::emulator {
@@ -19,8 +16,19 @@ namespace {
 
 constexpr size_t kStackBytes = 128 * 1024;
 
+struct PendingCopy {
+  void* to;
+  const void* from;
+  int bytes;
+  int64_t group;
+};
+
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // for its start; later turns are jumps, which cost no system call
+  jmp_buf place;
+  bool started = false;
+  std::vector<PendingCopy> copies;
+  int64_t group = 0;
   std::unique_ptr<unsigned char[]> stack;
   bool done = false;
   int64_t exchanges = 0;  // how many this thread has reached
@@ -29,17 +37,37 @@ struct Fiber {
 std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<Offer> offers;  // [threads], two generations: a fast lane may offer again before a slow one reads
 std::vector<unsigned char> dynamic_shared;
-ucontext_t scheduler;
+jmp_buf scheduler;
 int current = 0, alive = 0, arrived = 0, threads_of_block = 0;
 int64_t generation = 0;  // of barriers
+int64_t blocks_run = 0;
+uint64_t chance = 1;
 const std::function<void()>* body = nullptr;
 
 void Entry() {
   (*body)();
   fibers[current]->done = true;
+  _longjmp(scheduler, 1);
 }
 
-void Yield() { swapcontext(&fibers[current]->context, &scheduler); }
+// No exception may leave a fiber.
+[[noreturn]] void Fail(const char* what) {
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
+void Yield() {
+  if (_setjmp(fibers[current]->place) == 0) _longjmp(scheduler, 1);
+}
+
+// Lets fiber `current` run until it yields or ends.
+void Resume() {
+  Fiber* fiber = fibers[current].get();
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber->started) _longjmp(fiber->place, 1);
+  fiber->started = true;
+  setcontext(&fiber->context);
+}
 
 }  // namespace
 
@@ -77,8 +105,31 @@ const Offer* Exchange(const void* mine, size_t bytes) {
   }
 }
 
+void CheckAligned(const void* address, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0) Fail("an access is not aligned");
+}
+
+void Copy(void* to, const void* from, int bytes) {
+  CheckAligned(to, 16);
+  CheckAligned(from, 16);
+  Fiber& fiber = *fibers[current];
+  fiber.copies.push_back({to, from, bytes, fiber.group});
+}
+
+void Commit() { ++fibers[current]->group; }
+
+void Wait(int pending) {
+  Fiber& fiber = *fibers[current];
+  std::erase_if(fiber.copies, [&](const PendingCopy& copy) {
+    if (copy.group >= fiber.group - pending) return false;
+    std::memset(copy.to, 0, 16);
+    std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+    return true;
+  });
+}
+
 void LoadMatrices(uint32_t (&r)[4], const void* row, bool transpose) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) throw std::logic_error("ldmatrix: a row is not aligned");
+  CheckAligned(row, 16);
   const Offer* all = Exchange(&row, sizeof(row));
   const unsigned lane = Lane();
   for (unsigned matrix = 0; matrix < 4; ++matrix) {
@@ -133,20 +184,27 @@ void Run(dim3 grid, int threads, size_t shared, const std::function<void()>& ker
         dynamic_shared.assign(shared + 128, 0xff);  // NaN, as good as uninitialised
         for (auto& fiber : fibers) {
           if (!fiber->stack) fiber->stack.reset(new unsigned char[kStackBytes]);
-          fiber->done = false;
+          fiber->done = fiber->started = false;
+          fiber->copies.clear();
+          fiber->group = 0;
           fiber->exchanges = 0;
           getcontext(&fiber->context);
           fiber->context.uc_stack.ss_sp = fiber->stack.get();
           fiber->context.uc_stack.ss_size = kStackBytes;
-          fiber->context.uc_link = &scheduler;
+          fiber->context.uc_link = nullptr;
           makecontext(&fiber->context, Entry, 0);
         }
         arrived = 0;
+        ++blocks_run;
         for (alive = threads; alive > 0;) {
-          for (current = 0; current < threads; ++current) {
-            if (fibers[current]->done) continue;
+          // A missing barrier shows in some order: forwards, backwards, or with warps left behind at random.
+          chance = chance * 6364136223846793005u + 1442695040888963407u;
+          const uint64_t behind = blocks_run % 3 == 2 ? chance >> 32 : 0;
+          for (int turn = 0; turn < threads; ++turn) {
+            current = blocks_run % 3 == 0 ? turn : threads - 1 - turn;
+            if (fibers[current]->done || (behind >> current / 32 & 1) != 0) continue;
             thread_index = {static_cast<unsigned>(current), 0, 0};
-            swapcontext(&scheduler, &fibers[current]->context);
+            Resume();
             if (fibers[current]->done) --alive;
           }
         }

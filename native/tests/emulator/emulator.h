@@ -2,6 +2,10 @@
 // file is compiled as C++ with SELFEDIT_EMULATE: blocks run one after the other, the threads of a block are
 // fibers that take turns at barriers and shuffles. Tests only; slow, and blind to races within a warp.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -38,6 +42,13 @@ void LoadMatrices(uint32_t (&r)[4], const void* row, bool transpose);
 // a, b and c as in mma.cuh; element(word, half) widens one of the two elements of a word.
 void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*element)(uint16_t));
 
+// Copies happen no sooner than when they are waited for.
+void Copy(void* to, const void* from, int bytes);
+void Commit();
+void Wait(int pending);
+// x86 would allow what a GPU does not.
+void CheckAligned(const void* address, size_t bytes);
+
 }  // namespace selfedit::cuda::emulator
 
 #undef __shared__
@@ -47,6 +58,7 @@ void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float 
 #define threadIdx ::selfedit::cuda::emulator::thread_index
 #define blockIdx ::selfedit::cuda::emulator::block_index
 #define gridDim ::selfedit::cuda::emulator::grid_size
+#define SELFEDIT_CHECK_ALIGNED(address, bytes) ::selfedit::cuda::emulator::CheckAligned(address, bytes)
 #define SELFEDIT_DYNAMIC_SHARED(name) unsigned char* name = ::selfedit::cuda::emulator::DynamicShared()
 
 namespace selfedit::cuda {
@@ -97,12 +109,11 @@ template <bool kTranspose>
 void LoadMatrices(uint32_t (&r)[4], const void* row) {
   emulator::LoadMatrices(r, row, kTranspose);
 }
-inline void CopyAsync(void* to, const void* from, int bytes) {
-  std::memset(to, 0, 16);
-  std::memcpy(to, from, static_cast<size_t>(bytes));
-}
-inline void CommitCopies() {}
+inline void CopyAsync(void* to, const void* from, int bytes) { emulator::Copy(to, from, bytes); }
+inline void CommitCopies() { emulator::Commit(); }
 template <int kPending>
-void WaitCopies() {}
+void WaitCopies() {
+  emulator::Wait(kPending);
+}
 
 }  // namespace selfedit::cuda

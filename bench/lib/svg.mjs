@@ -1,0 +1,81 @@
+// A line chart as SVG, for docs/performance: small enough to be read, and nothing to install.
+
+const WIDTH = 640;
+const HEIGHT = 360;
+const EDGE = { left: 70, right: 20, top: 44, bottom: 52 };
+const COLOURS = ['#1f6feb', '#d1481a', '#2e8540', '#7d3fb2'];
+
+/**
+ * `x`, `y`: {label, log}; `series`: [{name, points: [[x, y], …]}]. The x axis is marked at the points themselves, the y
+ * axis begins at 0 unless it is logarithmic.
+ */
+export function lineChart({ title, x, y, series }) {
+  const points = series.flatMap((one) => one.points);
+  const xs = [...new Set(points.map(([value]) => value))].sort((a, b) => a - b);
+  const ys = points.map(([, value]) => value);
+  const marks = y.log ? logMarks(Math.min(...ys), Math.max(...ys)) : linearMarks(Math.max(...ys));
+  const across = scale(xs[0], xs.at(-1), EDGE.left, WIDTH - EDGE.right, x.log);
+  const up = scale(marks[0], marks.at(-1), HEIGHT - EDGE.bottom, EDGE.top, y.log);
+  const lines = [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
+    `<rect width="${WIDTH}" height="${HEIGHT}" fill="#ffffff"/>`,
+    text(EDGE.left, 20, title, 'font-size="14" font-weight="bold"'),
+    text((EDGE.left + WIDTH - EDGE.right) / 2, HEIGHT - 10, x.label, 'text-anchor="middle"'),
+    text(16, HEIGHT / 2, y.label, `text-anchor="middle" transform="rotate(-90 16 ${HEIGHT / 2})"`),
+  ];
+  for (const mark of marks) {
+    const at = round(up(mark));
+    lines.push(
+      `<line x1="${EDGE.left}" x2="${WIDTH - EDGE.right}" y1="${at}" y2="${at}" stroke="#d0d7de"/>`,
+      text(EDGE.left - 8, at + 4, number(mark), 'text-anchor="end"'),
+    );
+  }
+  for (const value of xs) {
+    lines.push(text(round(across(value)), HEIGHT - EDGE.bottom + 18, number(value), 'text-anchor="middle"'));
+  }
+  for (const [index, { name, points: own }] of series.entries()) {
+    const colour = COLOURS[index % COLOURS.length];
+    const path = own.map(([px, py]) => `${round(across(px))},${round(up(py))}`);
+    lines.push(`<polyline points="${path.join(' ')}" fill="none" stroke="${colour}" stroke-width="2"/>`);
+    for (const point of path) {
+      const [px, py] = point.split(',');
+      lines.push(`<circle cx="${px}" cy="${py}" r="3" fill="${colour}"/>`);
+    }
+    lines.push(text(EDGE.left + 8 + 150 * index, 37, name, `fill="${colour}"`));
+  }
+  return `${[...lines, '</svg>'].join('\n')}\n`;
+}
+
+function scale(from, to, low, high, log) {
+  const turn = log ? Math.log : (value) => value;
+  const range = turn(to) - turn(from) || 1;
+  return (value) => low + ((turn(value) - turn(from)) / range) * (high - low);
+}
+
+/** 0 to beyond `largest` in at most six steps of 1, 2 or 5 times a power of ten. */
+function linearMarks(largest) {
+  const power = 10 ** Math.floor(Math.log10(largest));
+  const step = [0.1, 0.2, 0.5, 1, 2].map((factor) => factor * power).find((size) => largest / size <= 6);
+  return Array.from({ length: Math.ceil(largest / step) + 1 }, (_, i) => i * step);
+}
+
+/** Powers of ten around the values. */
+function logMarks(smallest, largest) {
+  const first = Math.floor(Math.log10(smallest));
+  const last = Math.max(first + 1, Math.ceil(Math.log10(largest)));
+  return Array.from({ length: last - first + 1 }, (_, i) => 10 ** (first + i));
+}
+
+function number(value) {
+  if (value >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
+  return String(Number(value.toPrecision(3)));
+}
+
+function text(x, y, content, attributes = '') {
+  const escaped = content.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]);
+  return `<text x="${x}" y="${y}" ${attributes}>${escaped}</text>`;
+}
+
+function round(value) {
+  return Math.round(value * 10) / 10;
+}

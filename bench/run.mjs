@@ -1,0 +1,13 @@
+// All benchmarks by name; `selfedit bench NAME` runs this.
+import { evaluate } from './evaluate.mjs';
+import { fork } from './fork.mjs';
+import { generate } from './generate.mjs';
+import { innerLoop } from './inner-loop.mjs';
+import { load } from './load.mjs';
+import { score } from './score.mjs';
+import { sparse } from './sparse.mjs';
+import { update } from './update.mjs';
+
+export { runBenchmark } from './lib/main.mjs';
+
+export const BENCHMARKS = [innerLoop, evaluate, generate, fork, sparse, update, load, score];
