@@ -279,6 +279,8 @@ AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOp
                                          std::to_string(plan.free_bytes >> 20) + " MiB of the device");
       }
       plan.slots /= 2;
+      control.Warn("adapt: an allocation failed on the device; " + std::to_string(plan.slots) +
+                   " edits at once are tried instead of twice as many");
     }
   }
 }

@@ -111,6 +111,8 @@ at::Tensor Readback::Wait() {
 
 struct Graph::State {
   at::cuda::CUDAGraph graph;
+  // A call that is aborted may leave replays behind: they end before their graph and its memory do.
+  ~State() { cudaStreamSynchronize(Current().stream()); }
 };
 Graph::Graph() : state_(std::make_unique<State>()) {}
 Graph::~Graph() = default;
