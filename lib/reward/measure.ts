@@ -64,7 +64,15 @@ export async function ask(rows: readonly Asked[], options: AskOptions): Promise<
     : undefined;
   const answers = measures.some((measure) => measure !== 'likelihood')
     ? await generate(
-        rows.map(({ fork }, row) => ({ fork, prompt: prompts[row]! })),
+        rows.map(({ fork, title }, row) => ({
+          fork,
+          prompt: prompts[row]!,
+          // What comes before the question is read once a fork. A matter of the row alone, not of the other questions.
+          sharedPrefix: commonLength(
+            prompts[row]!,
+            renderQuestion({ title, question: '?' }, tokenizer, form, template),
+          ),
+        })),
         {
           maxTokens: options.maxAnswerTokens ?? 64,
           temperature: 0,
@@ -83,4 +91,11 @@ export async function ask(rows: readonly Asked[], options: AskOptions): Promise<
     }
     return answer === undefined ? { scores } : { scores, answer };
   });
+}
+
+/** Length of the longest common beginning, less than the prompt's own length. */
+function commonLength(prompt: Int32Array, other: Int32Array): number {
+  let length = 0;
+  while (length < prompt.length - 1 && prompt[length] === other[length]) length++;
+  return length;
 }

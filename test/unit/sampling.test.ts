@@ -256,3 +256,28 @@ it('results come row by row, sample by sample', async () => {
     expect(Array.from(given)).toEqual(Array.from(rows[row]!.prompt));
   }
 });
+
+describe('a shared prefix', () => {
+  it('is read once for the rows that name it, and changes nothing', async () => {
+    const fork = model.fork().apply(deltaOf(model));
+    const rows = [3, 4, 5].map((seed) => ({
+      fork,
+      prompt: Int32Array.of(...prompt, ...tokensOf(6, seed)),
+      seed,
+    }));
+    const tokensOfAll = (all: Generation[]): string[] => all.map(({ tokens }) => bits(tokens));
+    const plain = await generate(rows, { maxTokens: 8 });
+    const shared = await generate(
+      rows.map((row) => ({ ...row, sharedPrefix: prompt.length })),
+      { maxTokens: 8 },
+    );
+    expect(tokensOfAll(shared)).toEqual(tokensOfAll(plain));
+    const [alone] = await generate([{ ...rows[1]!, sharedPrefix: prompt.length }], { maxTokens: 8 });
+    expect(bits(alone!.logprobs)).toBe(bits(shared[1]!.logprobs));
+    for (const sharedPrefix of [18, -1, 1.5]) {
+      const error = await failureOf(generate([{ ...rows[0]!, sharedPrefix }], { maxTokens: 1 }));
+      expect(error.message).toMatch(/sharedPrefix is .*; expected an integer from 0, less than the prompt's 18/);
+    }
+    await fork.close();
+  });
+});
