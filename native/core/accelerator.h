@@ -1,5 +1,5 @@
-// The calls of the core that a device other than the CPU computes. A model that lies on a device carries its weights
-// there; the core's functions hand such a model's calls on.
+// The calls of the core that a device other than the CPU computes. A model that lies on a device carries its
+// weights there; the core's functions hand such a model's calls on.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -27,8 +27,9 @@ class DeviceWeights {
 class DeviceTraining {
  public:
   virtual ~DeviceTraining() = default;
-  // One batch: log-probs (and entropies) of the rows go to `loss` in one piece, its gradients go back to the delta's
-  // values, where they add up. hidden (may be null): states behind the last norm, [n, hidden] on the host.
+  // One batch: log-probs (and entropies) of the rows go to `loss` in one piece, its gradients go back to the
+  // delta's values, where they add up. hidden (may be null): states behind the last norm, [n, hidden] on the
+  // host.
   virtual void Backward(const Ragged& batch, const HeadRows& rows, double temperature, bool entropy,
                         const HeadLoss& loss, at::Tensor* hidden) = 0;
   // Adds what has come together to the delta's own gradient.

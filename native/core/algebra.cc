@@ -1,10 +1,10 @@
 #include "core/algebra.h"
-#include "core/host_delta.h"
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
+#include "core/host_delta.h"
 #include "core/parts.h"
 
 namespace selfedit {

@@ -103,7 +103,8 @@ void CheckAdapt(const AdaptSpec& spec) {
                   name + ": betas must lie in [0, 1), epsilon above 0, weightDecay and clip at or above 0");
     }
     if (slot.kind != DeltaKind::kLowRank && slot.kind != DeltaKind::kSparse) {
-      throw Error("OPTION_INVALID", name + ": kind is " + DeltaKindName(slot.kind) + "; expected lowRank or sparse");
+      throw Error("OPTION_INVALID",
+                  name + ": kind is " + DeltaKindName(slot.kind) + "; expected lowRank or sparse");
     }
     if (slot.kind == DeltaKind::kSparse && slot.matrices.empty() && !slot.init)
       throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");

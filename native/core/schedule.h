@@ -1,5 +1,5 @@
-// What the inner loop does when, without the doing: which documents a slot trains on in each of its steps, and which
-// slots share a step. The CPU's loop asks step by step; a device gets the whole of it uploaded.
+// What the inner loop does when, without the doing: which documents a slot trains on in each of its steps,
+// and which slots share a step. The CPU's loop asks step by step; a device gets the whole of it uploaded.
 #pragma once
 #include <vector>
 
@@ -29,9 +29,10 @@ class SlotSteps {
   int64_t position_ = 0, epoch_ = 0, done_ = 0;
 };
 
-// First fit, the slot with most steps left first; a slot that does not fit sits this step out. The first one always
-// fits. Returns indices in the order chosen.
-std::vector<size_t> FirstFit(const std::vector<const SlotSteps*>& slots, const Ragged& documents, int64_t most_tokens);
+// First fit, the slot with most steps left first; a slot that does not fit sits this step out. The first one
+// always fits. Returns indices in the order chosen.
+std::vector<size_t> FirstFit(const std::vector<const SlotSteps*>& slots, const Ragged& documents,
+                             int64_t most_tokens);
 
 // Throws what is wrong with a call of adapt.
 void CheckAdapt(const AdaptSpec& spec);

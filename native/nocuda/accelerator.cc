@@ -1,5 +1,5 @@
-// Twin of native/cuda/runtime/accelerator.cc for a build without CUDA. No model can lie on a GPU then, so only the
-// upload is ever asked for.
+// Twin of native/cuda/runtime/accelerator.cc for a build without CUDA. No model can lie on a GPU then, so
+// only the upload is ever asked for.
 #include "core/accelerator.h"
 
 #include "core/device.h"

@@ -1,5 +1,5 @@
-// The device's inner loop against the CPU's, on the kernels' twins: slots of different rank, targets, epochs, batch
-// size, schedule and mask; parents under them; refill; bits that do not depend on who else is trained.
+// The device's inner loop against the CPU's, on the kernels' twins: slots of different rank, targets, epochs,
+// batch size, schedule and mask; parents under them; refill; bits that do not depend on who else is trained.
 #include <c10/core/InferenceMode.h>
 
 #include <limits>
@@ -83,7 +83,8 @@ Both Compare(const AdaptSpec& spec, double tolerance) {
   const cuda::DeviceModel on_device(*spec.model, at::kCPU);
   Both both{Adapt(spec, control), cuda::Adapt(spec, on_device, {}, control)};
   for (size_t s = 0; s < spec.slots.size(); ++s) {
-    EXPECT_LT(DeviceDifference(*spec.model, *both.device.deltas[s], *both.cpu.deltas[s]), tolerance) << "edit " << s;
+    EXPECT_LT(DeviceDifference(*spec.model, *both.device.deltas[s], *both.cpu.deltas[s]), tolerance)
+        << "edit " << s;
     EXPECT_EQ(both.device.loss[s].size(), both.cpu.loss[s].size());
     for (size_t i = 0; i < std::min(both.device.loss[s].size(), both.cpu.loss[s].size()); ++i) {
       EXPECT_NEAR(both.device.loss[s][i], both.cpu.loss[s][i], tolerance * both.cpu.loss[s][i]);
@@ -118,8 +119,8 @@ TEST(DeviceAdapt, RefillsSlotsFromTheQueue) {
 
 TEST(DeviceAdapt, TakesDocumentsLongerThanAStep) {
   const c10::InferenceMode inference;
-  // Not every model: where a gradient is nearly zero AdamW takes its sign, and float32 is far from float64 on both sides
-  // (key 10: CPU 5e-3, device 5e-4).
+  // Not every model: where a gradient is nearly zero AdamW takes its sign, and float32 is far from float64 on
+  // both sides (key 10: CPU 5e-3, device 5e-4).
   AdaptSpec spec = MixedSpec(Model::Random(DeviceConfig(), Dtype::kFloat32, 21, 0.2));
   spec.max_step_tokens = 16;
   Compare(spec, 1e-5);
@@ -136,8 +137,8 @@ TEST(DeviceAdapt, StartsFromADelta) {
   Compare(spec, 1e-5);
 }
 
-// bfloat16 rounds every activation here, and only the products' inputs on the CPU: after three epochs the deltas differ
-// by several times 2^-8, the losses by less.
+// bfloat16 rounds every activation here, and only the products' inputs on the CPU: after three epochs the
+// deltas differ by several times 2^-8, the losses by less.
 TEST(DeviceAdapt, Bfloat16StaysClose) {
   const c10::InferenceMode inference;
   AdaptSpec spec = MixedSpec(Model::Random(DeviceConfig(), Dtype::kBFloat16, 12, 0.2));
@@ -147,7 +148,8 @@ TEST(DeviceAdapt, Bfloat16StaysClose) {
   const AdaptResult expected = Adapt(spec, control), found = cuda::Adapt(spec, on_device, {}, control);
   for (size_t s = 0; s < spec.slots.size(); ++s) {
     EXPECT_LT(DeviceDifference(*spec.model, *found.deltas[s], *expected.deltas[s]), 0.25) << "edit " << s;
-    for (size_t i = 0; i < expected.loss[s].size(); ++i) EXPECT_NEAR(found.loss[s][i], expected.loss[s][i], 0.05);
+    for (size_t i = 0; i < expected.loss[s].size(); ++i)
+      EXPECT_NEAR(found.loss[s][i], expected.loss[s][i], 0.05);
   }
 }
 

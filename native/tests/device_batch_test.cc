@@ -1,4 +1,5 @@
-// Scoring, divergence, sampling and the policy's gradient of the device engine against the CPU's, on the kernels' twins.
+// Scoring, divergence, sampling and the policy's gradient of the device engine against the CPU's, on the
+// kernels' twins.
 #include <c10/core/InferenceMode.h>
 
 #include <limits>
@@ -35,7 +36,8 @@ DeltaPart DeviceSparse(const Model& model, int64_t matrix, uint64_t key) {
 DeltaPart DeviceSpectral(const Model& model, int64_t matrix, int64_t rank, uint64_t key) {
   const MatrixInfo& info = model.matrices()[matrix];
   return DeltaPart::Spectral(matrix, DeviceNoise({info.out, rank}, key, 0.3), DeviceNoise({rank}, key + 1, 1),
-                             DeviceNoise({rank, info.in}, key + 2, 0.3), DeviceNoise({rank}, key + 3, 0.5), 1.2);
+                             DeviceNoise({rank, info.in}, key + 2, 0.3), DeviceNoise({rank}, key + 3, 0.5),
+                             1.2);
 }
 
 // Forks that share a first level or none, of all kinds that a device applies.
@@ -58,7 +60,8 @@ void ExpectClose(const std::vector<double>& found, const std::vector<double>& ex
   ASSERT_EQ(found.size(), expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
     ASSERT_EQ(std::isnan(found[i]), std::isnan(expected[i])) << i;
-    if (!std::isnan(found[i])) EXPECT_NEAR(found[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << i;
+    if (std::isnan(expected[i])) continue;
+    EXPECT_NEAR(found[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << i;
   }
 }
 
@@ -104,7 +107,8 @@ TEST(DeviceScore, BitsDoNotDependOnBatchMates) {
   spec.max_batch_tokens = 1;
   const std::vector<double> alone = cuda::Score(spec, on_device, {});
   for (size_t i = 0; i < together.size(); ++i) {
-    if (!std::isnan(together[i])) EXPECT_EQ(together[i], alone[i]) << i;
+    if (std::isnan(together[i])) continue;
+    EXPECT_EQ(together[i], alone[i]) << i;
   }
 }
 
@@ -257,15 +261,16 @@ TEST(DevicePolicy, GradientAgreesWithTheCpu) {
     const int64_t begin = spec.rows.offsets[first];
     const HeadRows rows = NextTokenRows(batch, [&](int64_t t) { return spec.action_mask[begin + t] != 0; });
     at::Tensor hidden;
-    training->Backward(batch, rows, spec.temperature, true,
-                       [&](int64_t from, int64_t n, const double*, const double* entropy, double* g, double* e) {
-                         for (int64_t i = 0; i < n; ++i) {
-                           g[i] = -spec.advantages[begin + rows.row[from + i] + 1] / spec.normalizer;
-                           e[i] = -spec.entropy_coefficient / spec.normalizer;
-                           EXPECT_GT(entropy[i], 0);
-                         }
-                       },
-                       &hidden);
+    training->Backward(
+        batch, rows, spec.temperature, true,
+        [&](int64_t from, int64_t n, const double*, const double* entropy, double* g, double* e) {
+          for (int64_t i = 0; i < n; ++i) {
+            g[i] = -spec.advantages[begin + rows.row[from + i] + 1] / spec.normalizer;
+            e[i] = -spec.entropy_coefficient / spec.normalizer;
+            EXPECT_GT(entropy[i], 0);
+          }
+        },
+        &hidden);
     const at::Tensor same = cuda::Hidden(on_device, batch, {{delta.Share(), 1.0}});
     EXPECT_LT(at::sub(hidden, same).abs().max().item<float>(), 1e-4);
   }

@@ -1,5 +1,5 @@
-// The twin's graphs behave as CUDA's: a capture runs nothing, a replay uses the arguments of the capture and the
-// memory's present contents.
+// The twin's graphs behave as CUDA's: a capture runs nothing, a replay uses the arguments of the capture and
+// the memory's present contents.
 #include <gtest/gtest.h>
 
 #include "cuda/runtime/backend.h"
@@ -9,7 +9,8 @@ namespace selfedit::cuda {
 namespace {
 
 TEST(DeviceGraph, ReplaysWithTheArgumentsOfTheCapture) {
-  const at::Tensor x = at::zeros({2, 3}, at::kFloat), bias = at::ones({3}, at::kFloat), other = at::full({3}, 50.0f);
+  const at::Tensor x = at::zeros({2, 3}, at::kFloat), bias = at::ones({3}, at::kFloat),
+                   other = at::full({3}, 50.0f);
   const at::Tensor a = at::full({2, 4}, 2.0f), b = at::full({5, 4}, 3.0f), y = at::zeros({2, 5}, at::kFloat);
   void* to = x.mutable_data_ptr();
   void* from = bias.mutable_data_ptr();

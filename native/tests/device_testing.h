@@ -42,14 +42,16 @@ inline Ragged DeviceRows(const std::vector<int>& lengths, uint64_t key) {
 inline at::Tensor DeviceNoise(std::vector<int64_t> shape, uint64_t key, double size) {
   at::Tensor t = at::empty(shape, at::kFloat);
   const std::vector<double> u = Uniform(key, t.numel());
-  for (int64_t i = 0; i < t.numel(); ++i) t.mutable_data_ptr<float>()[i] = static_cast<float>(size * (2 * u[i] - 1));
+  for (int64_t i = 0; i < t.numel(); ++i)
+    t.mutable_data_ptr<float>()[i] = static_cast<float>(size * (2 * u[i] - 1));
   return t;
 }
 
-inline DeltaPart DeviceLowRank(const Model& model, int64_t matrix, int64_t rank, uint64_t key, double scale = 0.7) {
+inline DeltaPart DeviceLowRank(const Model& model, int64_t matrix, int64_t rank, uint64_t key,
+                               double scale = 0.7) {
   const MatrixInfo& info = model.matrices()[matrix];
-  return DeltaPart::LowRank(matrix, DeviceNoise({rank, info.in}, key, 0.3), DeviceNoise({info.out, rank}, key + 1, 0.3),
-                            scale);
+  return DeltaPart::LowRank(matrix, DeviceNoise({rank, info.in}, key, 0.3),
+                            DeviceNoise({info.out, rank}, key + 1, 0.3), scale);
 }
 
 // Frobenius norm of the difference of all ΔW over the norm of the second's.

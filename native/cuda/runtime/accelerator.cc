@@ -17,7 +17,8 @@ auto Guarded(F&& call) {
   try {
     return call();
   } catch (const c10::OutOfMemoryError& error) {
-    throw Error("OUT_OF_MEMORY", std::string("the GPU's memory does not suffice: ") + error.what_without_backtrace());
+    throw Error("OUT_OF_MEMORY",
+                std::string("the GPU's memory does not suffice: ") + error.what_without_backtrace());
   } catch (const c10::AcceleratorError& error) {
     throw Error("DEVICE_LOST", std::string("the GPU reports: ") + error.what_without_backtrace() +
                                    "; what was on it is lost, start the process again");

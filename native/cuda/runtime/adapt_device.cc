@@ -25,13 +25,14 @@ void CheckSlot(const SlotSpec& slot, const std::string& name, const Model& model
     throw Error("DEVICE_UNSUPPORTED", name + ": a GPU trains lowRank deltas; train other kinds on the CPU");
   }
   if (slot.rank > kMostRank) {
-    throw Error("DEVICE_UNSUPPORTED", name + ": rank is " + std::to_string(slot.rank) + "; a GPU trains up to rank " +
-                                          std::to_string(kMostRank));
+    throw Error("DEVICE_UNSUPPORTED", name + ": rank is " + std::to_string(slot.rank) +
+                                          "; a GPU trains up to rank " + std::to_string(kMostRank));
   }
   if (slot.matrices.empty()) throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
   for (const int32_t id : slot.matrices) {
     if (id >= 0 && id < static_cast<int64_t>(model.matrices().size())) continue;
-    throw Error(id >= 0 && id < static_cast<int64_t>(model.tensors().size()) ? "DEVICE_UNSUPPORTED" : "TARGET_UNKNOWN",
+    throw Error(id >= 0 && id < static_cast<int64_t>(model.tensors().size()) ? "DEVICE_UNSUPPORTED"
+                                                                             : "TARGET_UNKNOWN",
                 name + ": matrix " + std::to_string(id) + "; a GPU trains deltas of the " +
                     std::to_string(model.matrices().size()) + " linear maps of the layers");
   }
@@ -47,7 +48,8 @@ Shape ShapeOf(const AdaptSpec& spec) {
     shape.rank = std::max(shape.rank, slot.rank);
     // The most that a batch can hold, whatever the shuffling.
     std::vector<int64_t> lengths;
-    for (int64_t d = slot.first_document; d < slot.last_document; ++d) lengths.push_back(spec.documents.length(d));
+    for (int64_t d = slot.first_document; d < slot.last_document; ++d)
+      lengths.push_back(spec.documents.length(d));
     std::sort(lengths.begin(), lengths.end(), std::greater<>());
     shape.longest = std::max(shape.longest, lengths.front());
     int64_t batch = 0;
@@ -110,12 +112,14 @@ class Run {
         if (step >= 2 * kWindow) Look(step - 2 * kWindow);
       }
       bool moved = false;
-      for (; next_start < plan_.starts.size() && plan_.starts[next_start].step == step; ++next_start, moved = true) {
+      for (; next_start < plan_.starts.size() && plan_.starts[next_start].step == step;
+           ++next_start, moved = true) {
         Start(plan_.starts[next_start]);
       }
       if (moved) frozen_.Upload();
       step_.Run(SizeOf(sizes_, plan_.tokens[step]));
-      for (; next_end < plan_.ends.size() && plan_.ends[next_end].step == step; ++next_end) End(plan_.ends[next_end]);
+      for (; next_end < plan_.ends.size() && plan_.ends[next_end].step == step; ++next_end)
+        End(plan_.ends[next_end]);
       if ((step + 1) % kWindow == 0) Copy(step + 1 - kWindow);
     }
     const int64_t whole = plan_.steps / kWindow * kWindow;
@@ -162,7 +166,8 @@ class Run {
 
   // Losses of a window that begins at this step.
   void Copy(int64_t begin) {
-    readback_[begin / kWindow % 2].Start(step_.loss().narrow(0, begin, std::min(kWindow, plan_.steps - begin)));
+    readback_[begin / kWindow % 2].Start(
+        step_.loss().narrow(0, begin, std::min(kWindow, plan_.steps - begin)));
   }
 
   void Look(int64_t begin) {
@@ -177,8 +182,9 @@ class Run {
         if (edit < 0) continue;
         const double value = loss.const_data_ptr<float>()[(step - begin) * plan_.slots + s];
         if (!std::isfinite(value)) {
-          throw Error("LOSS_NOT_FINITE", EditStep(edit, plan_.adam_step[step * plan_.slots + s]) + ": the loss is " +
-                                             std::to_string(value) + "; lower the learning rate");
+          throw Error("LOSS_NOT_FINITE", EditStep(edit, plan_.adam_step[step * plan_.slots + s]) +
+                                             ": the loss is " + std::to_string(value) +
+                                             "; lower the learning rate");
         }
         result_.loss[edit].push_back(value);
         sum += value;
@@ -246,7 +252,8 @@ AdaptPlan Plan(const AdaptSpec& spec, const DeviceModel& model, const Shape& sha
   plan.results_on_device = results <= left / 4;
   const int64_t room = left - (plan.results_on_device ? results : 0);
   if (room < plan.slot_bytes) {
-    throw Error("OUT_OF_MEMORY", "one edit needs " + std::to_string((plan.slot_bytes + plan.step_bytes) >> 20) +
+    throw Error("OUT_OF_MEMORY", "one edit needs " +
+                                     std::to_string((plan.slot_bytes + plan.step_bytes) >> 20) +
                                      " MiB on the device; " + std::to_string(plan.free_bytes >> 20) +
                                      " MiB are free; lower the rank, the targets or maxStepTokens");
   }
@@ -275,10 +282,13 @@ AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOp
     } catch (const c10::OutOfMemoryError&) {
       // Somebody else may have taken what was free: once more with half of the slots.
       if (again || plan.slots == 1) {
-        throw Error("OUT_OF_MEMORY", "training " + std::to_string(plan.slots) + " edits at once needs more than " +
+        throw Error("OUT_OF_MEMORY", "training " + std::to_string(plan.slots) +
+                                         " edits at once needs more than " +
                                          std::to_string(plan.free_bytes >> 20) + " MiB of the device");
       }
       plan.slots /= 2;
+      control.Warn("adapt: an allocation failed on the device; " + std::to_string(plan.slots) +
+                   " edits at once are tried instead of twice as many");
     }
   }
 }

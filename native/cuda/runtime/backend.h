@@ -1,6 +1,7 @@
-// All that the runtime asks of a device, apart from tensors and from the kernels. Two implementations with the same
-// symbols: backend_cuda.cc, and twins/backend_twin.cc, which computes on the host and freezes the arguments of captured
-// work exactly as a CUDA graph does, so that the whole engine is tested where no GPU is.
+// All that the runtime asks of a device, apart from tensors and from the kernels. Two implementations with
+// the same symbols: backend_cuda.cc, and twins/backend_twin.cc, which computes on the host and freezes the
+// arguments of captured work exactly as a CUDA graph does, so that the whole engine is tested where no GPU
+// is.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -11,7 +12,8 @@
 
 namespace selfedit::cuda {
 
-// Makes a device current for this thread, and one stream of it (always the same): all work of a call is ordered.
+// Makes a device current for this thread, and one stream of it (always the same): all work of a call is
+// ordered.
 class DeviceScope {
  public:
   explicit DeviceScope(at::Device device);
@@ -27,16 +29,18 @@ class DeviceScope {
 // Bytes that can still be allocated on the current device, what the allocator keeps for reuse included.
 int64_t FreeBytes(at::Device device);
 
-// Puts work on the current stream, or into the graph that is being captured. The function must own its arguments.
+// Puts work on the current stream, or into the graph that is being captured. The function must own its
+// arguments.
 void Enqueue(std::function<void(Stream)> work);
 template <typename Kernel, typename... Arguments>
 void Launch(Kernel* kernel, Arguments... arguments) {
   Enqueue([kernel, arguments...](Stream stream) { kernel(arguments..., stream); });
 }
 
-// out = a b^T (transpose: b [m, k]) or a b (b [k, m]); a [n, k], out [n, m], all contiguous and of one type, but that
-// out may be float where a and b are not. accumulate: += instead.
-void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate, const at::Tensor& out);
+// out = a b^T (transpose: b [m, k]) or a b (b [k, m]); a [n, k], out [n, m], all contiguous and of one type,
+// but that out may be float where a and b are not. accumulate: += instead.
+void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate,
+             const at::Tensor& out);
 // to = from, types may differ; both on the device.
 void Convert(const at::Tensor& from, const at::Tensor& to);
 void Fill(const at::Tensor& tensor, double value);

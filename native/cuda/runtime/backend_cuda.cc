@@ -1,6 +1,4 @@
 // The runtime on libtorch's CUDA. Its twin is twins/backend_twin.cc.
-#include "cuda/runtime/backend.h"
-
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
@@ -12,20 +10,23 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/runtime/backend.h"
 #include "format/error.h"
 
 namespace selfedit::cuda {
 namespace {
 
 [[noreturn]] void Lost(const std::string& what) {
-  throw Error("DEVICE_LOST", "the GPU reports: " + what + "; what was on it is lost, start the process again");
+  throw Error("DEVICE_LOST",
+              "the GPU reports: " + what + "; what was on it is lost, start the process again");
 }
 
 void Check(cudaError_t status) {
   if (status != cudaSuccess) Lost(cudaGetErrorString(status));
 }
 
-// One stream a device for the life of the process: memory that one call frees is ordered before the next call's use.
+// One stream a device for the life of the process: memory that one call frees is ordered before the next
+// call's use.
 c10::cuda::CUDAStream StreamOf(at::Device device) {
   static std::mutex mutex;
   static std::map<int, c10::cuda::CUDAStream> streams;
@@ -61,7 +62,8 @@ int64_t FreeBytes(at::Device device) {
 
 void Enqueue(std::function<void(Stream)> work) { work(Current().stream()); }
 
-void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate, const at::Tensor& out) {
+void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate,
+             const at::Tensor& out) {
   const at::Tensor right = transpose ? b.t() : b;
   at::Tensor to = out;
   if (accumulate) {
@@ -82,7 +84,8 @@ void UploadInto(const at::Tensor& from, const at::Tensor& to) {
     return;
   }
   // The caching host allocator keeps the staging memory until the copy is done.
-  const at::Tensor staging = at::empty(from.sizes(), at::TensorOptions().dtype(to.scalar_type()).pinned_memory(true));
+  const at::Tensor staging =
+      at::empty(from.sizes(), at::TensorOptions().dtype(to.scalar_type()).pinned_memory(true));
   staging.copy_(from);
   to.copy_(staging, true);
 }
@@ -111,6 +114,8 @@ at::Tensor Readback::Wait() {
 
 struct Graph::State {
   at::cuda::CUDAGraph graph;
+  // A call that is aborted may leave replays behind: they end before their graph and its memory do.
+  ~State() { cudaStreamSynchronize(Current().stream()); }
 };
 Graph::Graph() : state_(std::make_unique<State>()) {}
 Graph::~Graph() = default;

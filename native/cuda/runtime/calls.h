@@ -1,5 +1,5 @@
-// The calls of the core on a device. Specifications, results and errors are the core's; finished deltas are device
-// tensors (their consumers on the host call cpu()).
+// The calls of the core on a device. Specifications, results and errors are the core's; finished deltas are
+// device tensors (their consumers on the host call cpu()).
 #pragma once
 #include "core/accelerator.h"
 #include "core/adapt.h"
@@ -10,8 +10,8 @@
 namespace selfedit::cuda {
 
 struct AdaptOptions {
-  // One step size only, whatever the call: the shapes of all products, and so the bits, are then the same for an edit
-  // alone and among others.
+  // One step size only, whatever the call: the shapes of all products, and so the bits, are then the same for
+  // an edit alone and among others.
   bool fixed_shapes = false;
 };
 
@@ -27,7 +27,8 @@ AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOp
                   const JobControl& control);
 
 std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const JobControl& control);
-std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& model, const JobControl& control);
+std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& model,
+                               const JobControl& control);
 // States behind the last norm of rows under one stack, [n, hidden] float on the host.
 at::Tensor Hidden(const DeviceModel& model, const Ragged& batch, const DeltaStack& stack);
 

@@ -9,7 +9,9 @@ namespace {
 enum Int : int64_t { kLast, kOwnLength, kFinish, kPrefixLength, kMaxTokens, kTopK, kInts };
 enum Address : int64_t { kPrefixK, kPrefixV, kOwnK, kOwnV, kAddresses };
 
-int64_t AddressOf(const at::Tensor& t) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(t.const_data_ptr())); }
+int64_t AddressOf(const at::Tensor& t) {
+  return static_cast<int64_t>(reinterpret_cast<intptr_t>(t.const_data_ptr()));
+}
 
 at::Tensor StopTensor(const std::vector<int32_t>& stops) {
   at::Tensor t = at::zeros({std::max<int64_t>(1, static_cast<int64_t>(stops.size()))}, at::kInt);
@@ -20,7 +22,8 @@ at::Tensor StopTensor(const std::vector<int32_t>& stops) {
 }  // namespace
 
 DecodeStep::DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
-                       int64_t places, int64_t capacity, int64_t positions, const std::vector<int32_t>& stop_tokens)
+                       int64_t places, int64_t capacity, int64_t positions,
+                       const std::vector<int32_t>& stop_tokens)
     : model_(model),
       places_(places),
       capacity_(capacity),
@@ -32,7 +35,8 @@ DecodeStep::DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std
       head_(model, places, false),
       forks_(model, deltas, forks, {places, places, 1}) {
   const ModelConfig& config = model.config();
-  const auto ints = model.options(at::kInt), floats = model.options(at::kFloat), longs = model.options(at::kLong);
+  const auto ints = model.options(at::kInt), floats = model.options(at::kFloat),
+             longs = model.options(at::kLong);
   slab_ = at::zeros({config.layers, 2, places, capacity, config.kv_heads * config.head_dim}, model.options());
   pointers_host_ = at::zeros({config.layers, kAddresses, places}, at::kLong);
   pointers_ = at::zeros({config.layers, kAddresses, places}, longs);
@@ -82,7 +86,9 @@ void DecodeStep::Upload() {
   std::vector<int32_t> offsets{0}, fork;
   for (int64_t b = 0; b < places_; ++b) {
     const DecodeRow& row = rows_[b];
-    auto set = [&](Int which, int32_t value) { ints.mutable_data_ptr<int32_t>()[which * places_ + b] = value; };
+    auto set = [&](Int which, int32_t value) {
+      ints.mutable_data_ptr<int32_t>()[which * places_ + b] = value;
+    };
     set(kLast, row.last);
     set(kOwnLength, row.own_length);
     set(kFinish, row.finish);
@@ -104,7 +110,9 @@ void DecodeStep::Upload() {
   forks_.Load(offsets, fork);
 }
 
-void DecodeStep::SetLogits(int64_t place, const at::Tensor& logits) { Convert(logits, logits_.select(0, place)); }
+void DecodeStep::SetLogits(int64_t place, const at::Tensor& logits) {
+  Convert(logits, logits_.select(0, place));
+}
 
 DecodeState DecodeStep::State() const {
   int32_t* ints = ints_.mutable_data_ptr<int32_t>();
@@ -164,8 +172,8 @@ void DecodeStep::Body() {
   pass_.Forward({tokens, positions, places_}, forks_.overlays(), [&](const LayerAttention& a) {
     const DecodeShape shape = Shape(a.layer);
     Launch(AppendKeyValue, type, shape, a.k.const_data_ptr(), a.v.const_data_ptr());
-    Launch(AttentionDecode, type, shape, a.q.const_data_ptr(), int32_t{1}, splits_, scratch_.mutable_data_ptr<float>(),
-           a.out.mutable_data_ptr());
+    Launch(AttentionDecode, type, shape, a.q.const_data_ptr(), int32_t{1}, splits_,
+           scratch_.mutable_data_ptr<float>(), a.out.mutable_data_ptr());
   });
   head_.Logits(pass_.hidden(), places_, logits_);
   Draw(1);

@@ -1,5 +1,6 @@
-// Decoding with a fixed number of row places: one step is one graph, which reads everything about its rows from device
-// memory. The host keeps a copy of that memory, changes it between steps and looks at it every few steps.
+// Decoding with a fixed number of row places: one step is one graph, which reads everything about its rows
+// from device memory. The host keeps a copy of that memory, changes it between steps and looks at it every
+// few steps.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -12,7 +13,14 @@
 namespace selfedit::cuda {
 
 // Finish codes of kernels.h.
-enum RowState : int32_t { kRuns = 0, kStopped = 1, kLengthReached = 2, kContextFull = 3, kNotFinite = 4, kIdle = -1 };
+enum RowState : int32_t {
+  kRuns = 0,
+  kStopped = 1,
+  kLengthReached = 2,
+  kContextFull = 3,
+  kNotFinite = 4,
+  kIdle = -1
+};
 
 // One place's numbers. Addresses of keys and values are set apart.
 struct DecodeRow {
@@ -24,14 +32,16 @@ struct DecodeRow {
 
 class DecodeStep {
  public:
-  // places: rows at once; capacity: most tokens that a row generates; positions: most of prompt and row together.
-  DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks, int64_t places,
-             int64_t capacity, int64_t positions, const std::vector<int32_t>& stop_tokens);
+  // places: rows at once; capacity: most tokens that a row generates; positions: most of prompt and row
+  // together.
+  DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
+             int64_t places, int64_t capacity, int64_t positions, const std::vector<int32_t>& stop_tokens);
   static int64_t PlaceBytes(const DeviceModel& model, int64_t capacity);
 
   int64_t places() const { return places_; }
   std::vector<DecodeRow>& rows() { return rows_; }
-  // The prompt's keys and values [layers, 2, prompts' tokens, G d], its own from token `offset` on; undefined: none.
+  // The prompt's keys and values [layers, 2, prompts' tokens, G d], its own from token `offset` on;
+  // undefined: none.
   void SetPrefix(int64_t place, const at::Tensor& slab, int64_t offset);
   // Makes the device's copy that of rows().
   void Upload();
@@ -58,8 +68,8 @@ class DecodeStep {
   Pass pass_;
   DeviceHead head_;
   ForkSegments forks_;
-  at::Tensor slab_;                    // [layers, 2, places, capacity, G d]
-  at::Tensor pointers_host_, pointers_;  // [layers, 4, places]
+  at::Tensor slab_;                                        // [layers, 2, places, capacity, G d]
+  at::Tensor pointers_host_, pointers_;                    // [layers, 4, places]
   at::Tensor ints_, floats_, keys_, count_, stop_tokens_;  // ints [7, places], floats [2, places]
   at::Tensor out_tokens_, out_logprobs_, tokens_host_, logprobs_host_;
   at::Tensor tokens_, positions_of_, logits_, token_, logprob_, scratch_;

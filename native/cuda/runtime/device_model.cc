@@ -12,8 +12,9 @@ Type TypeOf(const Model& model) {
     case Dtype::kBFloat16:
       return Type::kBFloat16;
     default:
-      throw Error("DEVICE_UNSUPPORTED", std::string("a GPU computes in float32 or bfloat16; the model's type is ") +
-                                            DtypeName(model.dtype()) + "; load it on the CPU");
+      throw Error("DEVICE_UNSUPPORTED",
+                  std::string("a GPU computes in float32 or bfloat16; the model's type is ") +
+                      DtypeName(model.dtype()) + "; load it on the CPU");
   }
 }
 
@@ -34,7 +35,8 @@ DeviceModel::DeviceModel(const Model& model, at::Device device)
   }
   if (config.vocab_size > kMostVocabulary) {
     throw Error("DEVICE_UNSUPPORTED", "the vocabulary has " + std::to_string(config.vocab_size) +
-                                          " tokens; a GPU computes with up to " + std::to_string(kMostVocabulary));
+                                          " tokens; a GPU computes with up to " +
+                                          std::to_string(kMostVocabulary));
   }
   const DeviceScope scope(device);
   auto take = [&](const at::Tensor& weight) {

@@ -14,7 +14,8 @@ at::ScalarType ScalarOf(Type type);
 
 struct DeviceLayer {
   at::Tensor attention_norm, mlp_norm;  // [c]
-  // q, k and v are slices of one tensor [q + 2 kv, c], gate and up of one [2 f, c]: either way of multiplying is open.
+  // q, k and v are slices of one tensor [q + 2 kv, c], gate and up of one [2 f, c]: either way of multiplying
+  // is open.
   at::Tensor weight[kModulesPerLayer];  // [out, in]
   at::Tensor bias[kModulesPerLayer];    // [out], or undefined
 };
@@ -31,7 +32,9 @@ class DeviceModel : public DeviceWeights {
   int64_t type_bytes() const { return TypeSize(type_); }
   // Tensors of the products' type, and of another one.
   at::TensorOptions options() const { return at::TensorOptions().dtype(ScalarOf(type_)).device(device_); }
-  at::TensorOptions options(at::ScalarType dtype) const { return at::TensorOptions().dtype(dtype).device(device_); }
+  at::TensorOptions options(at::ScalarType dtype) const {
+    return at::TensorOptions().dtype(dtype).device(device_);
+  }
   const DeviceLayer& layer(int64_t index) const { return layers_[index]; }
   const at::Tensor& embedding() const { return embedding_; }
   const at::Tensor& head() const { return head_; }

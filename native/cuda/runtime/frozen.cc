@@ -8,7 +8,18 @@ namespace selfedit::cuda {
 namespace {
 
 // Rows of the pointer table.
-enum Slot : int64_t { kA, kB, kGain, kRowOffsets = 0, kColumns, kValues, kColumnOffsets, kRows, kOrder, kPointers };
+enum Slot : int64_t {
+  kA,
+  kB,
+  kGain,
+  kRowOffsets = 0,
+  kColumns,
+  kValues,
+  kColumnOffsets,
+  kRows,
+  kOrder,
+  kPointers
+};
 
 at::Tensor IntTensor(const std::vector<int32_t>& values) {
   at::Tensor t = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
@@ -72,8 +83,10 @@ std::shared_ptr<const FrozenDelta> FrozenDeltas::Get(const DeltaPtr& delta) {
   auto made = std::make_shared<FrozenDelta>();
   for (const DeltaPart& part : delta->parts) {
     const MatrixInfo& info = model_.host().tensors().at(part.matrix);
-    if (part.matrix >= static_cast<int64_t>(model_.host().matrices().size()) || part.kind == DeltaKind::kDense) {
-      throw Error("DEVICE_UNSUPPORTED", "\"" + info.name + "\": a GPU applies lowRank, sparse and spectral changes of "
+    if (part.matrix >= static_cast<int64_t>(model_.host().matrices().size()) ||
+        part.kind == DeltaKind::kDense) {
+      throw Error("DEVICE_UNSUPPORTED", "\"" + info.name +
+                                            "\": a GPU applies lowRank, sparse and spectral changes of "
                                             "the linear maps; this one is " +
                                             DeltaKindName(part.kind) + "; compute on the CPU");
     }
@@ -87,8 +100,9 @@ std::shared_ptr<const FrozenDelta> FrozenDeltas::Get(const DeltaPtr& delta) {
   return made;
 }
 
-FrozenOverlay::FrozenOverlay(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& stacks,
-                             size_t first_level, int64_t segments, int64_t rows)
+FrozenOverlay::FrozenOverlay(const DeviceModel& model, FrozenDeltas& deltas,
+                             const std::vector<DeltaStack>& stacks, size_t first_level, int64_t segments,
+                             int64_t rows)
     : model_(model), deltas_(deltas), segments_(segments) {
   // For every matrix, level and kind as many products as the stack that has most needs.
   std::map<int64_t, std::map<std::pair<size_t, bool>, std::vector<int64_t>>> widths;
@@ -111,7 +125,8 @@ FrozenOverlay::FrozenOverlay(const DeviceModel& model, FrozenDeltas& deltas, con
   for (const auto& [matrix, levels] : widths) {
     for (const auto& [key, ranks] : levels) {
       for (size_t piece = 0; piece < ranks.size(); ++piece) {
-        products_[matrix].push_back({static_cast<int64_t>(key.first), key.second, piece, ranks[piece], tables_++});
+        products_[matrix].push_back(
+            {static_cast<int64_t>(key.first), key.second, piece, ranks[piece], tables_++});
       }
     }
   }
@@ -245,8 +260,9 @@ size_t CommonLevels(const std::vector<DeltaStack>& stacks) {
   return common;
 }
 
-FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& stacks,
-                           int64_t segments, const std::vector<int64_t>& batch_rows) {
+FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
+                           const std::vector<DeltaStack>& stacks, int64_t segments,
+                           const std::vector<int64_t>& batch_rows) {
   int64_t most = 0;
   for (const int64_t rows : batch_rows) {
     most = std::max(most, rows);
@@ -254,7 +270,8 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas, const
   }
   const size_t common = CommonLevels(stacks);
   DeltaStack shared;
-  if (common > 0) shared.assign(stacks.front().begin(), stacks.front().begin() + static_cast<int64_t>(common));
+  if (common > 0)
+    shared.assign(stacks.front().begin(), stacks.front().begin() + static_cast<int64_t>(common));
   common_ = std::make_unique<FrozenOverlay>(model, deltas, std::vector<DeltaStack>{shared}, 0, 1, most);
   common_->Set(0, &shared);
   common_->Upload();

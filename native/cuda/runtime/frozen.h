@@ -1,6 +1,6 @@
-// Frozen deltas under the rows of a batch. What every stack of a call begins with (the policy's delta under all of its
-// edits) is one product over all rows; the rest is looked up a segment of rows through arrays of pointers on the device,
-// which may change between replays of a graph.
+// Frozen deltas under the rows of a batch. What every stack of a call begins with (the policy's delta under
+// all of its edits) is one product over all rows; the rest is looked up a segment of rows through arrays of
+// pointers on the device, which may change between replays of a graph.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -15,7 +15,7 @@ namespace selfedit::cuda {
 
 // One product's operands of one delta, on the device.
 struct FrozenPiece {
-  at::Tensor a, b, gain;                                             // low-rank and spectral; gain float
+  at::Tensor a, b, gain;                                                 // low-rank and spectral; gain float
   at::Tensor row_offsets, columns, values, column_offsets, rows, order;  // sparse
   double scale = 1;
 };
@@ -69,7 +69,8 @@ class FrozenOverlay : public Overlay {
   const int32_t* offsets_ = nullptr;
   std::map<int64_t, std::vector<Product>> products_;  // by matrix, in the order of their application
   int64_t tables_ = 0;
-  // [tables, kPointers, segments] addresses, [tables, segments] ranks and scales; the host's copies are what Set writes.
+  // [tables, kPointers, segments] addresses, [tables, segments] ranks and scales; the host's copies are what
+  // Set writes.
   at::Tensor pointers_host_, ranks_host_, scales_host_, pointers_, ranks_, scales_;
   at::Tensor u_;
 };

@@ -1,5 +1,5 @@
-// Sampling from many forks on a device: prompts are read once per (fork, prompt), their keys and values shared by their
-// rows; finished rows are replaced from the queue whenever the host looks.
+// Sampling from many forks on a device: prompts are read once per (fork, prompt), their keys and values
+// shared by their rows; finished rows are replaced from the queue whenever the host looks.
 #include <algorithm>
 #include <cmath>
 #include <deque>
@@ -11,7 +11,7 @@
 namespace selfedit::cuda {
 namespace {
 
-constexpr int64_t kLookEvery = 8;       // decode steps
+constexpr int64_t kLookEvery = 8;  // decode steps
 constexpr int64_t kPrefillTokens = 4096;
 constexpr int64_t kMostPlaces = 256;
 
@@ -42,8 +42,8 @@ class Generator {
         prefill_(model, prefill_capacity_, model.config().layers),
         prefill_forks_(model, deltas_, spec.forks, prefill_capacity_),
         head_(model, prefill_capacity_.rows, false),
-        step_(model, deltas_, spec.forks, PlacesOf(spec, model), LongestRow(spec, model), Positions(spec, model),
-              spec.stop_tokens),
+        step_(model, deltas_, spec.forks, PlacesOf(spec, model), LongestRow(spec, model),
+              Positions(spec, model), spec.stop_tokens),
         places_(step_.places()) {
     const size_t rows = spec.row_prompt.size();
     result_.tokens.resize(rows);
@@ -123,7 +123,8 @@ class Generator {
   }
 
   void Report() {
-    control_.Report({static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
+    control_.Report(
+        {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
   int64_t FreePlaces() const {
@@ -171,7 +172,8 @@ class Generator {
     DecodeRow row;
     row.finish = kRuns;
     row.prefix_length = static_cast<int32_t>(spec_.prompts.length(p));
-    row.max_tokens = static_cast<int32_t>(std::min<int64_t>(spec_.max_tokens[r], model_.config().max_positions));
+    row.max_tokens =
+        static_cast<int32_t>(std::min<int64_t>(spec_.max_tokens[r], model_.config().max_positions));
     row.top_k = spec_.top_k[r];
     row.fork = spec_.prompt_fork[p];
     row.temperature = spec_.temperature[r];
@@ -192,8 +194,9 @@ class Generator {
     while (!queue_.empty()) {
       const int32_t p = queue_.front();
       const int64_t length = spec_.prompts.length(p);
-      if (!chosen.empty() && (static_cast<int64_t>(batch.tokens.size()) + length > prefill_capacity_.tokens ||
-                              static_cast<int64_t>(chosen.size()) == prefill_capacity_.rows || rows >= places)) {
+      if (!chosen.empty() &&
+          (static_cast<int64_t>(batch.tokens.size()) + length > prefill_capacity_.tokens ||
+           static_cast<int64_t>(chosen.size()) == prefill_capacity_.rows || rows >= places)) {
         break;
       }
       queue_.pop_front();
@@ -204,7 +207,8 @@ class Generator {
     }
     const ModelConfig& config = model_.config();
     const int64_t n = batch.offsets.back();
-    const at::Tensor slab = at::empty({config.layers, 2, n, config.kv_heads * config.head_dim}, model_.options());
+    const at::Tensor slab =
+        at::empty({config.layers, 2, n, config.kv_heads * config.head_dim}, model_.options());
     prefill_.Load(batch, std::vector<int32_t>(batch.tokens.size(), -1));
     prefill_forks_.Load(batch.offsets, fork);
     prefill_.Forward(prefill_forks_.overlays(), [&](const LayerAttention& a) {
@@ -234,9 +238,9 @@ class Generator {
       if (place.row < 0 || row.finish == kIdle) continue;
       std::vector<int32_t>& tokens = result_.tokens[place.row];
       bool ended = row.finish != kRuns;
-      Finish finish = row.finish == kStopped        ? Finish::kStopToken
-                      : row.finish == kContextFull  ? Finish::kContext
-                                                    : Finish::kLength;
+      Finish finish = row.finish == kStopped       ? Finish::kStopToken
+                      : row.finish == kContextFull ? Finish::kContext
+                                                   : Finish::kLength;
       while (static_cast<int64_t>(tokens.size()) < row.count) {
         const size_t i = tokens.size();
         const int32_t token = step_.tokens(static_cast<int64_t>(b))[i];
@@ -300,7 +304,8 @@ class Generator {
 GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
   CheckGenerate(spec);
   if (spec.application == Application::kMaterialised) {
-    throw Error("DEVICE_UNSUPPORTED", "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
+    throw Error("DEVICE_UNSUPPORTED",
+                "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
   }
   const DeviceScope scope(model.device());
   return Generator(spec, model, control).Run();

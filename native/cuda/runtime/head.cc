@@ -6,7 +6,8 @@
 
 namespace selfedit::cuda {
 
-DeviceHead::DeviceHead(const DeviceModel& model, int64_t chunk, bool backward) : model_(model), chunk_(chunk) {
+DeviceHead::DeviceHead(const DeviceModel& model, int64_t chunk, bool backward)
+    : model_(model), chunk_(chunk) {
   const int64_t V = model.config().vocab_size;
   logits_ = at::empty({chunk, V}, model.options(at::kFloat));
   if (backward && model.type() != Type::kFloat32) rounded_ = at::empty({chunk, V}, model.options());
@@ -44,13 +45,13 @@ void DeviceHead::HiddenGradient(const at::Tensor& dlogits, int64_t begin, int64_
   Product(factor, model_.head(), false, false, dhidden.narrow(0, begin, count));
 }
 
-void DeviceHead::CrossEntropy(const at::Tensor& hidden, const int32_t* target, const float* weight, int64_t rows,
-                              float* logprob, const at::Tensor& dhidden) const {
+void DeviceHead::CrossEntropy(const at::Tensor& hidden, const int32_t* target, const float* weight,
+                              int64_t rows, float* logprob, const at::Tensor& dhidden) const {
   const int64_t V = model_.config().vocab_size;
   Chunks(rows, [&](int64_t begin, int64_t count) {
     const at::Tensor logits = LogitsOf(hidden, begin, count, logits_);
-    Launch(cuda::CrossEntropy, Type::kFloat32, logits.mutable_data_ptr(), target + begin, weight + begin, count, V,
-           logprob + begin);
+    Launch(cuda::CrossEntropy, Type::kFloat32, logits.mutable_data_ptr(), target + begin, weight + begin,
+           count, V, logprob + begin);
     HiddenGradient(logits, begin, count, dhidden);
   });
 }
@@ -61,18 +62,20 @@ void DeviceHead::Logprobs(const at::Tensor& hidden, const int32_t* target, int64
   Chunks(rows, [&](int64_t begin, int64_t count) {
     const at::Tensor logits = LogitsOf(hidden, begin, count, logits_);
     Launch(LogSoftmaxRows, Type::kFloat32, logits.mutable_data_ptr(), target + begin, count, V, temperature,
-           logprob + begin, lse == nullptr ? nullptr : lse + begin, entropy == nullptr ? nullptr : entropy + begin);
+           logprob + begin, lse == nullptr ? nullptr : lse + begin,
+           entropy == nullptr ? nullptr : entropy + begin);
   });
 }
 
-void DeviceHead::LogprobsBackward(const at::Tensor& hidden, const int32_t* target, const float* lse, const float* g,
-                                  const float* e, const float* entropy, int64_t rows, float temperature,
-                                  const at::Tensor& dhidden) const {
+void DeviceHead::LogprobsBackward(const at::Tensor& hidden, const int32_t* target, const float* lse,
+                                  const float* g, const float* e, const float* entropy, int64_t rows,
+                                  float temperature, const at::Tensor& dhidden) const {
   const int64_t V = model_.config().vocab_size;
   Chunks(rows, [&](int64_t begin, int64_t count) {
     const at::Tensor logits = LogitsOf(hidden, begin, count, logits_);
-    Launch(LogSoftmaxRowsBackward, Type::kFloat32, logits.mutable_data_ptr(), target + begin, lse + begin, g + begin,
-           e == nullptr ? nullptr : e + begin, entropy == nullptr ? nullptr : entropy + begin, count, V, temperature);
+    Launch(LogSoftmaxRowsBackward, Type::kFloat32, logits.mutable_data_ptr(), target + begin, lse + begin,
+           g + begin, e == nullptr ? nullptr : e + begin, entropy == nullptr ? nullptr : entropy + begin,
+           count, V, temperature);
     HiddenGradient(logits, begin, count, dhidden);
   });
 }

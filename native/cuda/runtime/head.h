@@ -1,5 +1,5 @@
-// The vocabulary head on a device, a fixed number of rows at a time: [rows, V] is never there for all rows. Logits are
-// float whatever the products' type (bfloat16 logits near 20 would be 0.125 apart).
+// The vocabulary head on a device, a fixed number of rows at a time: [rows, V] is never there for all rows.
+// Logits are float whatever the products' type (bfloat16 logits near 20 would be 0.125 apart).
 #pragma once
 #include <ATen/ATen.h>
 
@@ -15,12 +15,13 @@ class DeviceHead {
   static int64_t DefaultChunk(const DeviceModel& model, int64_t rows);
 
   // For rows [0, rows): log-prob of target (device, -1: none) and dhidden = the gradient of -weight log-prob.
-  void CrossEntropy(const at::Tensor& hidden, const int32_t* target, const float* weight, int64_t rows, float* logprob,
-                    const at::Tensor& dhidden) const;
+  void CrossEntropy(const at::Tensor& hidden, const int32_t* target, const float* weight, int64_t rows,
+                    float* logprob, const at::Tensor& dhidden) const;
   // Log-probs, lse and entropies (those may be null) of target under softmax(logits / temperature).
-  void Logprobs(const at::Tensor& hidden, const int32_t* target, int64_t rows, float temperature, float* logprob,
-                float* lse, float* entropy) const;
-  // dhidden from g = dLoss/dlogprob and e = dLoss/dentropy (e, entropy may be null), with Logprobs' lse and entropy.
+  void Logprobs(const at::Tensor& hidden, const int32_t* target, int64_t rows, float temperature,
+                float* logprob, float* lse, float* entropy) const;
+  // dhidden from g = dLoss/dlogprob and e = dLoss/dentropy (e, entropy may be null), with Logprobs' lse and
+  // entropy.
   void LogprobsBackward(const at::Tensor& hidden, const int32_t* target, const float* lse, const float* g,
                         const float* e, const float* entropy, int64_t rows, float temperature,
                         const at::Tensor& dhidden) const;
@@ -33,7 +34,8 @@ class DeviceHead {
   template <typename F>
   void Chunks(int64_t rows, F&& body) const;
   at::Tensor LogitsOf(const at::Tensor& hidden, int64_t begin, int64_t count, const at::Tensor& buffer) const;
-  void HiddenGradient(const at::Tensor& dlogits, int64_t begin, int64_t count, const at::Tensor& dhidden) const;
+  void HiddenGradient(const at::Tensor& dlogits, int64_t begin, int64_t count,
+                      const at::Tensor& dhidden) const;
 
   const DeviceModel& model_;
   int64_t chunk_;

@@ -91,14 +91,18 @@ void Pass::Project(int64_t layer, Module module, int64_t rows, const at::Tensor&
   const DeviceLayer& weights = model_.layer(layer);
   const int m = static_cast<int>(module);
   Product(Head(x, rows), weights.weight[m], true, false, Head(y, rows));
-  if (weights.bias[m].defined()) Launch(BiasAdd, model_.type(), Pointer(y), Pointer(weights.bias[m]), rows, y.size(1));
-  for (const Overlay* overlay : overlays) overlay->Forward(MatrixId(layer, module), rows, Pointer(x), Pointer(y));
+  if (weights.bias[m].defined())
+    Launch(BiasAdd, model_.type(), Pointer(y), Pointer(weights.bias[m]), rows, y.size(1));
+  for (const Overlay* overlay : overlays)
+    overlay->Forward(MatrixId(layer, module), rows, Pointer(x), Pointer(y));
 }
 
-void Pass::ProjectBackward(int64_t layer, Module module, int64_t rows, const at::Tensor& x, const at::Tensor& dy,
-                           bool accumulate, const at::Tensor& dx, const Overlays& overlays) const {
+void Pass::ProjectBackward(int64_t layer, Module module, int64_t rows, const at::Tensor& x,
+                           const at::Tensor& dy, bool accumulate, const at::Tensor& dx,
+                           const Overlays& overlays) const {
   if (dx.defined()) {
-    Product(Head(dy, rows), model_.layer(layer).weight[static_cast<int>(module)], false, accumulate, Head(dx, rows));
+    Product(Head(dy, rows), model_.layer(layer).weight[static_cast<int>(module)], false, accumulate,
+            Head(dx, rows));
   }
   for (const Overlay* overlay : overlays) {
     overlay->Backward(MatrixId(layer, module), rows, Pointer(x), Pointer(dy), Pointer(dx));
@@ -107,8 +111,8 @@ void Pass::ProjectBackward(int64_t layer, Module module, int64_t rows, const at:
 
 void Pass::Rotate(const RowBatch& batch, const at::Tensor& x, int sign) const {
   const int64_t d = model_.config().head_dim, width = x.size(1);
-  Launch(Rope, model_.type(), Pointer(x), width, batch.positions, Floats(cos_), Floats(sin_), batch.rows, width / d, d,
-         sign);
+  Launch(Rope, model_.type(), Pointer(x), width, batch.positions, Floats(cos_), Floats(sin_), batch.rows,
+         width / d, d, sign);
 }
 
 void Pass::Forward(const RowBatch& batch, const Overlays& overlays, const AttentionFunction& attention) {
@@ -117,12 +121,13 @@ void Pass::Forward(const RowBatch& batch, const Overlays& overlays, const Attent
   const int64_t n = batch.rows, c = config.hidden_size, f = config.intermediate_size;
   const float eps = static_cast<float>(config.rms_eps);
   const void* residual = nullptr;  // added to x0 by its norm
-  Launch(Embed, type, Pointer(model_.embedding()), batch.tokens, n, c, config.vocab_size, Pointer(layers_[0].x0));
+  Launch(Embed, type, Pointer(model_.embedding()), batch.tokens, n, c, config.vocab_size,
+         Pointer(layers_[0].x0));
   for (int64_t l = 0; l < config.layers; ++l) {
     const Layer& t = layers_[l];
     const DeviceLayer& weights = model_.layer(l);
-    Launch(RmsNormForward, type, Pointer(t.x0), residual, Pointer(weights.attention_norm), NormGain{}, n, c, eps,
-           Pointer(t.h0), Floats(t.rstd0));
+    Launch(RmsNormForward, type, Pointer(t.x0), residual, Pointer(weights.attention_norm), NormGain{}, n, c,
+           eps, Pointer(t.h0), Floats(t.rstd0));
     Project(l, Module::kQ, n, t.h0, t.q, overlays);
     Project(l, Module::kK, n, t.h0, t.k, overlays);
     Project(l, Module::kV, n, t.h0, t.v, overlays);
@@ -130,8 +135,8 @@ void Pass::Forward(const RowBatch& batch, const Overlays& overlays, const Attent
     Rotate(batch, t.k, +1);
     attention({l, t.q, t.k, t.v, t.mixed, t.lse});
     Project(l, Module::kO, n, t.mixed, t.x1, overlays);
-    Launch(RmsNormForward, type, Pointer(t.x1), Pointer(t.x0), Pointer(weights.mlp_norm), NormGain{}, n, c, eps,
-           Pointer(t.h1), Floats(t.rstd1));
+    Launch(RmsNormForward, type, Pointer(t.x1), Pointer(t.x0), Pointer(weights.mlp_norm), NormGain{}, n, c,
+           eps, Pointer(t.h1), Floats(t.rstd1));
     Project(l, Module::kGate, n, t.h1, t.gate, overlays);
     Project(l, Module::kUp, n, t.h1, t.up, overlays);
     Launch(SwiGluForward, type, Pointer(t.gate), Pointer(t.up), f, n, f, Pointer(act_));
@@ -161,11 +166,11 @@ void Pass::Backward(const RowBatch& batch, const Overlays& overlays, const Atten
            Pointer(t.up));
     ProjectBackward(l, Module::kGate, n, t.h1, t.gate, false, dh_, overlays);
     ProjectBackward(l, Module::kUp, n, t.h1, t.up, true, dh_, overlays);
-    Launch(RmsNormBackward, type, Pointer(t.x1), Pointer(weights.mlp_norm), NormGain{}, Floats(t.rstd1), Pointer(dh_),
-           n, c, true, Pointer(dx_));
+    Launch(RmsNormBackward, type, Pointer(t.x1), Pointer(weights.mlp_norm), NormGain{}, Floats(t.rstd1),
+           Pointer(dh_), n, c, true, Pointer(dx_));
     ProjectBackward(l, Module::kO, n, t.mixed, dx_, false, dmixed_, overlays);
-    Launch(AttentionBackward, type, shape, Pointer(t.q), Pointer(t.k), Pointer(t.v), Pointer(t.mixed), Floats(t.lse),
-           Pointer(dmixed_), Floats(delta_), Pointer(dq_), Pointer(dk_), Pointer(dv_));
+    Launch(AttentionBackward, type, shape, Pointer(t.q), Pointer(t.k), Pointer(t.v), Pointer(t.mixed),
+           Floats(t.lse), Pointer(dmixed_), Floats(delta_), Pointer(dq_), Pointer(dk_), Pointer(dv_));
     Rotate(batch, dq_, -1);
     Rotate(batch, dk_, -1);
     // Nothing below is trained: only the gradients of the values are needed.

@@ -1,5 +1,5 @@
-// One forward pass over the rows of a batch, and its hand-written backward, as core/transformer.h has it: into buffers
-// that were made before, so that it can be captured.
+// One forward pass over the rows of a batch, and its hand-written backward, as core/transformer.h has it:
+// into buffers that were made before, so that it can be captured.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -38,8 +38,8 @@ using AttentionFunction = std::function<void(const LayerAttention&)>;
 
 class Pass {
  public:
-  // For up to `rows` rows of positions below `positions`. Layers from `first_recorded` on keep what the backward needs
-  // (the number of layers: none).
+  // For up to `rows` rows of positions below `positions`. Layers from `first_recorded` on keep what the
+  // backward needs (the number of layers: none).
   Pass(const DeviceModel& model, int64_t rows, int64_t positions, int64_t first_recorded);
   static int64_t Bytes(const DeviceModel& model, int64_t rows, int64_t recorded_layers);
 

@@ -1,5 +1,5 @@
-// The policy's gradient on a device. The loss of a token is the host's (core/policy.cc, one place for all its terms):
-// log-probs come back once a batch, their gradients go up, the logits are made again.
+// The policy's gradient on a device. The loss of a token is the host's (core/policy.cc, one place for all its
+// terms): log-probs come back once a batch, their gradients go up, the logits are made again.
 #include "cuda/runtime/calls.h"
 #include "cuda/runtime/row_pass.h"
 #include "cuda/runtime/slot_deltas.h"
@@ -24,8 +24,8 @@ class Training : public DeviceTraining {
     deltas_.Start(0, like_, {});
   }
 
-  void Backward(const Ragged& batch, const HeadRows& rows, double temperature, bool entropy, const HeadLoss& loss,
-                at::Tensor* hidden) override {
+  void Backward(const Ragged& batch, const HeadRows& rows, double temperature, bool entropy,
+                const HeadLoss& loss, at::Tensor* hidden) override {
     const DeviceScope scope(model_.device());
     const int64_t T = capacity_.tokens, n = rows.size();
     std::vector<int32_t> target(batch.tokens.size(), -1);
@@ -47,8 +47,8 @@ class Training : public DeviceTraining {
     Place(g, rows, g_);
     if (entropy) Place(e, rows, e_);
     head_.LogprobsBackward(pass_.pass().hidden(), pass_.target(), lse_.const_data_ptr<float>(),
-                           g_.const_data_ptr<float>(), entropy ? e_.const_data_ptr<float>() : nullptr, entropies, T,
-                           narrow, pass_.pass().dhidden());
+                           g_.const_data_ptr<float>(), entropy ? e_.const_data_ptr<float>() : nullptr,
+                           entropies, T, narrow, pass_.pass().dhidden());
     pass_.pass().Backward(pass_.rows(), overlays, pass_.shape());
     if (hidden == nullptr) return;
     Readback readback;
@@ -79,9 +79,10 @@ class Training : public DeviceTraining {
     for (const DeltaPart& part : delta.parts) {
       if (part.kind != DeltaKind::kLowRank || part.rank() > kMostRank ||
           part.matrix >= static_cast<int64_t>(model.host().matrices().size())) {
-        throw Error("DEVICE_UNSUPPORTED", "\"" + model.host().tensors()[part.matrix].name +
-                                              "\": a GPU trains lowRank deltas of the linear maps up to rank " +
-                                              std::to_string(kMostRank));
+        throw Error("DEVICE_UNSUPPORTED",
+                    "\"" + model.host().tensors()[part.matrix].name +
+                        "\": a GPU trains lowRank deltas of the linear maps up to rank " +
+                        std::to_string(kMostRank));
       }
       matrices.push_back(static_cast<int32_t>(part.matrix));
     }

@@ -56,8 +56,8 @@ void RowPass::Forward(const Overlays& overlays, const AttentionFunction& keep) {
   });
 }
 
-ForkSegments::ForkSegments(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
-                           const BatchCapacity& capacity)
+ForkSegments::ForkSegments(const DeviceModel& model, FrozenDeltas& deltas,
+                           const std::vector<DeltaStack>& forks, const BatchCapacity& capacity)
     : forks_(forks),
       segments_(capacity.rows),
       tokens_(capacity.tokens),

@@ -1,5 +1,5 @@
-// Forward passes over ragged batches of rows under forks, in buffers of fixed capacity that each batch is uploaded into:
-// captured at the first use and replayed for every batch.
+// Forward passes over ragged batches of rows under forks, in buffers of fixed capacity that each batch is
+// uploaded into: captured at the first use and replayed for every batch.
 #pragma once
 #include <memory>
 #include <vector>

@@ -53,7 +53,8 @@ StepPlan PlanSteps(const AdaptSpec& spec, int64_t slots, int64_t step_tokens) {
     for (const auto& a : active) steps.push_back(&a->steps);
     std::vector<Active*> chosen;
     for (const size_t i : FirstFit(steps, spec.documents, step_tokens)) chosen.push_back(active[i].get());
-    std::sort(chosen.begin(), chosen.end(), [](const Active* a, const Active* b) { return a->slot < b->slot; });
+    std::sort(chosen.begin(), chosen.end(),
+              [](const Active* a, const Active* b) { return a->slot < b->slot; });
     const size_t row = static_cast<size_t>(plan.steps * slots);
     plan.learning_rate.resize(row + slots, 0);
     plan.adam_step.resize(row + slots, 0);
@@ -95,7 +96,8 @@ DeviceSchedule::DeviceSchedule(const AdaptSpec& spec, const StepPlan& plan, at::
     return held_.back();
   };
   view_.tokens = put(spec.documents.tokens, at::kInt).template const_data_ptr<int32_t>();
-  if (!spec.loss_mask.empty()) view_.loss_mask = put(spec.loss_mask, at::kByte).template const_data_ptr<uint8_t>();
+  if (!spec.loss_mask.empty())
+    view_.loss_mask = put(spec.loss_mask, at::kByte).template const_data_ptr<uint8_t>();
   view_.document_offsets = put(spec.documents.offsets, at::kInt).template const_data_ptr<int32_t>();
   view_.step_entries = put(plan.step_entries, at::kInt).template const_data_ptr<int32_t>();
   view_.entry_document = put(plan.entry_document, at::kInt).template const_data_ptr<int32_t>();

@@ -1,5 +1,5 @@
-// The whole inner loop as a table: which documents of which slots make up each step, at which learning rates. Made on
-// the host from the same rules as the CPU's loop (core/schedule.h), uploaded once.
+// The whole inner loop as a table: which documents of which slots make up each step, at which learning rates.
+// Made on the host from the same rules as the CPU's loop (core/schedule.h), uploaded once.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -16,8 +16,8 @@ struct StepPlan {
   std::vector<double> learning_rate;  // [steps, slots]
   std::vector<int32_t> adam_step;
   std::vector<float> loss_scale;
-  std::vector<int32_t> edit;                     // [steps, slots] whose step it is, -1: none
-  std::vector<int64_t> tokens, documents;        // of each step
+  std::vector<int32_t> edit;               // [steps, slots] whose step it is, -1: none
+  std::vector<int64_t> tokens, documents;  // of each step
   struct Move {
     int64_t step, slot, edit;
   };
@@ -44,8 +44,8 @@ class DeviceSchedule {
 struct StepSize {
   int64_t tokens = 0, documents = 0;  // capacities
 };
-// Largest first. `fixed`: only one, `step_tokens` or what the largest step needs: then the shape of a product never
-// depends on who else is in the call.
+// Largest first. `fixed`: only one, `step_tokens` or what the largest step needs: then the shape of a product
+// never depends on who else is in the call.
 std::vector<StepSize> ChooseSizes(const StepPlan& plan, int64_t step_tokens, bool fixed);
 // Index of the smallest size that holds a step.
 size_t SizeOf(const std::vector<StepSize>& sizes, int64_t tokens);

@@ -7,8 +7,8 @@
 namespace selfedit::cuda {
 namespace {
 
-// One launch of a batch costs about 10 ms of host time outside of a graph, and inside of one a few microseconds a
-// kernel: batches are large.
+// One launch of a batch costs about 10 ms of host time outside of a graph, and inside of one a few
+// microseconds a kernel: batches are large.
 constexpr int64_t kBatchTokens = 8192;
 
 struct Packed {
@@ -35,8 +35,8 @@ std::vector<int32_t> Of(const std::vector<int32_t>& all, const std::vector<int64
 
 // Runs all batches: load, one graph, and the numbers of each token while the next batch is computed.
 template <typename Load, typename Body, typename Take>
-void RunBatches(const Packed& packed, const at::Tensor& numbers, int64_t total, const JobControl& control, Load&& load,
-                Body&& body, Take&& take) {
+void RunBatches(const Packed& packed, const at::Tensor& numbers, int64_t total, const JobControl& control,
+                Load&& load, Body&& body, Take&& take) {
   Readback readback[2];
   Graph graph;
   double done = 0;
@@ -82,21 +82,24 @@ std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const
       },
       [&] {
         pass.Forward(forks.overlays());
-        head.Logprobs(pass.pass().hidden(), pass.target(), pass.tokens(), static_cast<float>(spec.temperature),
-                      logprob.mutable_data_ptr<float>(), nullptr, nullptr);
+        head.Logprobs(pass.pass().hidden(), pass.target(), pass.tokens(),
+                      static_cast<float>(spec.temperature), logprob.mutable_data_ptr<float>(), nullptr,
+                      nullptr);
       },
       [&](size_t b, const float* numbers) {
         int64_t token = 0;
         for (const int64_t row : packed.rows[b]) {
           for (int64_t i = 0; i < spec.rows.length(row); ++i, ++token) {
-            if (i > 0) result[spec.rows.offsets[row] + i] = CheckFinite(numbers[token - 1], "log-prob", row, i);
+            if (i > 0)
+              result[spec.rows.offsets[row] + i] = CheckFinite(numbers[token - 1], "log-prob", row, i);
           }
         }
       });
   return result;
 }
 
-std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& model, const JobControl& control) {
+std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& model,
+                               const JobControl& control) {
   const DeviceScope scope(model.device());
   std::vector<double> result(spec.rows.tokens.size());
   const Packed packed = Pack(spec.rows, spec.row_fork, spec.max_batch_tokens);

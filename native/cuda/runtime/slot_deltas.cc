@@ -28,7 +28,8 @@ SlotDeltas::SlotDeltas(const DeviceModel& model, std::vector<int32_t> matrices, 
   }
   v_ = at::empty({rows, rank_}, model.options());
   const auto floats = model.options(at::kFloat), doubles = model.options(at::kDouble);
-  for (at::Tensor* t : {&value_, &first_moment_, &second_moment_, &gradient_}) *t = at::zeros({slots, count_}, floats);
+  for (at::Tensor* t : {&value_, &first_moment_, &second_moment_, &gradient_})
+    *t = at::zeros({slots, count_}, floats);
   // In float32 the products read the masters themselves.
   shadow_ = model.type() == Type::kFloat32 ? value_ : at::zeros({slots, count_}, model.options());
   scale_ = at::zeros({static_cast<int64_t>(matrices_.size()), slots}, floats);
@@ -81,13 +82,16 @@ DeltaPtr SlotDeltas::Parts(const at::Tensor& flat, const Delta& like) const {
     const int64_t i = index_.at(part.matrix), r = part.rank();
     const MatrixInfo& info = model_.host().matrices()[part.matrix];
     const at::Tensor a = flat.narrow(0, places_[i].a, r * info.in).view({r, info.in});
-    const at::Tensor b = flat.narrow(0, places_[i].b, rank_ * info.out).view({info.out, rank_}).narrow(1, 0, r);
+    const at::Tensor b =
+        flat.narrow(0, places_[i].b, rank_ * info.out).view({info.out, rank_}).narrow(1, 0, r);
     made->parts.push_back(DeltaPart::LowRank(part.matrix, a, b.contiguous(), part.scale));
   }
   return made;
 }
 
-DeltaPtr SlotDeltas::Take(int64_t slot, const Delta& like) const { return Parts(Row(value_, slot).clone(), like); }
+DeltaPtr SlotDeltas::Take(int64_t slot, const Delta& like) const {
+  return Parts(Row(value_, slot).clone(), like);
+}
 DeltaPtr SlotDeltas::TakeGradient(int64_t slot, const Delta& like) const {
   return Parts(Row(gradient_, slot).clone(), like);
 }

@@ -1,5 +1,5 @@
-// The low-rank deltas under training of all slots, stacked: every slot holds the same matrices at the same rank, padded
-// with zeros, which stay zeros (their gradients are products with zeros).
+// The low-rank deltas under training of all slots, stacked: every slot holds the same matrices at the same
+// rank, padded with zeros, which stay zeros (their gradients are products with zeros).
 #pragma once
 #include <ATen/ATen.h>
 
@@ -13,10 +13,12 @@ namespace selfedit::cuda {
 class SlotDeltas : public Overlay {
  public:
   // matrices: ascending ids of linear maps. rank: of the widest slot. rows: most of a batch.
-  SlotDeltas(const DeviceModel& model, std::vector<int32_t> matrices, int64_t slots, int64_t rank, int64_t rows);
+  SlotDeltas(const DeviceModel& model, std::vector<int32_t> matrices, int64_t slots, int64_t rank,
+             int64_t rows);
   // Device memory of one slot, of what all slots share, and of one finished delta.
   static int64_t SlotBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank);
-  static int64_t SharedBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank, int64_t rows);
+  static int64_t SharedBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank,
+                             int64_t rows);
   static int64_t Count(const Model& model, const std::vector<int32_t>& matrices, int64_t rank);
 
   // Which rows belong to which slot, device memory [slots + 1].

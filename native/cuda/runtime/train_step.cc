@@ -26,8 +26,8 @@ TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const s
   loss_ = at::zeros({schedule.steps, S}, floats);
   deltas_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
   frozen_.SetSegments(segment_offsets_.const_data_ptr<int32_t>());
-  // A step behind the schedule's end is an empty batch that changes nothing: it starts up what a product of this shape
-  // starts up at its first call, which a capture must not do.
+  // A step behind the schedule's end is an empty batch that changes nothing: it starts up what a product of
+  // this shape starts up at its first call, which a capture must not do.
   step_ = at::full({1}, schedule.steps, ints);
   for (const StepSize& size : sizes_) Body(size);
   Fill(step_, 0);
@@ -35,7 +35,8 @@ TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const s
   CheckDevice();
 }
 
-int64_t TrainStep::Bytes(const DeviceModel& model, const StepSize& size, int64_t slots, int64_t recorded_layers) {
+int64_t TrainStep::Bytes(const DeviceModel& model, const StepSize& size, int64_t slots,
+                         int64_t recorded_layers) {
   return Pass::Bytes(model, size.tokens, recorded_layers) +
          DeviceHead::Bytes(model, DeviceHead::DefaultChunk(model, size.tokens)) + 24 * size.tokens +
          4 * size.documents + 16 * slots;

@@ -1,4 +1,5 @@
-// One lockstep training step as one graph: gather, forward, head with its loss, backward, AdamW, loss, next step.
+// One lockstep training step as one graph: gather, forward, head with its loss, backward, AdamW, loss, next
+// step.
 #pragma once
 #include <memory>
 #include <vector>
@@ -15,9 +16,10 @@ namespace selfedit::cuda {
 class TrainStep {
  public:
   // `longest`: tokens of the longest document. Makes all buffers.
-  TrainStep(const DeviceModel& model, const Schedule& schedule, const std::vector<StepSize>& sizes, int64_t longest,
-            SlotDeltas& deltas, FrozenStacks& frozen);
-  static int64_t Bytes(const DeviceModel& model, const StepSize& size, int64_t slots, int64_t recorded_layers);
+  TrainStep(const DeviceModel& model, const Schedule& schedule, const std::vector<StepSize>& sizes,
+            int64_t longest, SlotDeltas& deltas, FrozenStacks& frozen);
+  static int64_t Bytes(const DeviceModel& model, const StepSize& size, int64_t slots,
+                       int64_t recorded_layers);
 
   // The next step of the schedule; sizes are captured when first used. Waits for nothing.
   void Run(size_t size);
@@ -35,8 +37,8 @@ class TrainStep {
   FrozenStacks& frozen_;
   Pass pass_;
   DeviceHead head_;
-  at::Tensor step_, tokens_, positions_, document_offsets_, segment_offsets_, target_, weight_, learning_rate_,
-      adam_step_, logprob_, loss_;
+  at::Tensor step_, tokens_, positions_, document_offsets_, segment_offsets_, target_, weight_,
+      learning_rate_, adam_step_, logprob_, loss_;
   std::vector<std::unique_ptr<Graph>> graphs_;
 };
 

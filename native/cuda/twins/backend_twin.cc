@@ -1,11 +1,11 @@
-// Twin of runtime/backend_cuda.cc: the host plays the device. Captured work is a list of closures over arguments
-// copied at the capture, which is what a CUDA graph holds.
-#include "cuda/runtime/backend.h"
+// Twin of runtime/backend_cuda.cc: the host plays the device. Captured work is a list of closures over
+// arguments copied at the capture, which is what a CUDA graph holds.
+#include "cuda/twins/backend_twin.h"
 
 #include <vector>
 
 #include "cpu/gemm.h"
-#include "cuda/twins/backend_twin.h"
+#include "cuda/runtime/backend.h"
 #include "format/error.h"
 
 namespace selfedit::cuda {
@@ -39,9 +39,11 @@ void Enqueue(std::function<void(Stream)> work) {
 }
 
 // Float sums whose order depends on the shape of one row alone, as those of the other twins.
-void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate, const at::Tensor& out) {
+void Product(const at::Tensor& a, const at::Tensor& b, bool transpose, bool accumulate,
+             const at::Tensor& out) {
   OnDevice(a), OnDevice(b), OnDevice(out);
-  if (a.size(1) != b.size(transpose ? 1 : 0) || out.size(0) != a.size(0) || out.size(1) != b.size(transpose ? 0 : 1)) {
+  if (a.size(1) != b.size(transpose ? 1 : 0) || out.size(0) != a.size(0) ||
+      out.size(1) != b.size(transpose ? 0 : 1)) {
     throw Error("INTERNAL", "shapes of a product do not fit");
   }
   Enqueue([=](Stream) {
