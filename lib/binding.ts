@@ -463,10 +463,7 @@ export interface NativeAddon {
     path: string,
     scales: { matrix: number; scale: number }[],
   ): NativeJob<NativeDelta>;
-  makeDelta(
-    model: NativeModel,
-    parts: (LowRankPart | SparsePart | DensePart)[],
-  ): NativeDelta;
+  makeDelta(model: NativeModel, parts: (LowRankPart | SparsePart | DensePart)[]): NativeDelta;
   /** Scales of the leading singular values; factors from the model, the folder ('': none), or a randomised SVD. */
   spectralDelta(
     model: NativeModel,

@@ -111,7 +111,10 @@ export class Delta extends Resource {
   factors(part: number): { a: Float32Array; b: Float32Array } {
     const all = this.part(part);
     if (all.kind !== 'lowRank') {
-      throw makeError('OPTION_INVALID', `part ${part} is ${all.kind}; only a low-rank part has factors A and B`);
+      throw makeError(
+        'OPTION_INVALID',
+        `part ${part} is ${all.kind}; only a low-rank part has factors A and B`,
+      );
     }
     return { a: all.a, b: all.b };
   }
@@ -153,7 +156,8 @@ export class Delta extends Resource {
       values,
       scale,
     }));
-    const folder = options.cacheDir === undefined ? join(cacheFolder(), 'spectral') : (options.cacheDir ?? '');
+    const folder =
+      options.cacheDir === undefined ? join(cacheFolder(), 'spectral') : (options.cacheDir ?? '');
     if (folder) await makeFolder(folder);
     const handle = await runJob(
       (onProgress) => native().spectralDelta(model.handle, inputs, folder, onProgress),
@@ -176,7 +180,10 @@ export class Delta extends Resource {
     const { model } = first;
     for (const delta of deltas) delta.assertOpen();
     const terms = deltas.map((delta, d) => ({ delta: delta.handle, scale: scales?.[d] ?? 1 }));
-    return new Delta(model, await runJob(() => native().addDeltas(model.handle, terms), {}, [model, ...deltas]));
+    return new Delta(
+      model,
+      await runJob(() => native().addDeltas(model.handle, terms), {}, [model, ...deltas]),
+    );
   }
 
   /** Low-rank deltas side by side: A's stacked, B's next to each other, ranks added up. Errors: `DeltaError` for other kinds. */
@@ -289,7 +296,10 @@ export class Delta extends Resource {
     if (!wrong) throw makeError('DELTA_INVALID', `${file} changes no matrix; expected keys of LoRA factors`);
     const { name } = model.tensors[wrong.matrix]!;
     const expected = ranks[wrong.matrix];
-    throw makeError('DELTA_SHAPE', `${file}: "${name}" has rank ${wrong.rank}, ${PEFT_CONFIG} says ${expected}`);
+    throw makeError(
+      'DELTA_SHAPE',
+      `${file}: "${name}" has rank ${wrong.rank}, ${PEFT_CONFIG} says ${expected}`,
+    );
   }
 
   #fitsPeft(): boolean {

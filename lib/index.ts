@@ -49,7 +49,14 @@ export {
 } from './generate.js';
 export { type Gradient, type GradientOptions, type GradientRow, gradient } from './gradient.js';
 export * from './learn.js';
-export { type Dtype, type LoadOptions, Model, type RandomOptions, setMemoryLimit, setThreads } from './model.js';
+export {
+  type Dtype,
+  type LoadOptions,
+  Model,
+  type RandomOptions,
+  setMemoryLimit,
+  setThreads,
+} from './model.js';
 export { type CallOptions, type Progress, watch } from './native-job.js';
 export {
   POLICY_STEP_DEFAULTS,

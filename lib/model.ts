@@ -155,7 +155,10 @@ export function setThreads(threads: number): void {
  */
 export function setMemoryLimit(bytes: number): void {
   if (!Number.isSafeInteger(bytes) || bytes < 0) {
-    throw makeError('OPTION_INVALID', `the memory limit is ${bytes}; expected a number of bytes, or 0 for none`);
+    throw makeError(
+      'OPTION_INVALID',
+      `the memory limit is ${bytes}; expected a number of bytes, or 0 for none`,
+    );
   }
   runSync(() => native().setMemoryLimit(bytes));
 }

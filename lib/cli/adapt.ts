@@ -80,7 +80,10 @@ export function addAdapt(program: Command, session: Session): void {
     .option('--init <dir>', 'PEFT adapter to start every adapter from, instead of seeded values')
     .option('--no-shuffle', 'visit the documents in the given order each epoch')
     .option('--slots <n>', 'most edits trained together; does not change results', integer(1), 16)
-    .option('--plan', 'print how the edits fit into the free memory (JSON on standard error) before each batch')
+    .option(
+      '--plan',
+      'print how the edits fit into the free memory (JSON on standard error) before each batch',
+    )
     .addHelpText(
       'after',
       `

@@ -6,8 +6,8 @@
 #include "addon/job.h"
 #include "core/algebra.h"
 #include "core/delta_file.h"
-#include "core/host_delta.h"
 #include "core/gradient.h"
+#include "core/host_delta.h"
 #include "core/spectral.h"
 
 namespace selfedit::addon {
@@ -23,7 +23,8 @@ Napi::Value DeltaJob(Napi::Env env, const std::shared_ptr<Model>& model, Work wo
       });
 }
 
-at::Tensor FloatTensor(const Napi::Object& part, const char* name, std::vector<int64_t> shape, const Model& model) {
+at::Tensor FloatTensor(const Napi::Object& part, const char* name, std::vector<int64_t> shape,
+                       const Model& model) {
   const std::vector<float> values = Values<float>(part, name);
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
@@ -211,7 +212,9 @@ Napi::Value DeltaStatisticsCall(const Napi::CallbackInfo& info) {
     const DeltaHandle& handle = Unwrap<DeltaHandle>(info[0]);
     return RunJob(
         info.Env(), info.Env().Undefined(),
-        [model = handle.model(), delta = handle.get()](const JobControl&) { return DeltaStatistics(*model, *HostDelta(delta)); },
+        [model = handle.model(), delta = handle.get()](const JobControl&) {
+          return DeltaStatistics(*model, *HostDelta(delta));
+        },
         [](Napi::Env env, std::vector<PartStatistics>&& all) -> Napi::Value {
           Napi::Array list = Napi::Array::New(env, all.size());
           for (size_t i = 0; i < all.size(); ++i) {

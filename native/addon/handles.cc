@@ -50,8 +50,8 @@ Napi::Function ModelHandle::Define(Napi::Env env) {
   return DefineClass(
       env, "NativeModel",
       {InstanceAccessor<&ModelHandle::Config>("config"), InstanceAccessor<&ModelHandle::Matrices>("matrices"),
-       InstanceAccessor<&ModelHandle::Tensors>("tensors"),
-       InstanceAccessor<&ModelHandle::DtypeOf>("dtype"), InstanceAccessor<&ModelHandle::Device>("device"),
+       InstanceAccessor<&ModelHandle::Tensors>("tensors"), InstanceAccessor<&ModelHandle::DtypeOf>("dtype"),
+       InstanceAccessor<&ModelHandle::Device>("device"),
        InstanceAccessor<&ModelHandle::Parameters>("parameters"),
        InstanceAccessor<&ModelHandle::Bytes>("bytes"), InstanceMethod<&ModelHandle::MakeFork>("fork"),
        InstanceMethod<&ModelHandle::SetTokenBytes>("setTokenBytes"),
@@ -182,8 +182,8 @@ Napi::Function ForkHandle::Define(Napi::Env env) {
        InstanceMethod<&ForkHandle::Memory>("memory"),
        InstanceAccessor<&ForkHandle::IsMaterialised>("materialised"),
        InstanceMethod<&ForkHandle::Materialise>("materialise"),
-       InstanceMethod<&ForkHandle::Dematerialise>("dematerialise"), InstanceMethod<&ForkHandle::Weight>("weight"),
-       InstanceMethod<&ForkHandle::Close>("close")});
+       InstanceMethod<&ForkHandle::Dematerialise>("dematerialise"),
+       InstanceMethod<&ForkHandle::Weight>("weight"), InstanceMethod<&ForkHandle::Close>("close")});
 }
 Napi::Object ForkHandle::Make(Napi::Env env, Fork fork) {
   return Environment::Of(env).fork.New({Napi::External<Fork>::New(env, &fork)});

@@ -144,7 +144,8 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
   handle.Set("warnings", Napi::Function::New(env, [said = job->warnings](const Napi::CallbackInfo& info) {
                std::lock_guard lock(said->mutex);
                Napi::Array list = Napi::Array::New(info.Env(), said->texts.size());
-               for (size_t i = 0; i < said->texts.size(); ++i) list.Set(static_cast<uint32_t>(i), said->texts[i]);
+               for (size_t i = 0; i < said->texts.size(); ++i)
+                 list.Set(static_cast<uint32_t>(i), said->texts[i]);
                return list;
              }));
   handle.Set("cancel", Napi::Function::New(env, [weak](const Napi::CallbackInfo&) {

@@ -80,7 +80,8 @@ class Lockstep {
     while (Refill()) {
       control_.Check();
       // A step that fails has changed nothing but gradients, which the next attempt clears.
-      plan_.tokens = WithHalving(plan_.tokens, control_, "adapt", [&](int64_t tokens) { Step(Choose(tokens)); });
+      plan_.tokens =
+          WithHalving(plan_.tokens, control_, "adapt", [&](int64_t tokens) { Step(Choose(tokens)); });
       for (auto& slot : active_) {
         if (!slot->steps.finished()) continue;
         if (!at::isfinite(slot->delta().values()).all().item<bool>()) {
@@ -111,8 +112,8 @@ class Lockstep {
         if (!OutOfMemoryNow() || active_.empty()) throw;
         plan_.count = static_cast<int64_t>(active_.size());
         workspace::Trim();
-        control_.Warn("adapt: not enough memory for another edit; going on with " + std::to_string(plan_.count) +
-                      " at once");
+        control_.Warn("adapt: not enough memory for another edit; going on with " +
+                      std::to_string(plan_.count) + " at once");
         break;
       }
       ++next_slot_;

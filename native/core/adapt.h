@@ -28,13 +28,13 @@ struct SlotSpec {
   bool shuffle = true;
   uint64_t key = 0;
   std::vector<int32_t> matrices;
-  // lowRank: A and B of `rank`. sparse: values on a support of `density` that is chosen by `selection` on the slot's
-  // own documents before the first step.
+  // lowRank: A and B of `rank`. sparse: values on a support of `density` that is chosen by `selection` on the
+  // slot's own documents before the first step.
   DeltaKind kind = DeltaKind::kLowRank;
   double density = 0.01;
   Selection selection = Selection::kGradient;
-  // Where to start; null: seeded (lowRank) or zeros (sparse). A delta that is not all low-rank is trained as it is:
-  // its values, on its own supports and factors, whatever kind, rank and matrices say.
+  // Where to start; null: seeded (lowRank) or zeros (sparse). A delta that is not all low-rank is trained as
+  // it is: its values, on its own supports and factors, whatever kind, rank and matrices say.
   DeltaPtr init;
 };
 
@@ -44,7 +44,8 @@ struct AdaptSpec {
   std::vector<uint8_t> loss_mask;  // one a token, empty: all
   std::vector<SlotSpec> slots;
   int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens, on a GPU by the model's width
-  // Equal bits whatever else is in the call. The CPU gives them always; a GPU then keeps to one shape of step.
+  // Equal bits whatever else is in the call. The CPU gives them always; a GPU then keeps to one shape of
+  // step.
   bool deterministic = false;
   int64_t max_active_slots =
       0;  // 0: as many as fit into kSlotBytes; finished slots are refilled from the queue

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <set>
 
-#include "core/materialised.h"
 #include "core/host_delta.h"
+#include "core/materialised.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -25,7 +25,9 @@ void CheckPattern(const DeltaPart& part, const MatrixInfo& info) {
   const int64_t count = part.values.numel();
   const int32_t* offsets = part.row_offsets.const_data_ptr<int32_t>();
   const int32_t* columns = part.columns.const_data_ptr<int32_t>();
-  auto fail = [&](const std::string& what) { throw Error("DELTA_INVALID", "\"" + info.name + "\": " + what); };
+  auto fail = [&](const std::string& what) {
+    throw Error("DELTA_INVALID", "\"" + info.name + "\": " + what);
+  };
   if (offsets[0] != 0 || offsets[info.out] != count) {
     fail("row offsets go from " + std::to_string(offsets[0]) + " to " + std::to_string(offsets[info.out]) +
          "; expected 0 to " + std::to_string(count) + ", the number of values");
@@ -56,9 +58,10 @@ void CheckShapes(const DeltaPart& part, const MatrixInfo& info) {
       const bool spectral = part.kind == DeltaKind::kSpectral;
       if (part.a.dim() != 2 || part.b.dim() != 2 || part.a.size(0) < 1 || part.a.size(1) != info.in ||
           part.b.size(0) != info.out || part.b.size(1) != part.a.size(0)) {
-        fail(std::string(spectral ? "V is " : "A is ") + ShapeText(part.a) + (spectral ? " and U is " : " and B is ") +
-             ShapeText(part.b) + ", the base needs " + (spectral ? "V [r, " : "A [r, ") + in +
-             (spectral ? "] and U [" : "] and B [") + out + ", r] with r ≥ 1");
+        fail(std::string(spectral ? "V is " : "A is ") + ShapeText(part.a) +
+             (spectral ? " and U is " : " and B is ") + ShapeText(part.b) + ", the base needs " +
+             (spectral ? "V [r, " : "A [r, ") + in + (spectral ? "] and U [" : "] and B [") + out +
+             ", r] with r ≥ 1");
       }
       const int64_t rank = part.rank();
       if (spectral && (!HasShape(part.sigma, {rank}) || !HasShape(part.values, {rank}))) {
@@ -66,14 +69,15 @@ void CheckShapes(const DeltaPart& part, const MatrixInfo& info) {
              " singular values for rank " + std::to_string(rank));
       }
       if (rank > std::min(info.out, info.in) && spectral) {
-        fail("rank is " + std::to_string(rank) + "; the weight has " + std::to_string(std::min(info.out, info.in)) +
-             " singular values");
+        fail("rank is " + std::to_string(rank) + "; the weight has " +
+             std::to_string(std::min(info.out, info.in)) + " singular values");
       }
       return;
     }
     case DeltaKind::kSparse:
       if (!HasShape(part.row_offsets, {info.out + 1})) {
-        fail("row offsets are " + ShapeText(part.row_offsets) + ", the base needs [" + std::to_string(info.out + 1) + "]");
+        fail("row offsets are " + ShapeText(part.row_offsets) + ", the base needs [" +
+             std::to_string(info.out + 1) + "]");
       }
       if (part.values.dim() != 1 || !HasShape(part.columns, part.values.sizes())) {
         fail("columns are " + ShapeText(part.columns) + " and values " + ShapeText(part.values) +
@@ -96,7 +100,8 @@ void CheckValues(const DeltaPart& part, const MatrixInfo& info, at::ScalarType t
                                        " values, the model computes in " + c10::toString(type));
     }
     if (!at::isfinite(t).all().item<bool>()) {
-      throw Error("DELTA_INVALID", "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
+      throw Error("DELTA_INVALID",
+                  "\"" + info.name + "\" holds NaN or infinite values; expected finite ones");
     }
   }
   for (const at::Tensor& t : {part.row_offsets, part.columns}) {

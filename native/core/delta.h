@@ -22,7 +22,8 @@ const char* DeltaKindName(DeltaKind kind);  // "lowRank" …
 //   lowRank   D = B A, A [r, in], B [out, r]                                  (LoRA, arXiv 2106.09685)
 //   sparse    D[i, columns[k]] = values[k] for row_offsets[i] <= k < row_offsets[i + 1]
 //   dense     D = values [out, in]
-//   spectral  D = U diag(sigma values) V^T: singular value k becomes sigma_k (1 + values_k); U [out, r] in `b`,
+//   spectral  D = U diag(sigma values) V^T: singular value k becomes sigma_k (1 + values_k); U [out, r] in
+//   `b`,
 //             V^T [r, in] in `a`, both shared with whoever holds the factors    (SVF, arXiv 2501.06252)
 // Floating tensors are contiguous and of the model's activation type; offsets and columns are int32.
 struct DeltaPart {
@@ -53,8 +54,8 @@ struct DeltaPart {
 struct Delta {
   std::vector<DeltaPart> parts;  // by ascending matrix id, then kind; one of each kind a matrix
   int64_t bytes() const;
-  // Throws DELTA_SHAPE or DELTA_INVALID: shapes and types against the model, order, rank 0, offsets and columns,
-  // values that are not finite.
+  // Throws DELTA_SHAPE or DELTA_INVALID: shapes and types against the model, order, rank 0, offsets and
+  // columns, values that are not finite.
   void Check(const Model& model) const;
   bool Only(DeltaKind kind) const;
 };
@@ -71,7 +72,8 @@ using DeltaStack = std::vector<AppliedDelta>;
 struct Fork {
   std::shared_ptr<Model> model;
   DeltaStack stack;
-  // Copied rows, when asked for (core/materialised.h); shared with copies of the fork until their lists differ.
+  // Copied rows, when asked for (core/materialised.h); shared with copies of the fork until their lists
+  // differ.
   std::shared_ptr<MaterialisedSlot> slot = nullptr;
   void Changed();             // after every change of the list: what was materialised no longer fits
   int64_t own_bytes() const;  // deltas, each counted once, and copied rows

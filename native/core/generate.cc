@@ -47,9 +47,9 @@ struct Row {
   int64_t index = 0;
   int32_t prompt = 0, fork = 0;
   Slab slab;
-  int32_t length = 0;  // tokens in the slab
-  int32_t last = 0;    // sampled, not yet processed
-  std::string text;    // bytes so far, when stop strings are wanted
+  int32_t length = 0;                           // tokens in the slab
+  int32_t last = 0;                             // sampled, not yet processed
+  std::string text;                             // bytes so far, when stop strings are wanted
   std::shared_ptr<const Materialised> weights;  // of its fork, when it runs on copied rows
 };
 
@@ -78,13 +78,13 @@ class PrefillAttention : public RaggedAttention {
   std::vector<Slab*> slabs_;
 };
 
-// Reads the rests of prompts behind prefixes whose keys and values lie at the beginning of their slabs: every token is a
-// query of its own, over the prefix and over the rest up to itself.
+// Reads the rests of prompts behind prefixes whose keys and values lie at the beginning of their slabs: every
+// token is a query of its own, over the prefix and over the rest up to itself.
 template <typename T>
 class RestAttention : public Attention {
  public:
-  RestAttention(const ModelConfig& config, const std::vector<int32_t>& offsets, const std::vector<Slab*>& slabs,
-                const std::vector<int32_t>& prefixes)
+  RestAttention(const ModelConfig& config, const std::vector<int32_t>& offsets,
+                const std::vector<Slab*>& slabs, const std::vector<int32_t>& prefixes)
       : config_(config), offsets_(offsets), slabs_(slabs), prefixes_(prefixes) {
     for (size_t d = 0; d < slabs.size(); ++d) {
       for (int32_t i = 0; i < offsets[d + 1] - offsets[d]; ++i) {
@@ -94,8 +94,8 @@ class RestAttention : public Attention {
     }
     for (auto* list : {&prefix_k_, &prefix_v_, &own_k_, &own_v_}) list->resize(own_length_.size());
   }
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-               const at::Tensor&) override {
+  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+               const at::Tensor& out, const at::Tensor&) override {
     const int64_t width = k.size(1);
     for (size_t d = 0; d < slabs_.size(); ++d) {
       const int64_t begin = offsets_[d], count = offsets_[d + 1] - begin;
@@ -110,9 +110,10 @@ class RestAttention : public Attention {
       }
     }
     cpu::AttentionDecode<T>(q.const_data_ptr<T>(), prefix_k_.data(), prefix_v_.data(), prefix_length_.data(),
-                            own_k_.data(), own_v_.data(), own_length_.data(), static_cast<int64_t>(own_k_.size()),
-                            config_.heads, config_.kv_heads, config_.head_dim,
-                            T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))), out.mutable_data_ptr<T>());
+                            own_k_.data(), own_v_.data(), own_length_.data(),
+                            static_cast<int64_t>(own_k_.size()), config_.heads, config_.kv_heads,
+                            config_.head_dim, T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+                            out.mutable_data_ptr<T>());
   }
 
  private:
@@ -209,7 +210,8 @@ class Generator {
         {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
   }
 
-  // Fills free places. When memory ends, rows that run go on and free it; without any, half as much is tried once.
+  // Fills free places. When memory ends, rows that run go on and free it; without any, half as much is tried
+  // once.
   void Admit() {
     try {
       FillPlaces();
@@ -223,8 +225,8 @@ class Generator {
         max_rows_ = std::max<int64_t>(1, max_rows_ / 2);
         prefill_tokens_ = std::max<int64_t>(1, prefill_tokens_ / 2);
       }
-      control_.Warn("generate: not enough memory for another row; going on with " + std::to_string(max_rows_) +
-                    " at once");
+      control_.Warn("generate: not enough memory for another row; going on with " +
+                    std::to_string(max_rows_) + " at once");
       if (active_.empty()) FillPlaces();
     }
   }
@@ -246,7 +248,8 @@ class Generator {
         rows.push_back(row);
       }
       std::vector<std::unique_ptr<Row>> made = MakeRows(p, rows);  // may fail: nothing has changed yet
-      prompts_[p].rows.erase(prompts_[p].rows.begin(), prompts_[p].rows.begin() + static_cast<int64_t>(rows.size()));
+      prompts_[p].rows.erase(prompts_[p].rows.begin(),
+                             prompts_[p].rows.begin() + static_cast<int64_t>(rows.size()));
       if (prompts_[p].rows.empty()) ready_.pop_front();
       Start(p, std::move(made));
     }
@@ -381,10 +384,9 @@ class Generator {
     Sample(started, logits);
     if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
     Retire();
-    std::stable_sort(active_.begin(), active_.end(),
-                     [](const auto& a, const auto& b) {
-                       return a->fork != b->fork ? a->fork < b->fork : (a->weights != nullptr) < (b->weights != nullptr);
-                     });
+    std::stable_sort(active_.begin(), active_.end(), [](const auto& a, const auto& b) {
+      return a->fork != b->fork ? a->fork < b->fork : (a->weights != nullptr) < (b->weights != nullptr);
+    });
   }
 
   // Copied weights for a row, or null for the overlay. Depends on the row and its fork alone.
@@ -392,8 +394,8 @@ class Generator {
                                                  const std::vector<std::unique_ptr<Row>>& made) {
     if (spec_.application == Application::kOverlay) return nullptr;
     if (!spec_.materialised.empty() && spec_.materialised[fork]) return spec_.materialised[fork];
-    const bool wanted =
-        spec_.application == Application::kMaterialised || MaterialisingPays(model_, spec_.forks[fork], steps);
+    const bool wanted = spec_.application == Application::kMaterialised ||
+                        MaterialisingPays(model_, spec_.forks[fork], steps);
     if (!wanted || spec_.forks[fork].empty()) return nullptr;
     for (const std::vector<std::unique_ptr<Row>>* rows : {&std::as_const(active_), &made}) {
       for (const auto& row : *rows) {
@@ -420,8 +422,8 @@ class Generator {
         halved_ = true;
         workspace::Trim();
         decode_rows_ = max_rows_ = static_cast<int64_t>(count / 2);
-        control_.Warn("generate: not enough memory to decode " + std::to_string(count) + " rows; going on with " +
-                      std::to_string(decode_rows_) + " at once");
+        control_.Warn("generate: not enough memory to decode " + std::to_string(count) +
+                      " rows; going on with " + std::to_string(decode_rows_) + " at once");
         continue;
       }
       begin += count;
@@ -548,8 +550,8 @@ void CheckGenerate(const GenerateSpec& spec) {
     const int64_t length = spec.prompts.length(static_cast<int64_t>(p));
     if (spec.shared_prefix[p] >= 0 && spec.shared_prefix[p] < length) continue;
     throw Error("OPTION_INVALID", "prompt " + std::to_string(p) + ": the shared prefix has " +
-                                      std::to_string(spec.shared_prefix[p]) + " tokens; expected less than the prompt's " +
-                                      std::to_string(length));
+                                      std::to_string(spec.shared_prefix[p]) +
+                                      " tokens; expected less than the prompt's " + std::to_string(length));
   }
   for (size_t r = 0; r < rows; ++r) {
     const std::string name = "row " + std::to_string(r) + ": ";

@@ -15,11 +15,11 @@ struct GenerateSpec {
   Ragged prompts;
   std::vector<DeltaStack> forks;
   std::vector<int32_t> prompt_fork;
-  // A prompt each: how many of its first tokens are read once for all prompts of its fork that begin with the same ones;
-  // empty: 0 for all. Less than the prompt's length.
+  // A prompt each: how many of its first tokens are read once for all prompts of its fork that begin with the
+  // same ones; empty: 0 for all. Less than the prompt's length.
   std::vector<int32_t> shared_prefix;
-  // A fork each: copied weights that exist already, or null; empty: none. What kMaterialised and kAuto (where it pays for a
-  // row's own length) lack is made for as long as such rows run; kOverlay uses none.
+  // A fork each: copied weights that exist already, or null; empty: none. What kMaterialised and kAuto (where
+  // it pays for a row's own length) lack is made for as long as such rows run; kOverlay uses none.
   std::vector<std::shared_ptr<const Materialised>> materialised;
   Application application = Application::kAuto;
   // One entry a row.

@@ -15,23 +15,25 @@
 namespace selfedit {
 namespace {
 
-// Forward and backward of one batch; the gradients are added to what the documents train. Returns log-probs by target.
-std::vector<double> BackwardPass(const Model& model, const Ragged& batch, const std::vector<DocumentDeltas>& deltas,
-                                 const HeadRows& rows, double temperature, const std::vector<double>& cotangents) {
+// Forward and backward of one batch; the gradients are added to what the documents train. Returns log-probs
+// by target.
+std::vector<double> BackwardPass(const Model& model, const Ragged& batch,
+                                 const std::vector<DocumentDeltas>& deltas, const HeadRows& rows,
+                                 double temperature, const std::vector<double>& cotangents) {
   const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
   const at::Tensor tokens = TokenTensor(batch), positions = PositionTensor(batch.offsets);
   Tape tape;
   const at::Tensor hidden = TransformerForward(model, tokens, positions, plan, attention, &tape);
   std::vector<double> logprobs(rows.size());
-  const at::Tensor dhidden = HeadBackward(
-      model, plan, hidden, rows, temperature, false,
-      [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
-        for (int64_t i = 0; i < n; ++i) {
-          logprobs[begin + i] = logprob[i];
-          g[i] = cotangents[begin + i];
-        }
-      });
+  const at::Tensor dhidden =
+      HeadBackward(model, plan, hidden, rows, temperature, false,
+                   [&](int64_t begin, int64_t n, const double* logprob, const double*, double* g, double*) {
+                     for (int64_t i = 0; i < n; ++i) {
+                       logprobs[begin + i] = logprob[i];
+                       g[i] = cotangents[begin + i];
+                     }
+                   });
   TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
   return logprobs;
 }
@@ -42,7 +44,8 @@ void Check(const GradientSpec& spec) {
   CheckTemperature(spec.temperature, "a gradient");
   if (spec.cotangents.size() != spec.rows.tokens.size()) {
     throw Error("INPUT_INVALID", "there are " + std::to_string(spec.cotangents.size()) + " weights for " +
-                                     std::to_string(spec.rows.tokens.size()) + " tokens; expected one a token");
+                                     std::to_string(spec.rows.tokens.size()) +
+                                     " tokens; expected one a token");
   }
   for (size_t t = 0; t < spec.cotangents.size(); ++t) {
     if (std::isfinite(spec.cotangents[t])) continue;
@@ -53,7 +56,8 @@ void Check(const GradientSpec& spec) {
   }
   for (size_t f = 0; f < spec.forks.size(); ++f) {
     if (spec.level[f] >= 0 && spec.level[f] < static_cast<int64_t>(spec.forks[f].size())) continue;
-    throw Error("OPTION_INVALID", "fork " + std::to_string(f) + " holds " + std::to_string(spec.forks[f].size()) +
+    throw Error("OPTION_INVALID", "fork " + std::to_string(f) + " holds " +
+                                      std::to_string(spec.forks[f].size()) +
                                       " deltas; there is none with index " + std::to_string(spec.level[f]));
   }
 }
@@ -79,26 +83,26 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
     // Gradients add up over batches: an attempt begins at zero.
     for (const auto& delta : trained) delta->ZeroGradient();
     double done = 0, step = 0;
-  for (const auto& indices : PackRows(spec.rows, spec.row_fork, tokens)) {
-    control.Check();
-    const Ragged batch = GatherRows(spec.rows, indices);
-    std::vector<DocumentDeltas> deltas;
-    std::vector<double> cotangents;
-    std::vector<int64_t> source;
-    for (const int64_t row : indices) {
-      const int32_t fork = spec.row_fork[row];
-      deltas.push_back({&rest[fork], &trained[fork]->view()});
-      for (int64_t t = spec.rows.offsets[row] + 1; t < spec.rows.offsets[row + 1]; ++t) {
-        cotangents.push_back(spec.cotangents[t]);
-        source.push_back(t);
+    for (const auto& indices : PackRows(spec.rows, spec.row_fork, tokens)) {
+      control.Check();
+      const Ragged batch = GatherRows(spec.rows, indices);
+      std::vector<DocumentDeltas> deltas;
+      std::vector<double> cotangents;
+      std::vector<int64_t> source;
+      for (const int64_t row : indices) {
+        const int32_t fork = spec.row_fork[row];
+        deltas.push_back({&rest[fork], &trained[fork]->view()});
+        for (int64_t t = spec.rows.offsets[row] + 1; t < spec.rows.offsets[row + 1]; ++t) {
+          cotangents.push_back(spec.cotangents[t]);
+          source.push_back(t);
+        }
       }
+      const std::vector<double> logprobs =
+          BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents);
+      for (size_t i = 0; i < source.size(); ++i) result.logprobs[source[i]] = logprobs[i];
+      done += static_cast<double>(batch.tokens.size());
+      control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
     }
-    const std::vector<double> logprobs =
-        BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents);
-    for (size_t i = 0; i < source.size(); ++i) result.logprobs[source[i]] = logprobs[i];
-    done += static_cast<double>(batch.tokens.size());
-    control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
-  }
   };
   WithHalving(most, control, "gradient", pass);
   for (const auto& delta : trained) {
@@ -111,8 +115,9 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
 }
 
 std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
-                                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
-                                        Selection selection, const JobControl& control) {
+                                        const std::vector<uint8_t>& loss_mask,
+                                        const std::vector<int32_t>& matrices, Selection selection,
+                                        const JobControl& control) {
   RequireCpu(model, "the gradient of the weights");
   std::vector<at::Tensor> sums, gradients;
   TrainableView view;
@@ -132,7 +137,8 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
     probe.dvalues = gradients.back().mutable_data_ptr();
     view.views.push_back(probe);
   }
-  const int64_t most = selection == Selection::kFisher ? 1 : kDefaultBatchTokens;  // squares are a document's own
+  const int64_t most =
+      selection == Selection::kFisher ? 1 : kDefaultBatchTokens;  // squares are a document's own
   for (const auto& indices : PackRows(documents, std::vector<int32_t>(documents.rows(), 0), most)) {
     control.Check();
     const Ragged batch = GatherRows(documents, indices);
@@ -149,8 +155,8 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
     }
     for (const int64_t row : rows.row) count[document[row]] += 1;
     for (const int64_t row : rows.row) cotangents.push_back(-1.0 / count[document[row]]);
-    BackwardPass(model, batch, std::vector<DocumentDeltas>(batch.rows(), DocumentDeltas{&stack, &view}), rows, 1.0,
-                 cotangents);
+    BackwardPass(model, batch, std::vector<DocumentDeltas>(batch.rows(), DocumentDeltas{&stack, &view}), rows,
+                 1.0, cotangents);
     for (size_t i = 0; i < sums.size(); ++i) {
       sums[i].addcmul_(gradients[i], gradients[i]);
       gradients[i].zero_();
@@ -194,10 +200,11 @@ DeltaPart SparseFromIndices(int64_t matrix, int64_t out, int64_t in, const std::
 }
 
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
-                       const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices, double density,
-                       Selection selection, const JobControl& control) {
+                       const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
+                       double density, Selection selection, const JobControl& control) {
   if (!(density > 0 && density <= 1)) {
-    throw Error("OPTION_INVALID", "density is " + std::to_string(density) + "; expected a part above 0, at most 1");
+    throw Error("OPTION_INVALID",
+                "density is " + std::to_string(density) + "; expected a part above 0, at most 1");
   }
   const std::vector<at::Tensor> gradients =
       WeightGradients(model, stack, documents, loss_mask, matrices, selection, control);

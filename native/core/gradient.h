@@ -1,5 +1,5 @@
-// The gradient of a loss of edited models with respect to the values of their deltas, of any kind, through the whole
-// model (decision 1): the backward half of the one numeric primitive.
+// The gradient of a loss of edited models with respect to the values of their deltas, of any kind, through
+// the whole model (decision 1): the backward half of the one numeric primitive.
 #pragma once
 #include <vector>
 
@@ -20,24 +20,26 @@ struct GradientSpec {
 };
 
 struct GradientResult {
-  std::vector<DeltaPtr> gradients;  // a fork each: parts like the delta's, gradients in the place of the values
-  std::vector<double> logprobs;     // a token each; NaN at the first token of a row
+  std::vector<DeltaPtr>
+      gradients;                 // a fork each: parts like the delta's, gradients in the place of the values
+  std::vector<double> logprobs;  // a token each; NaN at the first token of a row
 };
 
 GradientResult Gradient(const GradientSpec& spec, const JobControl& control);
 
-// Sum over documents of dLoss/dW (of each document's mean loss), or of its squares (the empirical Fisher information),
-// for the named weights on top of a stack: [out, in] each.
+// Sum over documents of dLoss/dW (of each document's mean loss), or of its squares (the empirical Fisher
+// information), for the named weights on top of a stack: [out, in] each.
 enum class Selection { kGradient, kFisher };
 std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
-                                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
-                                        Selection selection, const JobControl& control);
+                                        const std::vector<uint8_t>& loss_mask,
+                                        const std::vector<int32_t>& matrices, Selection selection,
+                                        const JobControl& control);
 
-// A sparse delta of zeros whose support is the `density` (0 to 1, rounded up to whole values) of each weight with the
-// largest magnitudes of WeightGradients; ties keep the lower index.
+// A sparse delta of zeros whose support is the `density` (0 to 1, rounded up to whole values) of each weight
+// with the largest magnitudes of WeightGradients; ties keep the lower index.
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
-                       const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices, double density,
-                       Selection selection, const JobControl& control);
+                       const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
+                       double density, Selection selection, const JobControl& control);
 
 // Flat indices, ascending, of the k largest |x|; ties keep the lower index.
 std::vector<int64_t> LargestEntries(const at::Tensor& x, int64_t k);

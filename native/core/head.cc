@@ -38,8 +38,8 @@ struct ChunkScratch {
 };
 
 template <typename T>
-std::vector<double> LogprobsTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
-                                  double temperature) {
+std::vector<double> LogprobsTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                                  const HeadRows& rows, double temperature) {
   std::vector<double> result(rows.size());
   ChunkScratch<T> scratch(kChunkRows);
   for (int64_t begin = 0; begin < rows.size(); begin += kChunkRows) {
@@ -53,8 +53,8 @@ std::vector<double> LogprobsTyped(const Model& model, const OverlayPlan& plan, c
 }
 
 template <typename T>
-at::Tensor BackwardTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
-                         double temperature, bool want_entropy, const HeadLoss& loss) {
+at::Tensor BackwardTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                         const HeadRows& rows, double temperature, bool want_entropy, const HeadLoss& loss) {
   at::Tensor dhidden = at::zeros_like(hidden);
   ChunkScratch<T> scratch(kChunkRows);
   std::vector<double> logprob(kChunkRows), entropy(kChunkRows), g(kChunkRows), e(kChunkRows);
@@ -85,7 +85,8 @@ at::Tensor BackwardTyped(const Model& model, const OverlayPlan& plan, const at::
 
 template <typename T>
 std::vector<double> DivergenceTyped(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
-                                    const OverlayPlan& plan_b, const at::Tensor& b, const std::vector<int64_t>& rows) {
+                                    const OverlayPlan& plan_b, const at::Tensor& b,
+                                    const std::vector<int64_t>& rows) {
   std::vector<double> result(rows.size());
   std::vector<T> kl(kChunkRows);
   const int64_t total = static_cast<int64_t>(rows.size());
@@ -119,15 +120,16 @@ std::vector<double> HeadLogprobs(const Model& model, const OverlayPlan& plan, co
                                              : LogprobsTyped<float>(model, plan, hidden, rows, temperature);
 }
 
-at::Tensor HeadBackward(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
-                        double temperature, bool entropy, const HeadLoss& loss) {
+at::Tensor HeadBackward(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                        const HeadRows& rows, double temperature, bool entropy, const HeadLoss& loss) {
   return hidden.scalar_type() == at::kDouble
              ? BackwardTyped<double>(model, plan, hidden, rows, temperature, entropy, loss)
              : BackwardTyped<float>(model, plan, hidden, rows, temperature, entropy, loss);
 }
 
 std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
-                                   const OverlayPlan& plan_b, const at::Tensor& b, const std::vector<int64_t>& rows) {
+                                   const OverlayPlan& plan_b, const at::Tensor& b,
+                                   const std::vector<int64_t>& rows) {
   return a.scalar_type() == at::kDouble ? DivergenceTyped<double>(model, plan_a, a, plan_b, b, rows)
                                         : DivergenceTyped<float>(model, plan_a, a, plan_b, b, rows);
 }

@@ -23,23 +23,25 @@ HeadRows NextTokenRows(const Ragged& batch, const std::function<bool(int64_t)>& 
 
 // Logits are hidden (W + deltas of the row)^T throughout: plan says which row sees which.
 // log p(target | hidden row) of softmax(logits / temperature), in nats.
-std::vector<double> HeadLogprobs(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
-                                 double temperature);
+std::vector<double> HeadLogprobs(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                                 const HeadRows& rows, double temperature);
 
 // One chunk of rows [begin, begin + count): given log-probs and entropies, sets g = dLoss/dlogprob and
 // e = dLoss/dentropy (both zero on entry).
 using HeadLoss = std::function<void(int64_t begin, int64_t count, const double* logprob,
                                     const double* entropy, double* g, double* e)>;
-// Adds the gradients of trainable changes of the head. Returns dLoss/dhidden, [n, hidden]; zero at rows not named. entropy is only computed when wanted (else
-// null).
-at::Tensor HeadBackward(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const HeadRows& rows,
-                        double temperature, bool entropy, const HeadLoss& loss);
+// Adds the gradients of trainable changes of the head. Returns dLoss/dhidden, [n, hidden]; zero at rows not
+// named. entropy is only computed when wanted (else null).
+at::Tensor HeadBackward(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                        const HeadRows& rows, double temperature, bool entropy, const HeadLoss& loss);
 
 // KL(softmax(head(a[row])) || softmax(head(b[row]))) at each row, in nats.
 std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
-                                   const OverlayPlan& plan_b, const at::Tensor& b, const std::vector<int64_t>& rows);
+                                   const OverlayPlan& plan_b, const at::Tensor& b,
+                                   const std::vector<int64_t>& rows);
 
 // Logits of the named rows, [rows, vocabulary].
-at::Tensor HeadLogits(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden, const std::vector<int64_t>& rows);
+at::Tensor HeadLogits(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
+                      const std::vector<int64_t>& rows);
 
 }  // namespace selfedit

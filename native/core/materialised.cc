@@ -4,8 +4,6 @@
 
 #include "core/accelerator.h"
 
-#include "core/accelerator.h"
-
 namespace selfedit {
 namespace {
 
@@ -111,7 +109,8 @@ int64_t Materialised::bytes() const {
   for (const auto& runs : runs_) {
     for (const Run& run : runs) {
       total += run.linear.bytes();
-      if (run.linear.bias()) total -= static_cast<int64_t>(run.linear.bias()->nbytes());  // a view of the model's
+      if (run.linear.bias())
+        total -= static_cast<int64_t>(run.linear.bias()->nbytes());  // a view of the model's
     }
   }
   return total;
@@ -127,7 +126,8 @@ bool MaterialisingPays(const Model& model, const DeltaStack& stack, int64_t step
       if (part.matrix >= static_cast<int64_t>(counted.size())) continue;
       const MatrixInfo& info = model.matrices()[part.matrix];
       double values = static_cast<double>(part.bytes());
-      if (part.kind == DeltaKind::kSpectral) values += static_cast<double>((info.in + info.out) * part.rank() * element);
+      if (part.kind == DeltaKind::kSpectral)
+        values += static_cast<double>((info.in + info.out) * part.rank() * element);
       each_step += values;
       if (counted[part.matrix]) continue;
       counted[part.matrix] = true;

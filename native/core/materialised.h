@@ -1,6 +1,6 @@
-// Copy-on-write proper: of the linear maps that a stack of deltas touches, the row blocks that it changes are copied and
-// changed in place; everything else stays shared with the model. An alternative to the overlay where one fork works for
-// long (decoding) under deltas that cost much in every product (dense, sparse).
+// Copy-on-write proper: of the linear maps that a stack of deltas touches, the row blocks that it changes are
+// copied and changed in place; everything else stays shared with the model. An alternative to the overlay
+// where one fork works for long (decoding) under deltas that cost much in every product (dense, sparse).
 #pragma once
 #include <memory>
 #include <mutex>
@@ -16,7 +16,8 @@ constexpr int64_t kCopiedRows = 64;  // rows of a weight that are copied togethe
 
 class Materialised {
  public:
-  // Neighbouring changed blocks of one weight: rows [begin, end) with all deltas added, in the weights' stored type.
+  // Neighbouring changed blocks of one weight: rows [begin, end) with all deltas added, in the weights'
+  // stored type.
   struct Run {
     int64_t begin = 0, end = 0;
     Linear linear;
@@ -53,8 +54,9 @@ class MaterialisedSlot {
 // How a call applies deltas.
 enum class Application { kAuto, kOverlay, kMaterialised };
 
-// The cost model of kAuto, in bytes moved: `steps` decode steps read the deltas' values each, against reading, changing and
-// packing the touched rows once. Never for bfloat16, where the copy would be rounded and the overlay is not.
+// The cost model of kAuto, in bytes moved: `steps` decode steps read the deltas' values each, against
+// reading, changing and packing the touched rows once. Never for bfloat16, where the copy would be rounded
+// and the overlay is not.
 bool MaterialisingPays(const Model& model, const DeltaStack& stack, int64_t steps);
 
 }  // namespace selfedit

@@ -33,7 +33,8 @@ int64_t SystemFree() {
     if (name == "MemAvailable:") free = kilobytes * 1024;
   }
   // A container may have less than the machine.
-  const int64_t most = ReadNumber("/sys/fs/cgroup/memory.max"), used = ReadNumber("/sys/fs/cgroup/memory.current");
+  const int64_t most = ReadNumber("/sys/fs/cgroup/memory.max"),
+                used = ReadNumber("/sys/fs/cgroup/memory.current");
   if (most > 0 && used >= 0) free = std::min(free, std::max<int64_t>(0, most - used));
   return free;
 }
@@ -42,7 +43,9 @@ int64_t Element(const Model& model) { return static_cast<int64_t>(at::elementSiz
 
 // Weights are packed at first use, apart for each direction.
 int64_t StillToPack(const Model& model, bool training) {
-  const int64_t plain = model.parameters() * static_cast<int64_t>(at::elementSize(model.layer(0).linear[0].weight().scalar_type()));
+  const int64_t plain =
+      model.parameters() *
+      static_cast<int64_t>(at::elementSize(model.layer(0).linear[0].weight().scalar_type()));
   return std::max<int64_t>(0, (training ? 3 : 2) * plain - model.bytes());
 }
 
@@ -81,7 +84,8 @@ std::string Megabytes(int64_t bytes) { return std::to_string((bytes + (1 << 20) 
 
 void Refuse(const MemoryPlan& plan, const char* what) {
   throw Error("OUT_OF_MEMORY", std::string(what) + " needs " + Megabytes(plan.total()) + ", but " +
-                                   Megabytes(plan.budget) + " can be used (" + Megabytes(plan.free) + " are free)");
+                                   Megabytes(plan.budget) + " can be used (" + Megabytes(plan.free) +
+                                   " are free)");
 }
 
 }  // namespace
@@ -109,12 +113,14 @@ MemoryPlan PlanAdapt(const AdaptSpec& spec) {
   for (const SlotSpec& slot : spec.slots) {
     plan.each = std::max(plan.each, SlotBytes(model, slot));
     std::vector<int64_t> lengths;
-    for (int64_t d = std::max<int64_t>(0, slot.first_document); d < std::min(slot.last_document, spec.documents.rows()); ++d) {
+    for (int64_t d = std::max<int64_t>(0, slot.first_document);
+         d < std::min(slot.last_document, spec.documents.rows()); ++d) {
       lengths.push_back(spec.documents.length(d));
     }
     std::sort(lengths.rbegin(), lengths.rend());
     int64_t batch = 0;
-    for (int64_t i = 0; i < std::min<int64_t>(slot.batch_size, static_cast<int64_t>(lengths.size())); ++i) batch += lengths[i];
+    for (int64_t i = 0; i < std::min<int64_t>(slot.batch_size, static_cast<int64_t>(lengths.size())); ++i)
+      batch += lengths[i];
     longest = std::max(longest, batch);
   }
   const int64_t wanted = spec.max_step_tokens > 0 ? spec.max_step_tokens : kDefaultStepTokens;
@@ -122,11 +128,15 @@ MemoryPlan PlanAdapt(const AdaptSpec& spec) {
   plan.count = 1;
   plan.tokens = longest;
   if (plan.total() > plan.budget) Refuse(plan, "one edit");
-  // Half of what is left for a wider step, the rest for slots; more slots than kSlotBytes holds would gain nothing.
+  // Half of what is left for a wider step, the rest for slots; more slots than kSlotBytes holds would gain
+  // nothing.
   const int64_t left = plan.budget - plan.total();
   plan.tokens = std::max(longest, std::min(wanted, longest + left / 2 / plan.token));
-  const int64_t most = spec.max_active_slots > 0 ? spec.max_active_slots : std::max<int64_t>(1, kSlotBytes / std::max<int64_t>(1, plan.each));
-  const int64_t room = (plan.budget - plan.fixed - plan.token * plan.tokens) / std::max<int64_t>(1, plan.each);
+  const int64_t most = spec.max_active_slots > 0
+                           ? spec.max_active_slots
+                           : std::max<int64_t>(1, kSlotBytes / std::max<int64_t>(1, plan.each));
+  const int64_t room =
+      (plan.budget - plan.fixed - plan.token * plan.tokens) / std::max<int64_t>(1, plan.each);
   plan.count = std::clamp<int64_t>(std::min(most, room), 1, std::max<int64_t>(1, slots));
   return plan;
 }
@@ -145,15 +155,20 @@ MemoryPlan PlanGenerate(const GenerateSpec& spec) {
   for (int64_t p = 0; p < spec.prompts.rows(); ++p) prompt = std::max(prompt, spec.prompts.length(p));
   const int64_t cache = config.layers * 2 * config.kv_heads * config.head_dim * Element(model);
   // A row of its own prompt: keys and values of both, and its logits.
-  plan.each = cache * (std::min(longest, config.max_positions) + prompt) + 2 * config.vocab_size * Element(model) + plan.token;
+  plan.each = cache * (std::min(longest, config.max_positions) + prompt) +
+              2 * config.vocab_size * Element(model) + plan.token;
   plan.count = 1;
   plan.tokens = prompt;
   if (plan.total() > plan.budget) Refuse(plan, "one row");
   const int64_t left = plan.budget - plan.total();
   plan.tokens = std::max(prompt, std::min(kDefaultBatchTokens, prompt + left / 4 / plan.token));
   const int64_t rows = static_cast<int64_t>(spec.row_prompt.size());
-  const int64_t most = spec.max_rows > 0 ? spec.max_rows : std::min(kDefaultRows, std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, plan.each)));
-  const int64_t room = (plan.budget - plan.fixed - plan.token * plan.tokens) / std::max<int64_t>(1, plan.each);
+  const int64_t most =
+      spec.max_rows > 0
+          ? spec.max_rows
+          : std::min(kDefaultRows, std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, plan.each)));
+  const int64_t room =
+      (plan.budget - plan.fixed - plan.token * plan.tokens) / std::max<int64_t>(1, plan.each);
   plan.count = std::clamp<int64_t>(std::min(most, room), 1, std::max<int64_t>(1, rows));
   return plan;
 }
@@ -168,7 +183,8 @@ bool OutOfMemoryNow() {
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     return message.find("can't allocate memory") != std::string::npos ||
-           message.find("not enough memory") != std::string::npos || message.find("out of memory") != std::string::npos;
+           message.find("not enough memory") != std::string::npos ||
+           message.find("out of memory") != std::string::npos;
   } catch (...) {
     return false;
   }
@@ -183,8 +199,8 @@ int64_t WithHalving(int64_t most, const JobControl& control, const std::string& 
     if (!OutOfMemoryNow() || most <= 1) throw;
   }
   workspace::Trim();
-  control.Warn(what + ": not enough memory for " + std::to_string(most) + " tokens or rows at once; going on with " +
-               std::to_string(most / 2));
+  control.Warn(what + ": not enough memory for " + std::to_string(most) +
+               " tokens or rows at once; going on with " + std::to_string(most / 2));
   attempt(most / 2);
   return most / 2;
 }

@@ -123,8 +123,8 @@ std::vector<Model::NamedTensor> Model::Named() const {
   return list;
 }
 
-// A bfloat16 model's head shares the embedding when they are tied. Of its own, it stays in float32 unless bfloat16
-// holds the very same values.
+// A bfloat16 model's head shares the embedding when they are tied. Of its own, it stays in float32 unless
+// bfloat16 holds the very same values.
 void Model::SetHead(at::Tensor weight) {
   if (dtype_ == Dtype::kBFloat16 && weight.scalar_type() == at::kFloat) {
     const at::Tensor half = weight.to(at::kBFloat16);
@@ -160,7 +160,8 @@ std::string Model::Fingerprint(const JobControl& control) const {
     hash.Update(line.data(), line.size());
     // How the head is kept depends on the device; what it holds does not.
     const bool head_weight = named.tensor == &head_.weight();
-    const at::Tensor plain = (head_weight ? named.tensor->to(activation()) : *named.tensor).cpu().contiguous();
+    const at::Tensor plain =
+        (head_weight ? named.tensor->to(activation()) : *named.tensor).cpu().contiguous();
     hash.Update(plain.const_data_ptr(), plain.nbytes());
   }
   return hash.HexDigest();

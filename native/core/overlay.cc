@@ -11,8 +11,8 @@
 namespace selfedit {
 namespace {
 
-// Rows of one task, and columns of a dense change's. A task's products are serial, so bits do not depend on how tasks
-// are spread over threads.
+// Rows of one task, and columns of a dense change's. A task's products are serial, so bits do not depend on
+// how tasks are spread over threads.
 constexpr int64_t kBlockRows = 64;
 constexpr int64_t kBlockColumns = 512;
 
@@ -89,8 +89,8 @@ void BackwardTyped(const Levels& levels, const at::Tensor& x, const at::Tensor& 
       const T* rows_x = view.trainable() ? xs + task.begin * in : nullptr;
       // A segment's rows lie end to end, each as wide as its own rank.
       const int64_t place = task.scratch * rank + (task.begin - task.segment->begin) * view.rank;
-      overlay::BackwardInput<T>(view, rows_x, dys + task.begin * out, task.end - task.begin, task.from, task.to,
-                                u + place, v + place,
+      overlay::BackwardInput<T>(view, rows_x, dys + task.begin * out, task.end - task.begin, task.from,
+                                task.to, u + place, v + place,
                                 dxs == nullptr ? nullptr : dxs + task.begin * in);
     });
     // The values: pieces of fixed size, each adds a segment's rows in one fixed order.
@@ -110,8 +110,8 @@ void BackwardTyped(const Levels& levels, const at::Tensor& x, const at::Tensor& 
       for (int64_t i = begin; i < end; ++i) {
         const Segment& segment = *pieces[i].segment;
         overlay::Values<T>(segment.view, xs + segment.begin * in, dys + segment.begin * out,
-                           segment.end - segment.begin, u + pieces[i].scratch * rank, v + pieces[i].scratch * rank,
-                           pieces[i].piece);
+                           segment.end - segment.begin, u + pieces[i].scratch * rank,
+                           v + pieces[i].scratch * rank, pieces[i].piece);
       }
     });
   }
@@ -201,7 +201,8 @@ void OverlayPlan::Forward(int64_t matrix, const at::Tensor& x, const at::Tensor&
   Typed(y, [&](auto zero) { ForwardTyped<decltype(zero)>(levels_[matrix], x, y); });
 }
 
-void OverlayPlan::Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx) const {
+void OverlayPlan::Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy,
+                           const at::Tensor& dx) const {
   if (!Touches(matrix)) return;
   Typed(dy, [&](auto zero) { BackwardTyped<decltype(zero)>(levels_[matrix], x, dy, dx); });
 }
@@ -229,7 +230,8 @@ void OverlayPlan::EmbedForward(int64_t matrix, const at::Tensor& tokens, const a
     for (const auto& level : levels_[matrix]) {
       for (const Segment& segment : level) {
         at::parallel_for(segment.begin, segment.end, 16, [&](int64_t begin, int64_t end) {
-          for (int64_t t = begin; t < end; ++t) overlay::RowForward<T>(segment.view, token[t], ys + t * y.size(1));
+          for (int64_t t = begin; t < end; ++t)
+            overlay::RowForward<T>(segment.view, token[t], ys + t * y.size(1));
         });
       }
     }
@@ -323,11 +325,14 @@ OverlayPlan MakeOverlayPlan(const Model& model, const std::vector<int32_t>& offs
       }
       const AppliedDelta& applied = (*documents[d].stack)[level];
       int64_t end = d + 1;
-      while (end < count && documents[end].stack->size() > level && (*documents[end].stack)[level] == applied &&
+      while (end < count && documents[end].stack->size() > level &&
+             (*documents[end].stack)[level] == applied &&
              (documents[end].materialised != nullptr) == (documents[d].materialised != nullptr))
         ++end;
       for (const DeltaPart& part : applied.delta->parts) {
-        if (documents[d].materialised != nullptr && part.matrix < static_cast<int64_t>(model.matrices().size())) continue;
+        if (documents[d].materialised != nullptr &&
+            part.matrix < static_cast<int64_t>(model.matrices().size()))
+          continue;
         const MatrixInfo& info = model.tensors()[part.matrix];
         plan.Add(static_cast<int64_t>(level) * kKinds + static_cast<int64_t>(part.kind),
                  {offsets[d], offsets[end], ViewOf(part, info.out, info.in, applied.scale)});

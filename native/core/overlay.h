@@ -11,8 +11,8 @@ namespace selfedit {
 class Materialised;
 class Model;
 
-// One weight's change as the products see it (see DeltaPart). The pointers beginning with d are where gradients are
-// added; null for a frozen delta.
+// One weight's change as the products see it (see DeltaPart). The pointers beginning with d are where
+// gradients are added; null for a frozen delta.
 struct PartView {
   DeltaKind kind = DeltaKind::kLowRank;
   int64_t matrix = 0;
@@ -43,16 +43,16 @@ struct VectorSegment {
   at::Tensor value;
 };
 
-// For every weight, levels that are applied one after the other (the depth in the fork's list); the segments of one
-// level are disjoint and run in parallel.
+// For every weight, levels that are applied one after the other (the depth in the fork's list); the segments
+// of one level are disjoint and run in parallel.
 class OverlayPlan {
  public:
   explicit OverlayPlan(const Model& model);
   void Add(int64_t level, const Segment& segment);
   bool Touches(int64_t matrix) const { return !levels_[matrix].empty(); }
   bool Trains(int64_t matrix) const { return trains_[matrix]; }
-  // Lowest layer that has a trainable segment (-1: the embedding has one); the number of layers when only what comes
-  // after them has, or nothing.
+  // Lowest layer that has a trainable segment (-1: the embedding has one); the number of layers when only
+  // what comes after them has, or nothing.
   int64_t lowest_trainable_layer() const { return lowest_trainable_; }
   bool trainable() const { return trainable_; }
   // Products that the changes of one weight cost: neighbouring rows under one delta are one.
@@ -65,7 +65,9 @@ class OverlayPlan {
   void set_tokens(int64_t tokens) { tokens_ = tokens; }
 
   // Rows [begin, end) use copied weights where these exist.
-  void Replace(int64_t begin, int64_t end, const Materialised* weights) { replaced_.push_back({begin, end, weights}); }
+  void Replace(int64_t begin, int64_t end, const Materialised* weights) {
+    replaced_.push_back({begin, end, weights});
+  }
   // Whether no row of the batch needs the shared weight of this linear map.
   bool ReplacesAll(int64_t matrix) const;
   // y[seg, run] = x[seg] W'[run]^T + bias, over what the shared weight gave.
@@ -77,9 +79,10 @@ class OverlayPlan {
   void Backward(int64_t matrix, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx) const;
 
   // The same for chosen rows of the batch, ascending: row i of x and y is row rows[i].
-  void ForwardRows(int64_t matrix, const std::vector<int64_t>& rows, const at::Tensor& x, const at::Tensor& y) const;
-  void BackwardRows(int64_t matrix, const std::vector<int64_t>& rows, const at::Tensor& x, const at::Tensor& dy,
-                    const at::Tensor& dx) const;
+  void ForwardRows(int64_t matrix, const std::vector<int64_t>& rows, const at::Tensor& x,
+                   const at::Tensor& y) const;
+  void BackwardRows(int64_t matrix, const std::vector<int64_t>& rows, const at::Tensor& x,
+                    const at::Tensor& dy, const at::Tensor& dx) const;
 
   // Embedding: y[t] += D[tokens[t]], and the gradient of D's values.
   void EmbedForward(int64_t matrix, const at::Tensor& tokens, const at::Tensor& y) const;
@@ -87,8 +90,8 @@ class OverlayPlan {
 
   // Gains and biases: base + all changes, by intervals of rows that cover the batch.
   std::vector<VectorSegment> Vectors(int64_t matrix, const at::Tensor& base) const;
-  // Adds the gradient of a vector that rows [begin, end) see: terms [n, width], summed over the rows of each trainable
-  // segment.
+  // Adds the gradient of a vector that rows [begin, end) see: terms [n, width], summed over the rows of each
+  // trainable segment.
   void VectorBackward(int64_t matrix, const at::Tensor& terms) const;
 
  private:
@@ -118,8 +121,8 @@ struct DocumentDeltas {
   const Materialised* materialised = nullptr;
 };
 
-// Neighbouring documents under the same delta at the same level become one segment: a shared parent delta costs one
-// product. offsets has documents.size() + 1 entries.
+// Neighbouring documents under the same delta at the same level become one segment: a shared parent delta
+// costs one product. offsets has documents.size() + 1 entries.
 OverlayPlan MakeOverlayPlan(const Model& model, const std::vector<int32_t>& offsets,
                             const std::vector<DocumentDeltas>& documents);
 

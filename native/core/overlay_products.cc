@@ -62,13 +62,14 @@ void Forward(const PartView& view, const T* x, int64_t m, int64_t from, int64_t 
       return;
     case DeltaKind::kDense:
       if (view.values == nullptr) return;  // only its gradient is wanted
-      cpu::Gemm<T>(false, true, m, to - from, in, scale, x, in, In<T>(view.values) + from * in, in, T(1), y + from, out);
+      cpu::Gemm<T>(false, true, m, to - from, in, scale, x, in, In<T>(view.values) + from * in, in, T(1),
+                   y + from, out);
   }
 }
 
 template <typename T>
-void BackwardInput(const PartView& view, const T* x, const T* dy, int64_t m, int64_t from, int64_t to, T* u, T* v,
-                   T* dx) {
+void BackwardInput(const PartView& view, const T* x, const T* dy, int64_t m, int64_t from, int64_t to, T* u,
+                   T* v, T* dx) {
   const int64_t r = view.rank, in = view.in, out = view.out;
   const T scale = T(view.scale);
   switch (view.kind) {
@@ -95,7 +96,8 @@ void BackwardInput(const PartView& view, const T* x, const T* dy, int64_t m, int
       return;
     case DeltaKind::kDense:
       if (dx == nullptr || view.values == nullptr) return;
-      cpu::Gemm<T>(false, false, m, to - from, out, scale, dy, out, In<T>(view.values) + from, in, T(1), dx + from, in);
+      cpu::Gemm<T>(false, false, m, to - from, out, scale, dy, out, In<T>(view.values) + from, in, T(1),
+                   dx + from, in);
   }
 }
 
@@ -118,7 +120,8 @@ void Values(const PartView& view, const T* x, const T* dy, int64_t m, const T* u
       const int64_t first = PiecesOf(out);
       if (piece < first) {
         const int64_t begin = piece * kPieceRows, count = std::min(kPieceRows, out - begin);
-        cpu::Gemm<T>(true, false, count, r, m, T(1), dy + begin, out, u, r, T(1), Out<T>(view.db) + begin * r, r);
+        cpu::Gemm<T>(true, false, count, r, m, T(1), dy + begin, out, u, r, T(1), Out<T>(view.db) + begin * r,
+                     r);
       } else {
         const int64_t begin = (piece - first) * kPieceRows, count = std::min(kPieceRows, in - begin);
         cpu::Gemm<T>(true, false, r, count, m, T(1), v, r, x + begin, in, T(1), Out<T>(view.da) + begin, in);
@@ -177,8 +180,10 @@ void RowBackward(const PartView& view, int64_t row, const T* dy) {
   const T scale = T(view.scale);
   switch (view.kind) {
     case DeltaKind::kLowRank:
-      cpu::Gemm<T>(false, true, 1, r, in, scale, dy, in, In<T>(view.a), in, T(1), Out<T>(view.db) + row * r, r);
-      cpu::Gemm<T>(true, false, r, in, 1, scale, In<T>(view.b) + row * r, r, dy, in, T(1), Out<T>(view.da), in);
+      cpu::Gemm<T>(false, true, 1, r, in, scale, dy, in, In<T>(view.a), in, T(1), Out<T>(view.db) + row * r,
+                   r);
+      cpu::Gemm<T>(true, false, r, in, 1, scale, In<T>(view.b) + row * r, r, dy, in, T(1), Out<T>(view.da),
+                   in);
       return;
     case DeltaKind::kSpectral: {
       T* w = Scratch<T>(r);
@@ -200,13 +205,14 @@ void RowBackward(const PartView& view, int64_t row, const T* dy) {
 
 template void Forward<float>(const PartView&, const float*, int64_t, int64_t, int64_t, float*);
 template void Forward<double>(const PartView&, const double*, int64_t, int64_t, int64_t, double*);
-template void BackwardInput<float>(const PartView&, const float*, const float*, int64_t, int64_t, int64_t, float*,
-                                   float*, float*);
-template void BackwardInput<double>(const PartView&, const double*, const double*, int64_t, int64_t, int64_t, double*,
-                                    double*, double*);
-template void Values<float>(const PartView&, const float*, const float*, int64_t, const float*, const float*, int64_t);
-template void Values<double>(const PartView&, const double*, const double*, int64_t, const double*, const double*,
-                             int64_t);
+template void BackwardInput<float>(const PartView&, const float*, const float*, int64_t, int64_t, int64_t,
+                                   float*, float*, float*);
+template void BackwardInput<double>(const PartView&, const double*, const double*, int64_t, int64_t, int64_t,
+                                    double*, double*, double*);
+template void Values<float>(const PartView&, const float*, const float*, int64_t, const float*, const float*,
+                            int64_t);
+template void Values<double>(const PartView&, const double*, const double*, int64_t, const double*,
+                             const double*, int64_t);
 template void RowForward<float>(const PartView&, int64_t, float*);
 template void RowForward<double>(const PartView&, int64_t, double*);
 template void RowBackward<float>(const PartView&, int64_t, const float*);

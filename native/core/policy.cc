@@ -199,58 +199,60 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
     delta_.ZeroGradient();
     if (has_value_head()) value_gradient_.zero_();
     std::unique_ptr<DeviceTraining> device;
-    if (OnDevice(*model_)) device = CudaAccelerator().train(*model_, delta_, MostTokens(spec.rows, tokens_at_once));
-  for (const auto& indices : PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), tokens_at_once)) {
-    control.Check();
-    const Ragged batch = GatherRows(spec.rows, indices);
-    std::vector<int64_t> source;  // token of the batch -> token of the specification
-    for (const int64_t row : indices) {
-      for (int64_t t = spec.rows.offsets[row]; t < spec.rows.offsets[row + 1]; ++t) source.push_back(t);
-    }
-    const HeadRows rows =
-        NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
-    sums.tokens += rows.size();
-    const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
-    const auto loss = [&](int64_t begin, int64_t n, const double* logprob, const double* entropies, double* g,
-                          double* e) {
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t token = source[rows.row[begin + i] + 1];
-        g[i] = TokenLoss(spec, token, logprob[i], &sums) / spec.normalizer;
-        if (entropy) {
-          sums.entropy += entropies[i];
-          e[i] = -spec.entropy_coefficient / spec.normalizer;
+    if (OnDevice(*model_))
+      device = CudaAccelerator().train(*model_, delta_, MostTokens(spec.rows, tokens_at_once));
+    for (const auto& indices :
+         PackRows(spec.rows, std::vector<int32_t>(spec.rows.rows(), 0), tokens_at_once)) {
+      control.Check();
+      const Ragged batch = GatherRows(spec.rows, indices);
+      std::vector<int64_t> source;  // token of the batch -> token of the specification
+      for (const int64_t row : indices) {
+        for (int64_t t = spec.rows.offsets[row]; t < spec.rows.offsets[row + 1]; ++t) source.push_back(t);
+      }
+      const HeadRows rows =
+          NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
+      sums.tokens += rows.size();
+      const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
+      const auto loss = [&](int64_t begin, int64_t n, const double* logprob, const double* entropies,
+                            double* g, double* e) {
+        for (int64_t i = 0; i < n; ++i) {
+          const int64_t token = source[rows.row[begin + i] + 1];
+          g[i] = TokenLoss(spec, token, logprob[i], &sums) / spec.normalizer;
+          if (entropy) {
+            sums.entropy += entropies[i];
+            e[i] = -spec.entropy_coefficient / spec.normalizer;
+          }
         }
+      };
+      const bool wants_values = has_value_head() && !spec.returns.empty();
+      at::Tensor hidden;
+      if (device) {
+        device->Backward(batch, rows, spec.temperature, entropy, loss, wants_values ? &hidden : nullptr);
+      } else {
+        const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
+        const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
+        RaggedAttention attention(model_->config(), batch.offsets);
+        const at::Tensor positions = PositionTensor(batch.offsets);
+        Tape tape;
+        const at::Tensor tokens = TokenTensor(batch);
+        hidden = TransformerForward(*model_, tokens, positions, plan, attention, &tape);
+        const at::Tensor dhidden = HeadBackward(*model_, plan, hidden, rows, spec.temperature, entropy, loss);
+        TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
       }
-    };
-    const bool wants_values = has_value_head() && !spec.returns.empty();
-    at::Tensor hidden;
-    if (device) {
-      device->Backward(batch, rows, spec.temperature, entropy, loss, wants_values ? &hidden : nullptr);
-    } else {
-      const std::vector<DocumentDeltas> deltas(indices.size(), DocumentDeltas{&nothing, &delta_.view()});
-      const OverlayPlan plan = MakeOverlayPlan(*model_, batch.offsets, deltas);
-      RaggedAttention attention(model_->config(), batch.offsets);
-      const at::Tensor positions = PositionTensor(batch.offsets);
-      Tape tape;
-      const at::Tensor tokens = TokenTensor(batch);
-      hidden = TransformerForward(*model_, tokens, positions, plan, attention, &tape);
-      const at::Tensor dhidden = HeadBackward(*model_, plan, hidden, rows, spec.temperature, entropy, loss);
-      TransformerBackward(*model_, tokens, positions, plan, attention, tape, dhidden);
-    }
-    if (wants_values) {
-      // The trunk is detached: only the head learns from the values.
-      const at::Tensor values = ValuesOf(hidden, value_);
-      at::Tensor dvalue = at::zeros({hidden.size(0)}, at::kDouble);
-      for (const int64_t row : rows.row) {
-        dvalue.mutable_data_ptr<double>()[row] =
-            ValueLoss(spec, source[row + 1], values.const_data_ptr<double>()[row], &sums) / spec.normalizer;
+      if (wants_values) {
+        // The trunk is detached: only the head learns from the values.
+        const at::Tensor values = ValuesOf(hidden, value_);
+        at::Tensor dvalue = at::zeros({hidden.size(0)}, at::kDouble);
+        for (const int64_t row : rows.row) {
+          dvalue.mutable_data_ptr<double>()[row] =
+              ValueLoss(spec, source[row + 1], values.const_data_ptr<double>()[row], &sums) / spec.normalizer;
+        }
+        dvalue = dvalue.to(hidden.scalar_type());
+        value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
+        value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
       }
-      dvalue = dvalue.to(hidden.scalar_type());
-      value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
-      value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
     }
-  }
-  if (device) device->AddGradient(&delta_);
+    if (device) device->AddGradient(&delta_);
   };
   WithHalving(most, control, "policy step", pass);
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
@@ -288,7 +290,8 @@ at::Tensor HiddenUnder(const Model& model, const Ragged& batch, const DeltaStack
   const std::vector<DocumentDeltas> deltas(batch.rows(), DocumentDeltas{&stack, nullptr});
   const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
-  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention, nullptr);
+  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention,
+                            nullptr);
 }
 }  // namespace
 

@@ -90,6 +90,11 @@ void CheckAdapt(const AdaptSpec& spec) {
         slot.last_document <= slot.first_document) {
       throw Error("INPUT_INVALID", name + " has no documents");
     }
+    const bool trained_as_it_is = slot.init && !slot.init->Only(DeltaKind::kLowRank);
+    if (slot.kind == DeltaKind::kLowRank && !trained_as_it_is && (slot.rank < 1 || slot.rank > kMostRank)) {
+      throw Error("OPTION_INVALID",
+                  "rank is " + std::to_string(slot.rank) + "; expected 1 to " + std::to_string(kMostRank));
+    }
     if (slot.epochs < 1 || slot.batch_size < 1 || slot.warmup_steps < 0) {
       throw Error("OPTION_INVALID",
                   name + ": epochs and batchSize must be at least 1, warmupSteps at least 0");

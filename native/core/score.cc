@@ -31,8 +31,9 @@ std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector
   return batches;
 }
 
-void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens, const JobControl& control,
-                const std::string& what, const std::function<void(const std::vector<int64_t>&)>& body) {
+void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens,
+                const JobControl& control, const std::string& what,
+                const std::function<void(const std::vector<int64_t>&)>& body) {
   std::vector<bool> done(rows.rows(), false);
   WithHalving(max_tokens, control, what, [&](int64_t most) {
     for (std::vector<int64_t>& batch : PackRows(rows, group, most)) {

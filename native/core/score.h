@@ -38,10 +38,11 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
 std::vector<std::vector<int64_t>> PackRows(const Ragged& rows, const std::vector<int32_t>& group,
                                            int64_t max_tokens);
 
-// Runs body on batches of rows, each row once; after an allocation failure the batches are half as large (see WithHalving).
-// The body must be repeatable: it writes results of its rows only.
-void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens, const JobControl& control,
-                const std::string& what, const std::function<void(const std::vector<int64_t>&)>& body);
+// Runs body on batches of rows, each row once; after an allocation failure the batches are half as large (see
+// WithHalving). The body must be repeatable: it writes results of its rows only.
+void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t max_tokens,
+                const JobControl& control, const std::string& what,
+                const std::function<void(const std::vector<int64_t>&)>& body);
 
 // The named rows as a batch of their own.
 Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
@@ -49,8 +50,8 @@ Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
 // Throws OPTION_INVALID unless logits can be divided by it.
 void CheckTemperature(double temperature, const char* what);
 
-// The value, or LOSS_NOT_FINITE: a delta can make numbers overflow that were finite before, which is told, not handed on
-// as NaN.
+// The value, or LOSS_NOT_FINITE: a delta can make numbers overflow that were finite before, which is told,
+// not handed on as NaN.
 double CheckFinite(double value, const char* what, int64_t row, int64_t position);
 
 // Throws INPUT_INVALID unless there is one entry a row and each is an index into the forks.

@@ -4,7 +4,8 @@
 
 namespace selfedit {
 
-const SpectralFactors& FactorsOf(const Model& model, int64_t matrix, int64_t rank, const std::string& folder) {
+const SpectralFactors& FactorsOf(const Model& model, int64_t matrix, int64_t rank,
+                                 const std::string& folder) {
   if (matrix < 0 || matrix >= static_cast<int64_t>(model.tensors().size())) {
     throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(matrix));
   }
@@ -15,7 +16,8 @@ const SpectralFactors& FactorsOf(const Model& model, int64_t matrix, int64_t ran
   const int64_t most = std::min(info.out, info.in);
   if (rank < 1 || rank > most) {
     throw Error("DELTA_SHAPE", "\"" + info.name + "\": there are " + std::to_string(rank) +
-                                   " scales; the weight has 1 to " + std::to_string(most) + " singular values");
+                                   " scales; the weight has 1 to " + std::to_string(most) +
+                                   " singular values");
   }
   auto& held = model.spectral_factors()[{matrix, rank}];
   if (!held) {

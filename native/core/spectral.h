@@ -6,8 +6,8 @@
 
 namespace selfedit {
 
-// The leading `rank` triplets of a weight in the model's activation type: from the model's own memory, else from the
-// folder (empty: none), else by randomised SVD. Compute thread only.
+// The leading `rank` triplets of a weight in the model's activation type: from the model's own memory, else
+// from the folder (empty: none), else by randomised SVD. Compute thread only.
 const SpectralFactors& FactorsOf(const Model& model, int64_t matrix, int64_t rank, const std::string& folder);
 
 }  // namespace selfedit

@@ -26,8 +26,8 @@ TrainableDelta::TrainableDelta(const Model& model, const std::vector<int32_t>& m
     const MatrixInfo& info = model.tensors()[id];
     // Only the shapes of the factors are needed: tensors without memory.
     const auto shape = model.options().device(at::kMeta);
-    AddPart(info, DeltaPart::LowRank(id, at::empty({rank, info.in}, shape), at::empty({info.out, rank}, shape),
-                                     alpha / static_cast<double>(rank)));
+    AddPart(info, DeltaPart::LowRank(id, at::empty({rank, info.in}, shape),
+                                     at::empty({info.out, rank}, shape), alpha / static_cast<double>(rank)));
   }
   Allocate(model);
 }
@@ -141,8 +141,9 @@ void TrainableDelta::InitialiseFrom(const Delta& delta, const Model& model) {
                                      ", expected lowRank");
     }
     if (from.rank() != part.like.rank()) {
-      throw Error("DELTA_SHAPE", "\"" + name + "\": the initial delta has rank " + std::to_string(from.rank()) +
-                                     ", expected " + std::to_string(part.like.rank()));
+      throw Error("DELTA_SHAPE", "\"" + name + "\": the initial delta has rank " +
+                                     std::to_string(from.rank()) + ", expected " +
+                                     std::to_string(part.like.rank()));
     }
     part.like.scale = from.scale;
     values_.narrow(0, part.offset, from.a.numel()).copy_(from.a.reshape(-1));

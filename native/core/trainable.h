@@ -12,17 +12,18 @@ namespace selfedit {
 
 class TrainableDelta {
  public:
-  // Low-rank parts on these ids (ascending), all of one rank, scale alpha / rank. Values start at zero. Throws
-  // TARGET_UNKNOWN or OPTION_INVALID.
+  // Low-rank parts on these ids (ascending), all of one rank, scale alpha / rank. Values start at zero.
+  // Throws TARGET_UNKNOWN or OPTION_INVALID.
   TrainableDelta(const Model& model, const std::vector<int32_t>& matrices, int64_t rank, double alpha);
-  // Parts of any kind, starting at the values of `start`; patterns, factors and scales stay as they are, but that all
-  // scales are multiplied by `scale`.
+  // Parts of any kind, starting at the values of `start`; patterns, factors and scales stay as they are, but
+  // that all scales are multiplied by `scale`.
   TrainableDelta(const Model& model, const Delta& start, double scale = 1.0);
 
   // As PEFT starts: A uniform in ±1/sqrt(in) (Kaiming uniform with a = sqrt 5), B zero. Keyed, independent of
   // order. Low-rank parts only.
   void Initialise(uint64_t key);
-  // Copies a low-rank delta of the same matrices and ranks; its scales replace alpha / rank. Throws DELTA_SHAPE.
+  // Copies a low-rank delta of the same matrices and ranks; its scales replace alpha / rank. Throws
+  // DELTA_SHAPE.
   void InitialiseFrom(const Delta& delta, const Model& model);
 
   int64_t count() const { return values_.numel(); }

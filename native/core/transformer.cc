@@ -17,15 +17,15 @@ void Typed(const at::Tensor& like, F&& body) {
 }
 
 // y = x rstd w with each row's own gain w; rstd is filled when defined.
-at::Tensor Norm(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight, double eps,
-                const at::Tensor& rstd) {
+at::Tensor Norm(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight,
+                double eps, const at::Tensor& rstd) {
   at::Tensor y = at::empty_like(x);
   Typed(x, [&](auto zero) {
     using T = decltype(zero);
     const int64_t c = x.size(1);
     auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
-      cpu::RmsNormForward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(), end - begin, c, T(eps),
-                             y.mutable_data_ptr<T>() + begin * c,
+      cpu::RmsNormForward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(), end - begin, c,
+                             T(eps), y.mutable_data_ptr<T>() + begin * c,
                              rstd.defined() ? rstd.mutable_data_ptr<T>() + begin : nullptr);
     };
     if (!plan.Touches(id)) return rows(0, x.size(0), weight);
@@ -43,8 +43,8 @@ void NormBackward(const OverlayPlan& plan, int64_t id, const at::Tensor& x, cons
     const int64_t c = x.size(1);
     auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
       cpu::RmsNormBackward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(),
-                              rstd.const_data_ptr<T>() + begin, dy.const_data_ptr<T>() + begin * c, end - begin, c,
-                              accumulate, dx.mutable_data_ptr<T>() + begin * c);
+                              rstd.const_data_ptr<T>() + begin, dy.const_data_ptr<T>() + begin * c,
+                              end - begin, c, accumulate, dx.mutable_data_ptr<T>() + begin * c);
     };
     if (!plan.Touches(id)) return rows(0, x.size(0), weight);
     for (const VectorSegment& s : plan.Vectors(id, weight)) rows(s.begin, s.end, s.value);

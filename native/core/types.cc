@@ -21,11 +21,25 @@ const char* DtypeName(Dtype dtype) {
 }
 
 const char* ModuleName(Module module) {
-  static const char* const kNames[] = {
-      "q_proj",      "k_proj",      "v_proj",      "o_proj",      "gate_proj",       "up_proj",
-      "down_proj",   "embed_tokens", "lm_head",    "input_layernorm", "post_attention_layernorm", "norm",
-      "q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias", "gate_proj.bias", "up_proj.bias",
-      "down_proj.bias"};
+  static const char* const kNames[] = {"q_proj",
+                                       "k_proj",
+                                       "v_proj",
+                                       "o_proj",
+                                       "gate_proj",
+                                       "up_proj",
+                                       "down_proj",
+                                       "embed_tokens",
+                                       "lm_head",
+                                       "input_layernorm",
+                                       "post_attention_layernorm",
+                                       "norm",
+                                       "q_proj.bias",
+                                       "k_proj.bias",
+                                       "v_proj.bias",
+                                       "o_proj.bias",
+                                       "gate_proj.bias",
+                                       "up_proj.bias",
+                                       "down_proj.bias"};
   return kNames[static_cast<int>(module)];
 }
 

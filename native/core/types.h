@@ -35,19 +35,34 @@ struct ModelConfig {
   void Check() const;  // throws CONFIG_INVALID
 };
 
-// The weights that deltas can change. The linear maps of the layers come first, in the order of their ids; then
-// what lies outside of them.
+// The weights that deltas can change. The linear maps of the layers come first, in the order of their ids;
+// then what lies outside of them.
 enum class Module {
-  kQ, kK, kV, kO, kGate, kUp, kDown,           // linear maps, [out, in]
-  kEmbedding, kHead,                           // [vocabulary, hidden]; a tied head is the embedding
-  kAttentionNorm, kMlpNorm, kFinalNorm,        // gains, as [1, hidden]
-  kQBias, kKBias, kVBias, kOBias, kGateBias, kUpBias, kDownBias,  // as [1, out]
+  kQ,
+  kK,
+  kV,
+  kO,
+  kGate,
+  kUp,
+  kDown,  // linear maps, [out, in]
+  kEmbedding,
+  kHead,  // [vocabulary, hidden]; a tied head is the embedding
+  kAttentionNorm,
+  kMlpNorm,
+  kFinalNorm,  // gains, as [1, hidden]
+  kQBias,
+  kKBias,
+  kVBias,
+  kOBias,
+  kGateBias,
+  kUpBias,
+  kDownBias,  // as [1, out]
 };
 constexpr int kModulesPerLayer = 7;
 const char* ModuleName(Module module);  // "q_proj" …
 
 struct MatrixInfo {
-  std::string name;  // "model.layers.0.self_attn.q_proj"
+  std::string name;   // "model.layers.0.self_attn.q_proj"
   int64_t layer = 0;  // -1 outside of the layers
   Module module = Module::kQ;
   int64_t out = 0, in = 0;

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+
 #include "format/error.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -145,9 +146,9 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
     if (limit_ > 0) {
       const int64_t after = stats_.used_bytes + static_cast<int64_t>(size.bytes);
       if (after > limit_) {
-        throw Error("OUT_OF_MEMORY", "a tensor of " + std::to_string(bytes) + " bytes does not fit: " +
-                                         std::to_string(stats_.used_bytes) + " bytes of the limit of " +
-                                         std::to_string(limit_) + " are in use");
+        throw Error("OUT_OF_MEMORY", "a tensor of " + std::to_string(bytes) +
+                                         " bytes does not fit: " + std::to_string(stats_.used_bytes) +
+                                         " bytes of the limit of " + std::to_string(limit_) + " are in use");
       }
       if (after + stats_.kept_bytes > limit_) ReleaseAll();
     }

@@ -1,5 +1,6 @@
-// Every kind of delta on every kind of weight: what a fork computes against a model that has the changed weights, and the
-// gradient of a loss with respect to the delta's values against central finite differences, in float64.
+// Every kind of delta on every kind of weight: what a fork computes against a model that has the changed
+// weights, and the gradient of a loss with respect to the delta's values against central finite differences,
+// in float64.
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
@@ -14,9 +15,11 @@
 namespace selfedit {
 namespace {
 
-constexpr DeltaKind kKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense, DeltaKind::kSpectral};
+constexpr DeltaKind kKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense,
+                                DeltaKind::kSpectral};
 
-std::vector<double> ScoreOf(const std::shared_ptr<Model>& model, const Ragged& rows, const DeltaStack& stack) {
+std::vector<double> ScoreOf(const std::shared_ptr<Model>& model, const Ragged& rows,
+                            const DeltaStack& stack) {
   ScoreSpec spec;
   spec.model = model;
   spec.rows = rows;
@@ -89,11 +92,12 @@ TEST(DeltaKinds, EveryKindOnEveryWeightEqualsItsDenseTwinAndTheMaterialisedWeigh
           moved = std::max(moved, std::abs(found[t] - unedited[t]));
         }
         // The biases of this model are zero: they have no singular value that could be scaled.
-        const bool nothing = kind == DeltaKind::kSpectral && model->Weight(id).count_nonzero().item<int64_t>() == 0;
+        const bool nothing =
+            kind == DeltaKind::kSpectral && model->Weight(id).count_nonzero().item<int64_t>() == 0;
         EXPECT_EQ(moved > 1e-5, !nothing) << model->tensors()[id].name << " " << DeltaKindName(kind);
-        const at::Tensor expected =
-            model->Weight(id) + DenseTwin(*model, *delta)->parts[0].values * 1.3;
-        EXPECT_LT((Fork{model, {{delta, 1.3}}}.EffectiveWeight(id) - expected).abs().max().item<double>(), 1e-12);
+        const at::Tensor expected = model->Weight(id) + DenseTwin(*model, *delta)->parts[0].values * 1.3;
+        EXPECT_LT((Fork{model, {{delta, 1.3}}}.EffectiveWeight(id) - expected).abs().max().item<double>(),
+                  1e-12);
       }
     }
   }
@@ -109,20 +113,25 @@ TEST(DeltaKinds, MixedStacksOfManyForksInOneCallEqualEachForkAlone) {
     delta->Check(*model);
     return DeltaPtr(delta);
   };
-  const DeltaPtr parent = make({{0, DeltaKind::kLowRank}, {0, DeltaKind::kSparse}, {6, DeltaKind::kSpectral}}, 1);
-  const DeltaPtr a = make({{6, DeltaKind::kDense}, {ids.embedding, DeltaKind::kSparse}, {ids.final_norm, DeltaKind::kDense}}, 9);
-  const DeltaPtr b = make({{2, DeltaKind::kLowRank}, {ids.head, DeltaKind::kLowRank}, {ids.bias[2], DeltaKind::kSparse}}, 17);
+  const DeltaPtr parent =
+      make({{0, DeltaKind::kLowRank}, {0, DeltaKind::kSparse}, {6, DeltaKind::kSpectral}}, 1);
+  const DeltaPtr a = make(
+      {{6, DeltaKind::kDense}, {ids.embedding, DeltaKind::kSparse}, {ids.final_norm, DeltaKind::kDense}}, 9);
+  const DeltaPtr b = make(
+      {{2, DeltaKind::kLowRank}, {ids.head, DeltaKind::kLowRank}, {ids.bias[2], DeltaKind::kSparse}}, 17);
   ScoreSpec spec;
   spec.model = model;
   spec.rows = TinyRows({6, 9, 4, 7, 5}, 23);
-  spec.forks = {{}, {{parent, 1.0}}, {{parent, 1.0}, {a, 0.5}}, {{parent, 1.0}, {b, 2.0}, {a, -1.0}}, {{b, 1.0}}};
+  spec.forks = {
+      {}, {{parent, 1.0}}, {{parent, 1.0}, {a, 0.5}}, {{parent, 1.0}, {b, 2.0}, {a, -1.0}}, {{b, 1.0}}};
   spec.row_fork = {3, 0, 2, 1, 4};
   const std::vector<double> together = Score(spec, JobControl());
   for (int64_t r = 0; r < 5; ++r) {
     const Ragged one = GatherRows(spec.rows, {r});
     const std::vector<double> alone = ScoreOf(model, one, spec.forks[spec.row_fork[r]]);
     for (int64_t i = 1; i < one.length(0); ++i) {
-      EXPECT_EQ(together[spec.rows.offsets[r] + i], alone[i]) << "row " << r;  // bits: nothing depends on the mates
+      EXPECT_EQ(together[spec.rows.offsets[r] + i], alone[i])
+          << "row " << r;  // bits: nothing depends on the mates
     }
   }
   // What was scored is what is sampled from.
@@ -160,7 +169,8 @@ TEST(DeltaKinds, GradientsAgreeWithFiniteDifferencesForEveryKindOnEveryWeight) {
     const auto model = TinyModel(tied);
     const Ragged rows = TinyRows({8, 1, 11, 5}, 3);
     auto below = std::make_shared<Delta>();
-    below->parts = {TinyPart(*model, 1, DeltaKind::kLowRank, 90), TinyPart(*model, model->ids().mlp_norm[2], DeltaKind::kDense, 91)};
+    below->parts = {TinyPart(*model, 1, DeltaKind::kLowRank, 90),
+                    TinyPart(*model, model->ids().mlp_norm[2], DeltaKind::kDense, 91)};
     auto above = std::make_shared<Delta>();
     above->parts = {TinyPart(*model, 4, DeltaKind::kSparse, 93)};
     for (const DeltaKind kind : kKinds) {
@@ -173,7 +183,8 @@ TEST(DeltaKinds, GradientsAgreeWithFiniteDifferencesForEveryKindOnEveryWeight) {
       spec.row_fork = {0, 0, 0, 0};
       spec.level = {1};
       spec.temperature = 0.9;
-      for (const double u : Uniform(5, static_cast<int64_t>(rows.tokens.size()))) spec.cotangents.push_back(u - 0.3);
+      for (const double u : Uniform(5, static_cast<int64_t>(rows.tokens.size())))
+        spec.cotangents.push_back(u - 0.3);
       const GradientResult result = Gradient(spec, JobControl());
       auto loss_of = [&](const DeltaPtr& changed) {
         ScoreSpec score;
@@ -207,7 +218,8 @@ TEST(DeltaKinds, GradientsAgreeWithFiniteDifferencesForEveryKindOnEveryWeight) {
             const double expected = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
             const double value = found.const_data_ptr<double>()[i];
             EXPECT_NEAR(value, expected, 1e-6 * std::max(1.0, std::abs(expected)))
-                << model->tensors()[delta->parts[p].matrix].name << " " << DeltaKindName(kind) << " value " << i;
+                << model->tensors()[delta->parts[p].matrix].name << " " << DeltaKindName(kind) << " value "
+                << i;
             largest = std::max(largest, std::abs(expected));
           }
         }
@@ -225,7 +237,8 @@ TEST(DeltaKinds, AdaptTrainsAGivenSupportAndLeavesTheRestAlone) {
   spec.documents = TinyRows({12, 9, 7}, 31);
   for (const DeltaKind kind : kKinds) {
     auto start = std::make_shared<Delta>();
-    start->parts = {TinyPart(*model, 3, kind, 5), TinyPart(*model, model->ids().attention_norm[1], DeltaKind::kDense, 6)};
+    start->parts = {TinyPart(*model, 3, kind, 5),
+                    TinyPart(*model, model->ids().attention_norm[1], DeltaKind::kDense, 6)};
     SlotSpec slot;
     slot.last_document = 3;
     slot.epochs = 6;
@@ -236,7 +249,9 @@ TEST(DeltaKinds, AdaptTrainsAGivenSupportAndLeavesTheRestAlone) {
   // The first slot is low-rank on a matrix and dense on a gain: mixed, so it is trained as it is too.
   const AdaptResult result = Adapt(spec, JobControl());
   for (size_t s = 0; s < 4; ++s) {
-    auto epoch = [&](size_t e) { return result.loss[s][3 * e] + result.loss[s][3 * e + 1] + result.loss[s][3 * e + 2]; };
+    auto epoch = [&](size_t e) {
+      return result.loss[s][3 * e] + result.loss[s][3 * e + 1] + result.loss[s][3 * e + 2];
+    };
     EXPECT_LT(epoch(5), epoch(0) * 0.97) << s;
     const DeltaPart& before = spec.slots[s].init->parts[0];
     const DeltaPart& after = result.deltas[s]->parts[0];
@@ -291,8 +306,8 @@ TEST(DeltaKinds, TheChosenSupportHoldsTheLargestGradientsAndTheLargestSquares) {
       const at::Tensor score = selection == Selection::kGradient ? (g + h).abs() : g * g + h * h;
       const int64_t k = static_cast<int64_t>(std::ceil(0.1 * static_cast<double>(info.out * info.in)));
       ASSERT_EQ(support->parts[p].values.numel(), k);
-      const DeltaPart ones = DeltaPart::Sparse(ids[p], support->parts[p].row_offsets, support->parts[p].columns,
-                                               at::ones({k}, at::kDouble), 1.0);
+      const DeltaPart ones = DeltaPart::Sparse(ids[p], support->parts[p].row_offsets,
+                                               support->parts[p].columns, at::ones({k}, at::kDouble), 1.0);
       const at::Tensor chosen = ones.Materialise(info.out, info.in);
       const double least = score.masked_select(chosen > 0).min().item<double>();
       const double rest = score.masked_select(chosen == 0).max().item<double>();
@@ -324,23 +339,34 @@ TEST(DeltaKinds, RefusesWhatWouldBeReadWrong) {
     return code_of(part);
   };
   EXPECT_EQ(code_of(good), "accepted");
-  EXPECT_NE(changed([](DeltaPart& p) { p.columns.mutable_data_ptr<int32_t>()[1] = p.columns.const_data_ptr<int32_t>()[0]; })
-                .find("expected ascending columns, each once"),
+  EXPECT_NE(changed([](DeltaPart& p) {
+              p.columns.mutable_data_ptr<int32_t>()[1] = p.columns.const_data_ptr<int32_t>()[0];
+            }).find("expected ascending columns, each once"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { std::swap(p.columns.mutable_data_ptr<int32_t>()[0], p.columns.mutable_data_ptr<int32_t>()[1]); })
-                .find("DELTA_INVALID"),
+  EXPECT_NE(changed([](DeltaPart& p) {
+              std::swap(p.columns.mutable_data_ptr<int32_t>()[0], p.columns.mutable_data_ptr<int32_t>()[1]);
+            }).find("DELTA_INVALID"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.columns.mutable_data_ptr<int32_t>()[0] = 24; }).find("names column 24; there are 24"),
+  EXPECT_NE(changed([](DeltaPart& p) {
+              p.columns.mutable_data_ptr<int32_t>()[0] = 24;
+            }).find("names column 24; there are 24"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.row_offsets.mutable_data_ptr<int32_t>()[3] = 100; }).find("row offsets fall"),
+  EXPECT_NE(changed([](DeltaPart& p) {
+              p.row_offsets.mutable_data_ptr<int32_t>()[3] = 100;
+            }).find("row offsets fall"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.row_offsets.mutable_data_ptr<int32_t>()[0] = 1; }).find("expected 0 to"),
+  EXPECT_NE(
+      changed([](DeltaPart& p) { p.row_offsets.mutable_data_ptr<int32_t>()[0] = 1; }).find("expected 0 to"),
+      std::string::npos);
+  EXPECT_NE(
+      changed([](DeltaPart& p) { p.values.mutable_data_ptr<double>()[2] = NAN; }).find("NaN or infinite"),
+      std::string::npos);
+  EXPECT_NE(changed([](DeltaPart& p) { p.values = p.values.to(at::kFloat); }).find("Float values"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.values.mutable_data_ptr<double>()[2] = NAN; }).find("NaN or infinite"),
+  EXPECT_NE(changed([](DeltaPart& p) { p.columns = p.columns.to(at::kLong); }).find("expected int32"),
             std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.values = p.values.to(at::kFloat); }).find("Float values"), std::string::npos);
-  EXPECT_NE(changed([](DeltaPart& p) { p.columns = p.columns.to(at::kLong); }).find("expected int32"), std::string::npos);
-  EXPECT_NE(code_of(DeltaPart::Dense(3, at::zeros({2, 2}, at::kDouble), 1)).find("DELTA_SHAPE"), std::string::npos);
+  EXPECT_NE(code_of(DeltaPart::Dense(3, at::zeros({2, 2}, at::kDouble), 1)).find("DELTA_SHAPE"),
+            std::string::npos);
   DeltaPart spectral = TinyPart(*model, 3, DeltaKind::kSpectral, 1);
   spectral.values = at::zeros({1}, at::kDouble);
   EXPECT_NE(code_of(spectral).find("DELTA_SHAPE"), std::string::npos);

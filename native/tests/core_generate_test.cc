@@ -10,12 +10,14 @@ namespace selfedit {
 namespace {
 
 GenerateSpec Questions(const std::shared_ptr<Model>& model) {
-  // Six prompts under two forks; in each fork two begin with the same five tokens, the third has no prefix of its own.
+  // Six prompts under two forks; in each fork two begin with the same five tokens, the third has no prefix of
+  // its own.
   GenerateSpec spec;
   spec.model = model;
   const Ragged draws = TinyRows({5, 4, 3, 7, 2, 6, 8}, 3);
   auto piece = [&](int64_t row) {
-    return std::vector<int32_t>(draws.tokens.begin() + draws.offsets[row], draws.tokens.begin() + draws.offsets[row + 1]);
+    return std::vector<int32_t>(draws.tokens.begin() + draws.offsets[row],
+                                draws.tokens.begin() + draws.offsets[row + 1]);
   };
   for (int32_t fork = 0; fork < 2; ++fork) {
     for (int32_t question = 0; question < 3; ++question) {

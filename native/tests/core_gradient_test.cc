@@ -180,7 +180,8 @@ TEST(Gradient, DivergenceAgreesWithItsDefinition) {
   const c10::InferenceMode inference;
   const auto model = Model::Random(TinyConfig(), Dtype::kFloat64, 13, 0.5);
   auto delta = std::make_shared<Delta>();
-  delta->parts = {DeltaPart::LowRank(2, at::full({1, 12}, 0.3, at::kDouble), at::full({8, 1}, 0.4, at::kDouble), 1.0)};
+  delta->parts = {
+      DeltaPart::LowRank(2, at::full({1, 12}, 0.3, at::kDouble), at::full({8, 1}, 0.4, at::kDouble), 1.0)};
   const Ragged rows = TinyRows({7, 4}, 21);
   DivergenceSpec spec;
   spec.model = model;

@@ -49,7 +49,8 @@ inline at::Tensor Filled(std::vector<int64_t> shape, uint64_t key, double spread
 }
 
 // A part of any kind on a weight: every third entry (sparse), rank up to 3.
-inline DeltaPart TinyPart(const Model& model, int64_t matrix, DeltaKind kind, uint64_t key, double scale = 0.7) {
+inline DeltaPart TinyPart(const Model& model, int64_t matrix, DeltaKind kind, uint64_t key,
+                          double scale = 0.7) {
   const MatrixInfo& info = model.tensors()[matrix];
   const at::ScalarType type = model.activation();
   const int64_t rank = std::min<int64_t>(3, std::min(info.out, info.in));
@@ -61,8 +62,9 @@ inline DeltaPart TinyPart(const Model& model, int64_t matrix, DeltaKind kind, ui
       return DeltaPart::Dense(matrix, Filled({info.out, info.in}, key, 0.2, type), scale);
     case DeltaKind::kSpectral: {
       const auto [u, s, v] = at::linalg_svd(model.Weight(matrix).to(at::kDouble), false);
-      return DeltaPart::Spectral(matrix, u.narrow(1, 0, rank).contiguous().to(type), s.narrow(0, 0, rank).clone().to(type),
-                                 v.narrow(0, 0, rank).contiguous().to(type), Filled({rank}, key, 0.5, type), scale);
+      return DeltaPart::Spectral(
+          matrix, u.narrow(1, 0, rank).contiguous().to(type), s.narrow(0, 0, rank).clone().to(type),
+          v.narrow(0, 0, rank).contiguous().to(type), Filled({rank}, key, 0.5, type), scale);
     }
     case DeltaKind::kSparse:
       break;

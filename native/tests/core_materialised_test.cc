@@ -1,4 +1,5 @@
-// Copied rows in the place of the overlay: only what changes is copied, the results agree, the bytes are exact.
+// Copied rows in the place of the overlay: only what changes is copied, the results agree, the bytes are
+// exact.
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
@@ -19,7 +20,8 @@ std::shared_ptr<Model> TallModel(Dtype dtype) {
   return Model::Random(config, dtype, 7, 0.4);
 }
 
-std::vector<double> ScoreWith(const std::shared_ptr<Model>& model, const Ragged& rows, const std::vector<DeltaStack>& forks,
+std::vector<double> ScoreWith(const std::shared_ptr<Model>& model, const Ragged& rows,
+                              const std::vector<DeltaStack>& forks,
                               const std::vector<std::shared_ptr<const Materialised>>& materialised) {
   ScoreSpec spec;
   spec.model = model;
@@ -33,7 +35,8 @@ std::vector<double> ScoreWith(const std::shared_ptr<Model>& model, const Ragged&
 TEST(Materialised, CopiesOnlyTouchedBlocksAndComputesTheSame) {
   const c10::InferenceMode inference;
   const auto model = TallModel(Dtype::kFloat64);
-  const int64_t up = MatrixId(1, Module::kUp), gate = MatrixId(0, Module::kGate), down = MatrixId(2, Module::kDown);
+  const int64_t up = MatrixId(1, Module::kUp), gate = MatrixId(0, Module::kGate),
+                down = MatrixId(2, Module::kDown);
   // Rows 70 to 80 and 190 of an [200, 12] weight; two columns a row.
   at::Tensor offsets = at::zeros({201}, at::kInt);
   std::vector<int32_t> columns;
@@ -49,12 +52,14 @@ TEST(Materialised, CopiesOnlyTouchedBlocksAndComputesTheSame) {
   at::Tensor dense = at::zeros({200, 12}, at::kDouble);
   dense.narrow(0, 130, 3).copy_(Filled({3, 12}, 4));
   auto first = std::make_shared<Delta>();
-  first->parts = {DeltaPart::Dense(gate, dense, 1.0), DeltaPart::Sparse(up, offsets, index, Filled({index.numel()}, 5), 2.0),
+  first->parts = {DeltaPart::Dense(gate, dense, 1.0),
+                  DeltaPart::Sparse(up, offsets, index, Filled({index.numel()}, 5), 2.0),
                   TinyPart(*model, model->ids().embedding, DeltaKind::kSparse, 8),
                   TinyPart(*model, model->ids().mlp_norm[1], DeltaKind::kDense, 9)};
   first->Check(*model);
   auto second = std::make_shared<Delta>();
-  second->parts = {TinyPart(*model, MatrixId(0, Module::kQ), DeltaKind::kSpectral, 3), TinyPart(*model, down, DeltaKind::kLowRank, 2)};
+  second->parts = {TinyPart(*model, MatrixId(0, Module::kQ), DeltaKind::kSpectral, 3),
+                   TinyPart(*model, down, DeltaKind::kLowRank, 2)};
   second->Check(*model);
   const DeltaStack stack{{first, 1.0}, {second, 0.5}, {first, -0.25}};
   const auto copied = Materialised::Make(*model, stack, JobControl());
@@ -78,7 +83,8 @@ TEST(Materialised, CopiesOnlyTouchedBlocksAndComputesTheSame) {
   for (const int64_t id : {gate, up, down, MatrixId(0, Module::kQ)}) {
     const at::Tensor expected = fork.EffectiveWeight(id), base = model->Weight(id);
     at::Tensor found = base.clone();
-    for (const auto& run : copied->runs(id)) found.narrow(0, run.begin, run.end - run.begin).copy_(run.linear.weight());
+    for (const auto& run : copied->runs(id))
+      found.narrow(0, run.begin, run.end - run.begin).copy_(run.linear.weight());
     EXPECT_LT((found - expected).abs().max().item<double>(), 1e-12);
   }
   // Beside other forks in one call; embedding and gain stay overlays.
@@ -104,7 +110,8 @@ TEST(Materialised, GenerationIsTheSameEitherWayAndTheCostModelDependsOnTheRowAlo
   }
   auto low = std::make_shared<Delta>();
   low->parts = {TinyPart(*model, 0, DeltaKind::kLowRank, 5)};
-  // A dense change costs as much as its weight in each step: it pays from the sixth on. A low-rank one is small.
+  // A dense change costs as much as its weight in each step: it pays from the sixth on. A low-rank one is
+  // small.
   EXPECT_FALSE(MaterialisingPays(*model, {{dense, 1.0}}, 5));
   EXPECT_TRUE(MaterialisingPays(*model, {{dense, 1.0}}, 6));
   EXPECT_FALSE(MaterialisingPays(*model, {{low, 1.0}}, 2));
@@ -122,7 +129,8 @@ TEST(Materialised, GenerationIsTheSameEitherWayAndTheCostModelDependsOnTheRowAlo
   spec.top_p = {1, 1, 1, 1};
   spec.keys = {1, 2, 3, 4};
   std::vector<GenerateResult> results;
-  for (const Application application : {Application::kOverlay, Application::kMaterialised, Application::kAuto}) {
+  for (const Application application :
+       {Application::kOverlay, Application::kMaterialised, Application::kAuto}) {
     spec.application = application;
     results.push_back(Generate(spec, JobControl()));
   }

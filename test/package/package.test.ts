@@ -96,7 +96,13 @@ describe('the packed package', { timeout: 240_000 }, () => {
     expect(existsSync(join(installed, 'native/tests'))).toBe(false);
     expect(existsSync(join(installed, 'scripts/fixtures'))).toBe(false);
     expect(readdirSync(join(installed, 'bench')).filter((file) => file.endsWith('.cc'))).toEqual([]);
-    for (const file of ['native/core', 'scripts/cmake', 'dist/index.d.ts', 'bench/run.mjs', 'bench/peers/common.py'])
+    for (const file of [
+      'native/core',
+      'scripts/cmake',
+      'dist/index.d.ts',
+      'bench/run.mjs',
+      'bench/peers/common.py',
+    ])
       expect(existsSync(join(installed, file))).toBe(true);
   });
 

@@ -59,7 +59,11 @@ describe('an adapter folder that', () => {
   }
 
   it('was written by someone else loads as it stands, rsLoRA scales and patterns included', async () => {
-    expect((await Delta.load(model, await spoilt({}))).parts[0]).toMatchObject({ matrix: 0, rank: 2, scale: 1.5 });
+    expect((await Delta.load(model, await spoilt({}))).parts[0]).toMatchObject({
+      matrix: 0,
+      rank: 2,
+      scale: 1.5,
+    });
     const rs = await Delta.load(
       model,
       await spoilt({ config: (c) => Object.assign(c, { use_rslora: true, lora_alpha: 3 }) }),

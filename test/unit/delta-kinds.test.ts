@@ -157,13 +157,23 @@ describe('values', () => {
     for (const [id, base] of before.entries()) {
       const after = await fork.weight(id);
       const change = changes.get(id);
-      if (change) expect(gap(after, Float64Array.from(base, (w, i) => w + 0.7 * change[i]!))).toBeLessThan(1e-5);
+      if (change)
+        expect(
+          gap(
+            after,
+            Float64Array.from(base, (w, i) => w + 0.7 * change[i]!),
+          ),
+        ).toBeLessThan(1e-5);
       else expect(bits(after)).toBe(bits(base));
     }
   });
 
   it.each<[string, () => DeltaPartInput, RegExp]>([
-    ['columns that do not ascend', () => ({ ...sparse(Q, 1), columns: sparse(Q, 1).columns.reverse() }), /ascending columns|names column/],
+    [
+      'columns that do not ascend',
+      () => ({ ...sparse(Q, 1), columns: sparse(Q, 1).columns.reverse() }),
+      /ascending columns|names column/,
+    ],
     [
       'the same column twice',
       () => {
@@ -173,10 +183,26 @@ describe('values', () => {
       },
       /expected ascending columns, each once/,
     ],
-    ['a column beyond the last', () => ({ ...sparse(Q, 1, 1), columns: sparse(Q, 1, 1).columns.map((c) => c + 1) }), /names column 48; there are 48/],
-    ['offsets of another shape', () => ({ ...sparse(Q, 1), rowOffsets: new Int32Array(3) }), /row offsets are \[3\]/],
-    ['values that are not finite', () => ({ ...dense(Q, 1), values: dense(Q, 1).values.fill(Number.NaN) }), /NaN or infinite/],
-    ['too few values', () => ({ ...dense(Q, 1), values: new Float32Array(5) }), /has 5 values; expected 40 x 48/],
+    [
+      'a column beyond the last',
+      () => ({ ...sparse(Q, 1, 1), columns: sparse(Q, 1, 1).columns.map((c) => c + 1) }),
+      /names column 48; there are 48/,
+    ],
+    [
+      'offsets of another shape',
+      () => ({ ...sparse(Q, 1), rowOffsets: new Int32Array(3) }),
+      /row offsets are \[3\]/,
+    ],
+    [
+      'values that are not finite',
+      () => ({ ...dense(Q, 1), values: dense(Q, 1).values.fill(Number.NaN) }),
+      /NaN or infinite/,
+    ],
+    [
+      'too few values',
+      () => ({ ...dense(Q, 1), values: new Float32Array(5) }),
+      /has 5 values; expected 40 x 48/,
+    ],
     ['an unknown kind', () => ({ ...dense(Q, 1), kind: 'diagonal' as never }), /kind is "diagonal"/],
   ])('are refused: %s', async (_, part, words) => {
     const error = await failureOf(() => Delta.fromParts(model, [part()]));
@@ -222,7 +248,12 @@ describe('algebra', () => {
     const sum = await Delta.add([a, b], [1, -2]);
     const [as, bs, sums] = [wholes(a), wholes(b), wholes(sum)];
     for (const [id, change] of sums) {
-      expect(gap(change, Float64Array.from(as.get(id)!, (x, i) => x - 2 * bs.get(id)![i]!))).toBeLessThan(1e-5);
+      expect(
+        gap(
+          change,
+          Float64Array.from(as.get(id)!, (x, i) => x - 2 * bs.get(id)![i]!),
+        ),
+      ).toBeLessThan(1e-5);
     }
     await using to = model.fork().apply(a).apply(b);
     await using from = model.fork().apply(a);
@@ -230,7 +261,13 @@ describe('algebra', () => {
     for (const [id, change] of difference) expect(gap(change, bs.get(id)!)).toBeLessThan(1e-5);
     expect([...difference.keys()]).toEqual([...bs.keys()]);
     const doubled = wholes(await a.scale(2));
-    for (const [id, change] of doubled) expect(gap(change, as.get(id)!.map((x) => 2 * x))).toBeLessThan(1e-5);
+    for (const [id, change] of doubled)
+      expect(
+        gap(
+          change,
+          as.get(id)!.map((x) => 2 * x),
+        ),
+      ).toBeLessThan(1e-5);
   });
 
   it('concat adds ranks up; truncate takes them away again', async () => {
@@ -242,7 +279,9 @@ describe('algebra', () => {
     for (const [id, change] of after) expect(gap(change, before.get(id)!)).toBeLessThan(1e-4);
     const less = await both.truncate({ rank: 2 });
     expect(less.parts.map(({ rank }) => rank)).toEqual(a.parts.map(() => 2));
-    expect((await failureOf(Delta.concat([await mixed()]))).message).toMatch(/delta 0 is mixed; expected lowRank/);
+    expect((await failureOf(Delta.concat([await mixed()]))).message).toMatch(
+      /delta 0 is mixed; expected lowRank/,
+    );
   });
 
   it('sparsify keeps the largest; statistics are those of the matrices', async () => {
@@ -283,7 +322,9 @@ describe('gradient', () => {
         const shifted = async (step: number): Promise<number> => {
           const values = part.values.slice();
           values[index]! += step;
-          return lossOf(parts.map((other, o) => (o === p ? ({ ...other, values } as DeltaPartInput) : other)));
+          return lossOf(
+            parts.map((other, o) => (o === p ? ({ ...other, values } as DeltaPartInput) : other)),
+          );
         };
         // Log-probs leave the addon as float32: the step is large, and so is what is allowed.
         const numeric = ((await shifted(2e-2)) - (await shifted(-2e-2))) / 4e-2;
@@ -307,7 +348,9 @@ describe('gradient', () => {
     expect(alone.gradients[0]!.gradient.part(0)).toEqual(gradients[1]!.gradient.part(0));
     expect((await failureOf(gradient([{ fork: model.fork(), tokens: [1, 2] }]))).code).toBe('OPTION_INVALID');
     const weights = new Float32Array(3);
-    expect((await failureOf(gradient([{ fork: a, tokens: [1, 2], weights }]))).message).toMatch(/3 weights for 2 tokens/);
+    expect((await failureOf(gradient([{ fork: a, tokens: [1, 2], weights }]))).message).toMatch(
+      /3 weights for 2 tokens/,
+    );
   });
 });
 

@@ -83,7 +83,9 @@ describe('a plan', () => {
     expect((await failureOf(planAdapt([]))).code).toBe('INPUT_INVALID');
     expect((await failureOf(planGenerate([]))).code).toBe('INPUT_INVALID');
     expect((await failureOf(adapt(edits(1), { slots: -1 }))).message).toMatch(/slots is -1/);
-    expect((await failureOf(adapt(edits(1), { slots: 0 }))).message).toMatch(/slots is 0; expected an integer from 1/);
+    expect((await failureOf(adapt(edits(1), { slots: 0 }))).message).toMatch(
+      /slots is 0; expected an integer from 1/,
+    );
     expect((await failureOf(() => setMemoryLimit(-5))).code).toBe('OPTION_INVALID');
   });
 });
@@ -97,7 +99,9 @@ describe('an allocation that fails', () => {
     const { result, texts } = await warned(() => score(rows, { maxBatchTokens: 4000 }));
     setMemoryLimit(0);
     expect(result.map(bits)).toEqual(expected);
-    expect(texts).toEqual([expect.stringMatching(/^score: not enough memory for 4000 tokens or rows at once; going on with 2000/)]);
+    expect(texts).toEqual([
+      expect.stringMatching(/^score: not enough memory for 4000 tokens or rows at once; going on with 2000/),
+    ]);
   });
 
   it('a second time is a typed error; forks and process are intact', async () => {

@@ -276,7 +276,9 @@ describe('a shared prefix', () => {
     expect(bits(alone!.logprobs)).toBe(bits(shared[1]!.logprobs));
     for (const sharedPrefix of [18, -1, 1.5]) {
       const error = await failureOf(generate([{ ...rows[0]!, sharedPrefix }], { maxTokens: 1 }));
-      expect(error.message).toMatch(/sharedPrefix is .*; expected an integer from 0, less than the prompt's 18/);
+      expect(error.message).toMatch(
+        /sharedPrefix is .*; expected an integer from 0, less than the prompt's 18/,
+      );
     }
     await fork.close();
   });
