@@ -49,7 +49,7 @@ class SpinBriefly {
   SpinBriefly() {
 #if !defined(_WIN32)
     if (getenv("OMP_WAIT_POLICY") != nullptr || getenv(kName) != nullptr) return;
-    set_ = setenv(kName, "1000", 0) == 0;
+    set_ = setenv(kName, "4000", 0) == 0;
 #endif
   }
   ~SpinBriefly() {
