@@ -2,6 +2,7 @@
 #pragma once
 #include <napi.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -87,8 +88,9 @@ struct TypedArrayOf<uint64_t> {
   static constexpr const char* kName = "a BigUint64Array";
 };
 
+// A typed array where it lies; it stays there as long as no JavaScript runs.
 template <typename T>
-std::vector<T> Values(const Napi::Value& value, const char* name) {
+std::span<const T> View(const Napi::Value& value, const char* name) {
   napi_typedarray_type type{};
   size_t count = 0;
   void* data = nullptr;  // of the array's own part of its buffer
@@ -97,8 +99,13 @@ std::vector<T> Values(const Napi::Value& value, const char* name) {
       type != TypedArrayOf<T>::kType) {
     Invalid(name, TypedArrayOf<T>::kName);
   }
-  const T* values = static_cast<const T*>(data);
-  return std::vector<T>(values, values + count);
+  return {static_cast<const T*>(data), count};
+}
+
+template <typename T>
+std::vector<T> Values(const Napi::Value& value, const char* name) {
+  const std::span<const T> values = View<T>(value, name);
+  return std::vector<T>(values.begin(), values.end());
 }
 
 template <typename T>

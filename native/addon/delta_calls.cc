@@ -25,7 +25,7 @@ Napi::Value DeltaJob(Napi::Env env, const std::shared_ptr<Model>& model, Work wo
 
 at::Tensor FloatTensor(const Napi::Object& part, const char* name, std::vector<int64_t> shape,
                        const Model& model) {
-  const std::vector<float> values = Values<float>(part, name);
+  const std::span<const float> values = View<float>(part.Get(name), name);
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
   if (static_cast<int64_t>(values.size()) != count) {
