@@ -1,4 +1,5 @@
 // Segmented low-rank products against sums written out in double, and finite differences of those.
+#include <array>
 #include <memory>
 
 #include "cuda_testing.h"
@@ -167,7 +168,10 @@ void CheckProducts(const Problem& p) {
   const Tensor u_out(p.type, markers), v_out(p.type, markers), y_out(p.type, p.y), dx_out(p.type, p.dx);
   LowRankShrink(p.type, p.segments, p.delta, x.data(), u_out.data(), nullptr);
   LowRankShrinkBackward(p.type, p.segments, p.delta, dy.data(), v_out.data(), nullptr);
-  LowRankExpand(p.type, p.segments, p.delta, narrow.data(), y_out.data(), nullptr);
+  LowRankExpand(p.type, p.type, p.segments, p.delta, narrow.data(), y_out.data(), nullptr);
+  const Tensor wide(Type::kFloat32, p.y);  // logits: only the gained values are rounded
+  LowRankExpand(p.type, Type::kFloat32, p.segments, p.delta, narrow.data(), wide.data(), nullptr);
+  EXPECT_LT(Difference(wide.Read(), y), p.shape.gain ? Tolerance(p.type) : kFloatTolerance);
   LowRankExpandBackward(p.type, p.segments, p.delta, narrow.data(), dx_out.data(), nullptr);
   EXPECT_LT(Difference(u_out.Read(), u), Tolerance(p.type));
   EXPECT_LT(Difference(v_out.Read(), v), Tolerance(p.type));
@@ -245,6 +249,30 @@ TEST_P(CudaLowRank, GradientsOfTheValues) {
       }
     }
   });
+}
+
+TEST_P(CudaLowRank, MakesOnlyTheGradientsThatAreWanted) {
+  const Type type = GetParam();
+  const Problem p(type, SegmentCases()[1], {16, 136, 72, true}, true);
+  const int64_t a = p.R * p.shape.in, b = p.R * p.shape.out;
+  const Tensor x(type, p.x), dy(type, p.dy), u(type, std::vector<double>(p.T * p.R)),
+      v(type, std::vector<double>(p.T * p.R));
+  LowRankShrink(type, p.segments, p.delta, x.data(), u.data(), nullptr);
+  LowRankShrinkBackward(type, p.segments, p.delta, dy.data(), v.data(), nullptr);
+  const auto run = [&](bool da, bool db, bool dgain) {
+    const Array<float> as(a * p.S, 7.0f), bs(b * p.S, 7.0f), gains(p.R * p.S, 7.0f);
+    const LowRankGradient to{
+        da ? as.data() : nullptr, db ? bs.data() : nullptr, dgain ? gains.data() : nullptr, a, b, p.R, false};
+    LowRankBackwardValues(type, p.segments, p.delta, x.data(), dy.data(), u.data(), v.data(), to, nullptr);
+    return std::array{as.Read(), bs.Read(), gains.Read()};
+  };
+  const auto all = run(true, true, true);
+  for (size_t only = 0; only < 3; ++only) {
+    const auto one = run(only == 0, only == 1, only == 2);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(one[i], i == only ? all[i] : std::vector<float>(all[i].size(), 7.0f));
+    }
+  }
 }
 
 // A slot's rows give the same bits alone and among others.

@@ -120,11 +120,14 @@ TEST_P(CudaSparse, ForwardAndBackward) {
                          device_scale.data(),
                          in,
                          out};
-      SparseForward(type, segments, delta, x_in.data(), y_out.data(), nullptr);
+      const Tensor y_wide(Type::kFloat32, y_out.Read());
+      SparseForward(type, type, segments, delta, x_in.data(), y_out.data(), nullptr);
+      SparseForward(type, Type::kFloat32, segments, delta, x_in.data(), y_wide.data(), nullptr);
       SparseBackwardInput(type, segments, delta, dy_in.data(), dx_out.data(), nullptr);
       SparseBackwardValues(type, segments, delta, x_in.data(), dy_in.data(), device_gradients.data(), true,
                            nullptr);
       EXPECT_LT(Difference(y_out.Read(), y), Tolerance(type));
+      EXPECT_LT(Difference(y_wide.Read(), y), kFloatTolerance);
       EXPECT_LT(Difference(dx_out.Read(), dx), Tolerance(type));
       for (int64_t s = 0; s < S; ++s) {
         EXPECT_LT(Difference(Wide(gradients[s]->Read()), dvalues[s]), kFloatTolerance);

@@ -64,6 +64,15 @@ void Typed(Type type, Body body) {
   }
 }
 
+// The same for operands of `type` and a result of y_type, which is `type` or float.
+template <typename Body>
+void TypedResult(Type type, Type y_type, Body body) {
+  Typed(type, [&](auto tag) {
+    if (y_type == Type::kFloat32) return body(tag, Tag<float>());
+    body(tag, tag);
+  });
+}
+
 // ---- elements and packs of 16 bytes
 // -------------------------------------------------------------------------
 
@@ -179,6 +188,13 @@ __device__ inline int32_t OwnerOf(const int32_t* offsets, int32_t owners, int32_
     (offsets[middle] <= row ? low : high) = middle;
   }
   return low;
+}
+
+// Segment of row t, or -1.
+__device__ inline int32_t SegmentOf(const Segments& segments, int64_t t) {
+  const int32_t slots = static_cast<int32_t>(segments.slots);
+  if (slots == 0 || t >= segments.offsets[slots]) return -1;
+  return OwnerOf(segments.offsets, slots, static_cast<int32_t>(t));
 }
 
 // Rows [begin, end) of one owner (a slot or a document); owner -1: this block has nothing to do.

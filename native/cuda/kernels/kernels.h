@@ -44,6 +44,10 @@ struct Segments {
 // ---- 1. training step: from the uploaded schedule to a batch
 // ------------------------------------------------
 
+// offsets[s] = what of segments.offsets[s] lies before rows [begin, begin + count): the segments of a piece
+// of the batch, whose first row is row 0 (offsets [slots + 1]).
+void ClipSegments(const Segments& segments, int64_t begin, int64_t count, int32_t* offsets, Stream stream);
+
 // Uploaded once a run; read-only. Entries of one step are sorted by slot.
 struct Schedule {
   const int32_t* tokens = nullptr;            // all documents end to end
@@ -105,9 +109,10 @@ struct LowRank {
 // u[t, :] = A_s x[t]                            x [T, in], u [T, R]; columns from ranks[s] on become 0.
 void LowRankShrink(Type type, const Segments& segments, const LowRank& delta, const void* x, void* u,
                    Stream stream);
-// y[t, :] += scale_s B_s (gain_s * u[t])        y [T, out]; gain * u is rounded to type when there is a gain.
-void LowRankExpand(Type type, const Segments& segments, const LowRank& delta, const void* u, void* y,
-                   Stream stream);
+// y[t, :] += scale_s B_s (gain_s * u[t])        y [T, out] of y_type (type, or float: logits); gain * u is
+// rounded to type when there is a gain.
+void LowRankExpand(Type type, Type y_type, const Segments& segments, const LowRank& delta, const void* u,
+                   void* y, Stream stream);
 // v[t, :] = scale_s B_s^T dy[t]                 dy [T, out], v [T, R] (before the gain).
 void LowRankShrinkBackward(Type type, const Segments& segments, const LowRank& delta, const void* dy, void* v,
                            Stream stream);
@@ -117,7 +122,8 @@ void LowRankExpandBackward(Type type, const Segments& segments, const LowRank& d
 // da_s = sum_t (gain_s * v[t]) x[t]^T           [R, in], float, at da + s da_stride
 // db_s = scale_s sum_t dy[t] (gain_s * u[t])^T  [out, R], float, at db + s db_stride
 // dgain_s = sum_t v[t] * u[t]                   [R], float, at dgain + s dgain_stride; null: not wanted
-// accumulate: +=, else = (empty slots become 0). Stacked form only. Tokens of a slot are added in their
+// accumulate: +=, else = (empty slots become 0). Of da, db and dgain those are made that are not null; of
+// rank R each (of the second form, gradients of values behind ranks[s] are 0). Tokens of a slot are added in
 // order.
 struct LowRankGradient {
   float* da = nullptr;
@@ -146,9 +152,9 @@ struct Sparse {
   const float* scale = nullptr;                    // [S]; null: 1
   int64_t in = 0, out = 0;
 };
-// y[t] += scale_s S_s x[t]; entries of a row in their order.
-void SparseForward(Type type, const Segments& segments, const Sparse& delta, const void* x, void* y,
-                   Stream stream);
+// y[t] += scale_s S_s x[t], y of y_type (type, or float); entries of a row in their order.
+void SparseForward(Type type, Type y_type, const Segments& segments, const Sparse& delta, const void* x,
+                   void* y, Stream stream);
 // dx[t] += scale_s S_s^T dy[t]
 void SparseBackwardInput(Type type, const Segments& segments, const Sparse& delta, const void* dy, void* dx,
                          Stream stream);
@@ -156,6 +162,54 @@ void SparseBackwardInput(Type type, const Segments& segments, const Sparse& delt
 // pointers, null: not wanted.
 void SparseBackwardValues(Type type, const Segments& segments, const Sparse& delta, const void* x,
                           const void* dy, float* const* dvalues, bool accumulate, Stream stream);
+
+// A dense change D_s of one [out, in] matrix per segment; a null pointer: none.
+struct Dense {
+  const void* const* values = nullptr;  // [S] -> [out, in], of type
+  const float* scale = nullptr;         // [S]; null: 1
+  int64_t in = 0, out = 0;
+};
+// y[t] += scale_s D_s x[t], y of y_type (type, or float)
+void DenseForward(Type type, Type y_type, const Segments& segments, const Dense& delta, const void* x,
+                  void* y, Stream stream);
+// dx[t] += scale_s D_s^T dy[t]
+void DenseBackwardInput(Type type, const Segments& segments, const Dense& delta, const void* dy, void* dx,
+                        Stream stream);
+// dvalues_s = scale_s sum_t dy[t] x[t]^T (+= when accumulate); float [out, in], dvalues [S] device pointers,
+// null: not wanted. Reads no values: a change that is nothing yet has a gradient.
+void DenseBackwardValues(Type type, const Segments& segments, const Dense& delta, const void* x,
+                         const void* dy, float* const* dvalues, bool accumulate, Stream stream);
+
+// ---- 3b. rows of a change: embeddings, and vectors (matrices of one row: one row of the batch a segment,
+// token 0). Tokens outside [0, out) have no row: nothing is added.
+
+// v[t, :] = scale_s B_s[token[t], :]            v [T, R]; columns from ranks[s] on become 0. The row of the
+// change is what LowRankExpandBackward makes of it: y[t] += A_s^T (gain_s * v[t]).
+void LowRankLookup(Type type, const Segments& segments, const LowRank& delta, const int32_t* token, void* v,
+                   Stream stream);
+// y[t] += scale_s S_s[token[t]]                 y [T, in]
+void SparseLookup(Type type, const Segments& segments, const Sparse& delta, const int32_t* token, void* y,
+                  Stream stream);
+void DenseLookup(Type type, const Segments& segments, const Dense& delta, const int32_t* token, void* y,
+                 Stream stream);
+// dvalues_s[e] += scale_s sum of dy[t, columns[e]] over the tokens t that are e's row, in their order; other
+// entries are left alone. dvalues as in SparseBackwardValues.
+void SparseLookupBackward(Type type, const Segments& segments, const Sparse& delta, const int32_t* token,
+                          const void* dy, float* const* dvalues, Stream stream);
+// dvalues_s[token[t], :] += scale_s dy[t]       [out, in], tokens in order. dB of a low-rank change is this
+// over u = A_s dy [T, R] (LowRankShrink), with in = R.
+void DenseLookupBackward(Type type, const Segments& segments, const Dense& delta, const int32_t* token,
+                         const void* dy, float* const* dvalues, Stream stream);
+
+// Vectors [c] of segments, float whatever the type, device pointers [S], null: none.
+// y[t] += vector_s                              y [T, c]
+void VectorAdd(Type type, const Segments& segments, const float* const* vector, int64_t c, void* y,
+               Stream stream);
+// dvector_s = sum_t dy[t] (+= when accumulate), tokens in order
+void VectorBackward(Type type, const Segments& segments, const void* dy, int64_t c, float* const* dvector,
+                    bool accumulate, Stream stream);
+// y[s] = vector_s, or zeros                     y [S, c] float
+void VectorStack(const float* const* vector, int64_t slots, int64_t c, float* y, Stream stream);
 
 // ---- 4. AdamW over stacked slots
 // ----------------------------------------------------------------------------

@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 // y += scale (gain u) B^T, or (kBackward) dx += (gain v) A.
-template <typename T, bool kBackward, int N>
+template <typename T, typename Y, bool kBackward, int N>
 __global__ void __launch_bounds__(kTileThreads)
-    ExpandKernel(Segments segments, LowRank delta, const T* u, T* y) {
+    ExpandKernel(Segments segments, LowRank delta, const T* u, Y* y) {
   SELFEDIT_DYNAMIC_SHARED(shared);
   const Tile tile = FindTile(segments.offsets, static_cast<int32_t>(segments.slots), kTile,
                              static_cast<int32_t>(blockIdx.x));
@@ -89,16 +89,7 @@ __global__ void __launch_bounds__(kTileThreads)
     sums = MultiplyTile<T, false, false>(left, 0, right, n0, f.rank, height, shared);
   }
   const float scale = kBackward ? 1.0f : f.scale;
-  for (int p = static_cast<int>(threadIdx.x); p < height * (kTile / N); p += kTileThreads) {
-    const int32_t r = p / (kTile / N), c = p % (kTile / N) * N;
-    if (n0 + c >= width) continue;
-    T* to = y + static_cast<int64_t>(tile.begin + r) * width + n0 + c;
-    float sum[N];
-    LoadFloats<T, N>(to, sum);
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum[i] += scale * sums[r * kSumStride + c + i];
-    StoreFloats<T, N>(to, sum);
-  }
+  AddTile<Y, N>(tile, n0, width, scale, sums, y);
 }
 
 // da = (gain v)^T x, or (kOfB) db = scale dy^T (gain u), one slot a block row; tokens in their order.
@@ -142,10 +133,6 @@ __global__ void __launch_bounds__(kMostRank)
   *place = (gradient.accumulate ? *place : 0.0f) + sum;
 }
 
-dim3 TileGrid(const Segments& segments, int64_t width) {
-  return {static_cast<unsigned>(MostTiles(segments.tokens, segments.slots, kTile)), Blocks(width, kTile), 1};
-}
-
 template <bool kBackward>
 void Shrink(Type type, const Segments& segments, const LowRank& delta, const void* x, void* u,
             Stream stream) {
@@ -157,15 +144,17 @@ void Shrink(Type type, const Segments& segments, const LowRank& delta, const voi
 }
 
 template <bool kBackward>
-void Expand(Type type, const Segments& segments, const LowRank& delta, const void* u, void* y,
+void Expand(Type type, Type y_type, const Segments& segments, const LowRank& delta, const void* u, void* y,
             Stream stream) {
   const int64_t width = kBackward ? delta.in : delta.out;
-  Typed(type, [&](auto tag) {
+  TypedResult(type, y_type, [&](auto tag, auto result) {
     using T = typename decltype(tag)::Element;
-    constexpr int N = kPackOf<T>;
-    const auto kernel = Aligned(N, width, y) ? ExpandKernel<T, kBackward, N> : ExpandKernel<T, kBackward, 1>;
+    using Y = typename decltype(result)::Element;
+    constexpr int N = kPackOf<Y>;
+    const auto kernel =
+        Aligned(N, width, y) ? ExpandKernel<T, Y, kBackward, N> : ExpandKernel<T, Y, kBackward, 1>;
     Launch(kernel, TileGrid(segments, width), kTileThreads, kTileShared, stream, segments, delta,
-           static_cast<const T*>(u), static_cast<T*>(y));
+           static_cast<const T*>(u), static_cast<Y*>(y));
   });
 }
 
@@ -179,13 +168,13 @@ void LowRankShrinkBackward(Type type, const Segments& segments, const LowRank& d
                            Stream stream) {
   Shrink<true>(type, segments, delta, dy, v, stream);
 }
-void LowRankExpand(Type type, const Segments& segments, const LowRank& delta, const void* u, void* y,
-                   Stream stream) {
-  Expand<false>(type, segments, delta, u, y, stream);
+void LowRankExpand(Type type, Type y_type, const Segments& segments, const LowRank& delta, const void* u,
+                   void* y, Stream stream) {
+  Expand<false>(type, y_type, segments, delta, u, y, stream);
 }
 void LowRankExpandBackward(Type type, const Segments& segments, const LowRank& delta, const void* v, void* dx,
                            Stream stream) {
-  Expand<true>(type, segments, delta, v, dx, stream);
+  Expand<true>(type, type, segments, delta, v, dx, stream);
 }
 
 void LowRankBackwardValues(Type type, const Segments& segments, const LowRank& delta, const void* x,
@@ -196,12 +185,16 @@ void LowRankBackwardValues(Type type, const Segments& segments, const LowRank& d
     using T = typename decltype(tag)::Element;
     const T* us = static_cast<const T*>(u);
     const T* vs = static_cast<const T*>(v);
-    Launch(ValuesKernel<T, false>, dim3(Blocks(delta.in, kTile), across, slots), kTileThreads, kTileShared,
-           stream, segments, delta, static_cast<const T*>(x), vs, gradient.da, gradient.da_stride,
-           gradient.accumulate);
-    Launch(ValuesKernel<T, true>, dim3(across, Blocks(delta.out, kTile), slots), kTileThreads, kTileShared,
-           stream, segments, delta, static_cast<const T*>(dy), us, gradient.db, gradient.db_stride,
-           gradient.accumulate);
+    if (gradient.da != nullptr) {
+      Launch(ValuesKernel<T, false>, dim3(Blocks(delta.in, kTile), across, slots), kTileThreads, kTileShared,
+             stream, segments, delta, static_cast<const T*>(x), vs, gradient.da, gradient.da_stride,
+             gradient.accumulate);
+    }
+    if (gradient.db != nullptr) {
+      Launch(ValuesKernel<T, true>, dim3(across, Blocks(delta.out, kTile), slots), kTileThreads, kTileShared,
+             stream, segments, delta, static_cast<const T*>(dy), us, gradient.db, gradient.db_stride,
+             gradient.accumulate);
+    }
     if (gradient.dgain != nullptr) {
       Launch(GainKernel<T>, dim3(slots), static_cast<int>(kMostRank), 0, stream, segments,
              static_cast<int32_t>(delta.rank), us, vs, gradient);

@@ -171,4 +171,26 @@ __device__ inline float* MultiplyTile(const Operand<T>& left, int32_t m0, const 
   return result;
 }
 
+// y [tile rows, n0 …] += scale sums, y rows `width` apart; N neighbours at once.
+template <typename Y, int N>
+__device__ inline void AddTile(const Tile& tile, int32_t n0, int32_t width, float scale, const float* sums,
+                               Y* y) {
+  const int32_t height = tile.end - tile.begin;
+  for (int p = static_cast<int>(threadIdx.x); p < height * (kTile / N); p += kTileThreads) {
+    const int32_t r = p / (kTile / N), c = p % (kTile / N) * N;
+    if (n0 + c >= width) continue;
+    Y* to = y + static_cast<int64_t>(tile.begin + r) * width + n0 + c;
+    float sum[N];
+    LoadFloats<Y, N>(to, sum);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum[i] += scale * sums[r * kSumStride + c + i];
+    StoreFloats<Y, N>(to, sum);
+  }
+}
+
+// Tiles of 64 rows of one segment by 64 columns of the result.
+inline dim3 TileGrid(const Segments& segments, int64_t width) {
+  return {static_cast<unsigned>(MostTiles(segments.tokens, segments.slots, kTile)), Blocks(width, kTile), 1};
+}
+
 }  // namespace selfedit::cuda

@@ -10,11 +10,11 @@ constexpr unsigned kValueBlocks = 64;  // blocks that share the entries of a seg
 
 // y[t, i] += scale sum_e values[e] x[t, columns[e]], e in [offsets[i], offsets[i + 1]); with `order` the
 // value of entry e is values[order[e]].
-template <typename T>
+template <typename T, typename Y>
 __global__ void __launch_bounds__(kSparseThreads)
     SparseRowsKernel(Segments segments, const int32_t* const* offsets, const int32_t* const* columns,
                      const int32_t* const* order, const void* const* values, const float* scale, int64_t in,
-                     int64_t out, const T* x, T* y) {
+                     int64_t out, const T* x, Y* y) {
   const Tile tile = FindTile(segments.offsets, static_cast<int32_t>(segments.slots), kSparseTokens,
                              static_cast<int32_t>(blockIdx.x));
   if (tile.owner < 0 || offsets[tile.owner] == nullptr) return;
@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kSparseThreads)
   const float factor = scale == nullptr ? 1.0f : scale[tile.owner];
 #pragma unroll
   for (int t = 0; t < kSparseTokens; ++t) {
-    T* to = y + (tile.begin + t) * out + i;
-    if (t < tokens) *to = FromFloat<T>(ToFloat(*to) + factor * sums[t]);
+    Y* to = y + (tile.begin + t) * out + i;
+    if (t < tokens) *to = FromFloat<Y>(ToFloat(*to) + factor * sums[t]);
   }
 }
 
@@ -74,13 +74,14 @@ dim3 RowsGrid(const Segments& segments, int64_t out) {
 
 }  // namespace
 
-void SparseForward(Type type, const Segments& segments, const Sparse& delta, const void* x, void* y,
-                   Stream stream) {
-  Typed(type, [&](auto tag) {
+void SparseForward(Type type, Type y_type, const Segments& segments, const Sparse& delta, const void* x,
+                   void* y, Stream stream) {
+  TypedResult(type, y_type, [&](auto tag, auto result) {
     using T = typename decltype(tag)::Element;
-    Launch(SparseRowsKernel<T>, RowsGrid(segments, delta.out), kSparseThreads, 0, stream, segments,
+    using Y = typename decltype(result)::Element;
+    Launch(SparseRowsKernel<T, Y>, RowsGrid(segments, delta.out), kSparseThreads, 0, stream, segments,
            delta.row_offsets, delta.columns, nullptr, delta.values, delta.scale, delta.in, delta.out,
-           static_cast<const T*>(x), static_cast<T*>(y));
+           static_cast<const T*>(x), static_cast<Y*>(y));
   });
 }
 
@@ -88,7 +89,7 @@ void SparseBackwardInput(Type type, const Segments& segments, const Sparse& delt
                          Stream stream) {
   Typed(type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
-    Launch(SparseRowsKernel<T>, RowsGrid(segments, delta.in), kSparseThreads, 0, stream, segments,
+    Launch(SparseRowsKernel<T, T>, RowsGrid(segments, delta.in), kSparseThreads, 0, stream, segments,
            delta.column_offsets, delta.rows, delta.order, delta.values, delta.scale, delta.out, delta.in,
            static_cast<const T*>(dy), static_cast<T*>(dx));
   });

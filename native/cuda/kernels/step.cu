@@ -102,6 +102,12 @@ __global__ void __launch_bounds__(kRowThreads)
   batch.weight[t] = weight;
 }
 
+__global__ void __launch_bounds__(kRowThreads)
+    ClipKernel(Segments segments, int32_t begin, int32_t count, int32_t* offsets) {
+  const int64_t s = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
+  if (s <= segments.slots) offsets[s] = min(max(segments.offsets[s] - begin, 0), count);
+}
+
 __global__ void AdvanceKernel(int32_t* step) { step[0] += 1; }
 
 }  // namespace
@@ -110,6 +116,11 @@ void GatherStep(const Schedule& schedule, const int32_t* step, const StepBatch& 
   Launch(OffsetsKernel, dim3(1), kOffsetThreads, 0, stream, schedule, step, batch);
   Launch(RowsKernel, dim3(Blocks(batch.tokens_capacity, kRowThreads)), kRowThreads, 0, stream, schedule, step,
          batch);
+}
+
+void ClipSegments(const Segments& segments, int64_t begin, int64_t count, int32_t* offsets, Stream stream) {
+  Launch(ClipKernel, dim3(Blocks(segments.slots + 1, kRowThreads)), kRowThreads, 0, stream, segments,
+         static_cast<int32_t>(begin), static_cast<int32_t>(count), offsets);
 }
 
 void AdvanceStep(int32_t* step, Stream stream) { Launch(AdvanceKernel, dim3(1), 1, 0, stream, step); }

@@ -223,13 +223,13 @@ void FrozenOverlay::Forward(int64_t matrix, int64_t rows, const void* x, void* y
   const Segments segments{offsets_, segments_, rows};
   for (const Product& product : found->second) {
     if (product.sparse) {
-      Launch(SparseForward, model_.type(), segments, SparseOf(matrix, product), x, y);
+      Launch(SparseForward, model_.type(), model_.type(), segments, SparseOf(matrix, product), x, y);
       continue;
     }
     const LowRank view = LowRankOf(matrix, product);
     void* u = u_.mutable_data_ptr();
     Launch(LowRankShrink, model_.type(), segments, view, x, u);
-    Launch(LowRankExpand, model_.type(), segments, view, u, y);
+    Launch(LowRankExpand, model_.type(), model_.type(), segments, view, u, y);
   }
 }
 

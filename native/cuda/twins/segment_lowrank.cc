@@ -77,8 +77,8 @@ void LowRankShrinkBackward(Type type, const Segments& segments, const LowRank& d
   });
 }
 
-void LowRankExpand(Type type, const Segments& segments, const LowRank& delta, const void* u, void* y,
-                   Stream) {
+void LowRankExpand(Type type, Type y_type, const Segments& segments, const LowRank& delta, const void* u,
+                   void* y, Stream) {
   ForTokens(segments, [&](int64_t s, int64_t t) {
     const Factors f = FactorsOf(type, delta, s);
     if (f.rank == 0) return;
@@ -88,7 +88,7 @@ void LowRankExpand(Type type, const Segments& segments, const LowRank& delta, co
         sum += f.B(type, o, j) * f.Gained(type, Load(type, u, t * delta.rank + j), j);
       }
       const int64_t place = t * delta.out + o;
-      Store(type, y, place, Load(type, y, place) + f.scale * sum);
+      Store(y_type, y, place, Load(y_type, y, place) + f.scale * sum);
     }
   });
 }
@@ -120,14 +120,14 @@ void LowRankBackwardValues(Type type, const Segments& segments, const LowRank& d
       *place = static_cast<float>((gradient.accumulate ? *place : 0.0) + sum);
     };
     for (int64_t j = 0; j < R; ++j) {
-      for (int64_t i = 0; i < delta.in; ++i) {
+      for (int64_t i = 0; i < delta.in && gradient.da != nullptr; ++i) {
         double sum = 0;
         for (int64_t t = first; t < last; ++t) {
           sum += f.Gained(type, Load(type, v, t * R + j), j) * Load(type, x, t * delta.in + i);
         }
         put(gradient.da + s * gradient.da_stride + j * delta.in + i, sum);
       }
-      for (int64_t o = 0; o < delta.out; ++o) {
+      for (int64_t o = 0; o < delta.out && gradient.db != nullptr; ++o) {
         double sum = 0;
         for (int64_t t = first; t < last; ++t) {
           sum += Load(type, dy, t * delta.out + o) * f.Gained(type, Load(type, u, t * R + j), j);

@@ -10,7 +10,8 @@ double ScaleOf(const Sparse& delta, int64_t s) { return delta.scale == nullptr ?
 
 }  // namespace
 
-void SparseForward(Type type, const Segments& segments, const Sparse& delta, const void* x, void* y, Stream) {
+void SparseForward(Type type, Type y_type, const Segments& segments, const Sparse& delta, const void* x,
+                   void* y, Stream) {
   for (int64_t s = 0; s < segments.slots; ++s) {
     if (delta.row_offsets[s] == nullptr) continue;
     for (int64_t t = segments.offsets[s]; t < segments.offsets[s + 1]; ++t) {
@@ -20,7 +21,7 @@ void SparseForward(Type type, const Segments& segments, const Sparse& delta, con
           sum += Load(type, delta.values[s], e) * Load(type, x, t * delta.in + delta.columns[s][e]);
         }
         const int64_t place = t * delta.out + o;
-        Store(type, y, place, Load(type, y, place) + ScaleOf(delta, s) * sum);
+        Store(y_type, y, place, Load(y_type, y, place) + ScaleOf(delta, s) * sum);
       }
     }
   }

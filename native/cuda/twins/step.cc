@@ -1,4 +1,6 @@
 // Slow twin of kernels/step.cu and of common.cu.
+#include <algorithm>
+
 #include "cuda/twins/host.h"
 
 namespace selfedit::cuda {
@@ -38,6 +40,12 @@ void GatherStep(const Schedule& schedule, const int32_t* step, const StepBatch& 
   for (int64_t s = 0; s < S; ++s) {
     batch.learning_rate[s] = ended ? 0 : schedule.learning_rate[now * S + s];
     batch.adam_step[s] = ended ? 0 : schedule.adam_step[now * S + s];
+  }
+}
+
+void ClipSegments(const Segments& segments, int64_t begin, int64_t count, int32_t* offsets, Stream) {
+  for (int64_t s = 0; s <= segments.slots; ++s) {
+    offsets[s] = static_cast<int32_t>(std::clamp<int64_t>(segments.offsets[s] - begin, 0, count));
   }
 }
 
