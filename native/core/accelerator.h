@@ -9,6 +9,7 @@
 #include "core/adapt.h"
 #include "core/generate.h"
 #include "core/head.h"
+#include "core/memory.h"
 #include "core/score.h"
 #include "core/trainable.h"
 
@@ -38,6 +39,8 @@ class DeviceTraining {
 
 struct Accelerator {
   std::shared_ptr<const DeviceWeights> (*upload)(const Model& model, at::Device device);
+  MemoryPlan (*plan_adapt)(const AdaptSpec& spec);
+  MemoryPlan (*plan_generate)(const GenerateSpec& spec);
   AdaptResult (*adapt)(const AdaptSpec& spec, const JobControl& control);
   GenerateResult (*generate)(const GenerateSpec& spec, const JobControl& control);
   std::vector<double> (*score)(const ScoreSpec& spec, const JobControl& control);

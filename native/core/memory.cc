@@ -102,7 +102,7 @@ int64_t FreeMemory() {
 }
 
 MemoryPlan PlanAdapt(const AdaptSpec& spec) {
-  RequireCpu(*spec.model, "a memory plan");
+  if (OnDevice(*spec.model)) return CudaAccelerator().plan_adapt(spec);
   const Model& model = *spec.model;
   MemoryPlan plan;
   plan.free = FreeMemory();
@@ -142,7 +142,7 @@ MemoryPlan PlanAdapt(const AdaptSpec& spec) {
 }
 
 MemoryPlan PlanGenerate(const GenerateSpec& spec) {
-  RequireCpu(*spec.model, "a memory plan");
+  if (OnDevice(*spec.model)) return CudaAccelerator().plan_generate(spec);
   const Model& model = *spec.model;
   const ModelConfig& config = model.config();
   MemoryPlan plan;

@@ -19,6 +19,8 @@ Result Unavailable(Arguments...) {
 const Accelerator& CudaAccelerator() {
   static const Accelerator accelerator{
       Unavailable<std::shared_ptr<const DeviceWeights>, const Model&, at::Device>,
+      Unavailable<MemoryPlan, const AdaptSpec&>,
+      Unavailable<MemoryPlan, const GenerateSpec&>,
       Unavailable<AdaptResult, const AdaptSpec&, const JobControl&>,
       Unavailable<GenerateResult, const GenerateSpec&, const JobControl&>,
       Unavailable<std::vector<double>, const ScoreSpec&, const JobControl&>,

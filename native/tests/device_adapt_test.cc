@@ -176,22 +176,27 @@ TEST(DeviceAdapt, MemoryDecidesHowManyEditsTrainTogether) {
   const AdaptSpec spec = MixedSpec(Model::Random(DeviceConfig(), Dtype::kFloat32, 17, 0.2));
   const cuda::DeviceModel on_device(*spec.model, at::kCPU);
   const cuda::AdaptPlan roomy = cuda::PlanAdapt(spec, on_device);
-  EXPECT_EQ(roomy.slots, 6);
+  EXPECT_EQ(roomy.memory.count, 6);
   EXPECT_TRUE(roomy.results_on_device);
   const AdaptResult expected = cuda::Adapt(spec, on_device, {true}, {});
   struct Restore {
     int64_t before = cuda::twin_free_bytes;
     ~Restore() { cuda::twin_free_bytes = before; }
   } restore;
-  cuda::twin_free_bytes = (roomy.step_bytes + 2 * roomy.slot_bytes + roomy.slot_bytes / 2) / 9 * 10 + 10;
+  // Two slots and a half, without room for results.
+  const MemoryPlan& plan = roomy.memory;
+  const int64_t results = 6 * plan.each / 4, step = plan.fixed - results + plan.token * plan.tokens;
+  EXPECT_EQ(plan.total(), step + results + 6 * plan.each);
+  EXPECT_LE(plan.total(), plan.budget);
+  cuda::twin_free_bytes = (step + 2 * plan.each + plan.each / 2) / 9 * 10 + 10;
   const cuda::AdaptPlan tight = cuda::PlanAdapt(spec, on_device);
-  EXPECT_EQ(tight.slots, 2);
+  EXPECT_EQ(tight.memory.count, 2);
   EXPECT_FALSE(tight.results_on_device);
   const AdaptResult found = cuda::Adapt(spec, on_device, {true}, {});
   for (size_t s = 0; s < spec.slots.size(); ++s) {
     EXPECT_TRUE(DeviceSameBits(*found.deltas[s], *expected.deltas[s])) << "edit " << s;
   }
-  cuda::twin_free_bytes = roomy.step_bytes;
+  cuda::twin_free_bytes = step;
   try {
     cuda::Adapt(spec, on_device, {}, {});
     FAIL() << "nothing was thrown";

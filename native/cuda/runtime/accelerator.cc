@@ -28,6 +28,12 @@ auto Guarded(F&& call) {
 std::shared_ptr<const DeviceWeights> Upload(const Model& model, at::Device device) {
   return Guarded([&] { return std::make_shared<const cuda::DeviceModel>(model, device); });
 }
+MemoryPlan PlanAdaptOn(const AdaptSpec& spec) {
+  return Guarded([&] { return cuda::PlanAdapt(spec, On(*spec.model)).memory; });
+}
+MemoryPlan PlanGenerateOn(const GenerateSpec& spec) {
+  return Guarded([&] { return cuda::PlanGenerate(spec, On(*spec.model)); });
+}
 AdaptResult AdaptOn(const AdaptSpec& spec, const JobControl& control) {
   return Guarded([&] { return cuda::Adapt(spec, On(*spec.model), {spec.deterministic}, control); });
 }
@@ -50,7 +56,8 @@ at::Tensor HiddenOn(const Model& model, const Ragged& batch, const DeltaStack& s
 }  // namespace
 
 const Accelerator& CudaAccelerator() {
-  static const Accelerator accelerator{Upload, AdaptOn, GenerateOn, ScoreOn, DivergenceOn, TrainOn, HiddenOn};
+  static const Accelerator accelerator{Upload,  PlanAdaptOn,  PlanGenerateOn, AdaptOn, GenerateOn,
+                                       ScoreOn, DivergenceOn, TrainOn,        HiddenOn};
   return accelerator;
 }
 

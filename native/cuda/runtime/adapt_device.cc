@@ -1,9 +1,8 @@
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <cmath>
 #include <set>
 
+#include "core/memory.h"
 #include "core/schedule.h"
 #include "cuda/runtime/calls.h"
 #include "cuda/runtime/train_step.h"
@@ -76,18 +75,18 @@ std::string EditStep(int64_t edit, int64_t step) {
 
 class Run {
  public:
-  Run(const AdaptSpec& spec, const DeviceModel& model, const AdaptPlan& memory, const AdaptOptions& options,
+  Run(const AdaptSpec& spec, const DeviceModel& model, const AdaptPlan& plan, const AdaptOptions& options,
       const Shape& shape, const JobControl& control)
       : spec_(spec),
         model_(model),
         control_(control),
-        keep_(memory.results_on_device),
-        plan_(PlanSteps(spec, memory.slots, memory.step_tokens)),
+        keep_(plan.results_on_device),
+        plan_(PlanSteps(spec, plan.memory.count, plan.step_tokens)),
         schedule_(spec, plan_, model.device()),
-        sizes_(ChooseSizes(plan_, memory.step_tokens, options.fixed_shapes)),
-        deltas_(model, shape.matrices, memory.slots, shape.rank, sizes_.front().tokens),
+        sizes_(ChooseSizes(plan_, plan.step_tokens, options.fixed_shapes)),
+        deltas_(model, shape.matrices, plan.memory.count, shape.rank, sizes_.front().tokens),
         copies_(model),
-        frozen_(model, copies_, StacksOf(spec), memory.slots, TokensOf(sizes_)),
+        frozen_(model, copies_, StacksOf(spec), plan.memory.count, TokensOf(sizes_)),
         step_(model, schedule_.view(), sizes_, shape.longest, deltas_, frozen_) {
     const int64_t edits = static_cast<int64_t>(spec.slots.size());
     result_.deltas.resize(edits);
@@ -238,27 +237,28 @@ class Run {
 
 AdaptPlan Plan(const AdaptSpec& spec, const DeviceModel& model, const Shape& shape) {
   AdaptPlan plan;
+  MemoryPlan& memory = plan.memory;
   plan.step_tokens = spec.max_step_tokens > 0 ? spec.max_step_tokens : DefaultStepTokens(model.config());
-  const int64_t tokens = std::max(plan.step_tokens, shape.largest_batch) + 15;
   const int64_t recorded = model.config().layers - shape.matrices.front() / kModulesPerLayer;
   const int64_t edits = static_cast<int64_t>(spec.slots.size());
-  plan.slot_bytes = SlotDeltas::SlotBytes(model, shape.matrices, shape.rank);
-  plan.step_bytes = TrainStep::Bytes(model, {tokens, tokens}, edits, recorded) +
-                    SlotDeltas::SharedBytes(model, shape.matrices, shape.rank, tokens);
-  plan.free_bytes = FreeBytes(model.device());
-  // A tenth is left to the allocator's rounding and to the workspaces of the products.
-  const int64_t left = plan.free_bytes / 10 * 9 - plan.step_bytes;
+  memory.free = FreeBytes(model.device());
+  memory.budget = Usable(memory.free);
+  memory.tokens = std::max(plan.step_tokens, shape.largest_batch) + 15;
+  memory.token =
+      TrainStep::TokenBytes(model, recorded) + SlotDeltas::TokenBytes(model, shape.matrices, shape.rank);
+  memory.fixed = TrainStep::FixedBytes(model, memory.tokens, edits);
+  memory.each = SlotDeltas::SlotBytes(model, shape.matrices, shape.rank);
+  memory.count = 1;
   const int64_t results = edits * SlotDeltas::Count(*spec.model, shape.matrices, shape.rank) * 4;
-  plan.results_on_device = results <= left / 4;
-  const int64_t room = left - (plan.results_on_device ? results : 0);
-  if (room < plan.slot_bytes) {
-    throw Error("OUT_OF_MEMORY", "one edit needs " +
-                                     std::to_string((plan.slot_bytes + plan.step_bytes) >> 20) +
-                                     " MiB on the device; " + std::to_string(plan.free_bytes >> 20) +
+  plan.results_on_device = results <= (memory.budget - memory.total() + memory.each) / 4;
+  if (plan.results_on_device) memory.fixed += results;
+  if (memory.total() > memory.budget) {
+    throw Error("OUT_OF_MEMORY", "one edit needs " + std::to_string(memory.total() >> 20) +
+                                     " MiB on the device; " + std::to_string(memory.free >> 20) +
                                      " MiB are free; lower the rank, the targets or maxStepTokens");
   }
-  plan.slots = std::min(edits, room / plan.slot_bytes);
-  if (spec.max_active_slots > 0) plan.slots = std::min(plan.slots, spec.max_active_slots);
+  memory.count = std::min(edits, 1 + (memory.budget - memory.total()) / memory.each);
+  if (spec.max_active_slots > 0) memory.count = std::min(memory.count, spec.max_active_slots);
   return plan;
 }
 
@@ -276,21 +276,13 @@ AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOp
   const DeviceScope scope(model.device());
   const Shape shape = ShapeOf(spec);
   AdaptPlan plan = Plan(spec, model, shape);
-  for (bool again = false;; again = true) {
-    try {
-      return Run(spec, model, plan, options, shape, control).Go();
-    } catch (const c10::OutOfMemoryError&) {
-      // Somebody else may have taken what was free: once more with half of the slots.
-      if (again || plan.slots == 1) {
-        throw Error("OUT_OF_MEMORY", "training " + std::to_string(plan.slots) +
-                                         " edits at once needs more than " +
-                                         std::to_string(plan.free_bytes >> 20) + " MiB of the device");
-      }
-      plan.slots /= 2;
-      control.Warn("adapt: an allocation failed on the device; " + std::to_string(plan.slots) +
-                   " edits at once are tried instead of twice as many");
-    }
-  }
+  AdaptResult result;
+  // Somebody else may have taken what was free: then once more, with half of the slots.
+  WithHalving(plan.memory.count, control, "adapt", [&](int64_t slots) {
+    plan.memory.count = slots;
+    result = Run(spec, model, plan, options, shape, control).Go();
+  });
+  return result;
 }
 
 }  // namespace selfedit::cuda

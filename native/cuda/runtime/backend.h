@@ -28,6 +28,8 @@ class DeviceScope {
 
 // Bytes that can still be allocated on the current device, what the allocator keeps for reuse included.
 int64_t FreeBytes(at::Device device);
+// What a plan may use of it: a tenth is left to the allocator's rounding and to the workspaces of products.
+inline int64_t Usable(int64_t free) { return free / 10 * 9; }
 
 // Puts work on the current stream, or into the graph that is being captured. The function must own its
 // arguments.

@@ -15,13 +15,16 @@ struct AdaptOptions {
   bool fixed_shapes = false;
 };
 
-// Made before work starts, from the device's free memory.
+// Made before work starts, from the device's free memory: `each` of `count` slots, `token` of the largest
+// step's `tokens`, of which `step_tokens` are what a step is filled up to.
 struct AdaptPlan {
-  int64_t slots = 0, step_tokens = 0;
-  int64_t slot_bytes = 0, step_bytes = 0, free_bytes = 0;
+  MemoryPlan memory;
+  int64_t step_tokens = 0;
   bool results_on_device = true;  // else each finished delta goes to the host at once
 };
 AdaptPlan PlanAdapt(const AdaptSpec& spec, const DeviceModel& model);
+// `count` places of rows, `tokens` of one batch of prompts.
+MemoryPlan PlanGenerate(const GenerateSpec& spec, const DeviceModel& model);
 
 AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOptions& options,
                   const JobControl& control);

@@ -5,6 +5,7 @@
 #include <deque>
 #include <numeric>
 
+#include "core/memory.h"
 #include "cuda/runtime/calls.h"
 #include "cuda/runtime/decode.h"
 
@@ -29,31 +30,45 @@ struct Place {
   std::string text;  // bytes so far, when stop strings are wanted
 };
 
+// Rows that are done stay so when the others begin anew: each draws from a key of its own.
+struct Generated {
+  GenerateResult rows;
+  std::vector<bool> done;
+  double finished = 0, steps = 0;
+};
+
+int64_t LongestRow(const GenerateSpec& spec, const DeviceModel& model) {
+  int64_t longest = 1;
+  for (const int32_t count : spec.max_tokens) longest = std::max<int64_t>(longest, count);
+  return std::min(longest, model.config().max_positions);
+}
+
 class Generator {
  public:
-  Generator(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control)
+  // What `result` has finished already is left as it is.
+  Generator(const GenerateSpec& spec, const DeviceModel& model, const MemoryPlan& plan,
+            const JobControl& control, Generated* result)
       : spec_(spec),
         model_(model),
         control_(control),
+        result_(*result),
         prompts_(spec.prompts.rows()),
-        order_(Order(spec)),
+        order_(Order(spec, *result)),
         deltas_(model),
-        prefill_capacity_(PrefillCapacity(spec, order_)),
+        prefill_capacity_(PrefillCapacity(spec, order_, plan.tokens)),
         prefill_(model, prefill_capacity_, model.config().layers),
         prefill_forks_(model, deltas_, spec.forks, prefill_capacity_),
         head_(model, prefill_capacity_.rows, false),
-        step_(model, deltas_, spec.forks, PlacesOf(spec, model), LongestRow(spec, model),
-              Positions(spec, model), spec.stop_tokens),
+        step_(model, deltas_, spec.forks, plan.count, LongestRow(spec, model), Positions(spec, model),
+              spec.stop_tokens),
         places_(step_.places()) {
-    const size_t rows = spec.row_prompt.size();
-    result_.tokens.resize(rows);
-    result_.logprobs.resize(rows);
-    result_.finish.resize(rows, Finish::kLength);
-    for (size_t r = 0; r < rows; ++r) prompts_[spec.row_prompt[r]].rows.push_back(static_cast<int64_t>(r));
+    for (size_t r = 0; r < spec.row_prompt.size(); ++r) {
+      if (!result_.done[r]) prompts_[spec.row_prompt[r]].rows.push_back(static_cast<int64_t>(r));
+    }
     queue_.assign(order_.begin(), order_.end());
   }
 
-  GenerateResult Run() {
+  void Run() {
     for (;;) {
       while (Admit()) Report();
       int64_t left = 0;
@@ -64,19 +79,20 @@ class Generator {
       control_.Check();
       step_.Upload();
       for (int64_t i = 0; i < std::min(left, kLookEvery); ++i) step_.Run();
-      steps_ += static_cast<double>(std::min(left, kLookEvery));
+      result_.steps += static_cast<double>(std::min(left, kLookEvery));
       step_.Look();
       Take();
       Report();
     }
-    return std::move(result_);
   }
 
  private:
-  // Prompts that have rows, those of one fork together.
-  static std::vector<int32_t> Order(const GenerateSpec& spec) {
+  // Prompts that have rows left, those of one fork together.
+  static std::vector<int32_t> Order(const GenerateSpec& spec, const Generated& result) {
     std::vector<bool> wanted(spec.prompts.rows(), false);
-    for (const int32_t p : spec.row_prompt) wanted[p] = true;
+    for (size_t r = 0; r < spec.row_prompt.size(); ++r) {
+      if (!result.done[r]) wanted[spec.row_prompt[r]] = true;
+    }
     std::vector<int32_t> order;
     for (int32_t p = 0; p < spec.prompts.rows(); ++p) {
       if (wanted[p]) order.push_back(p);
@@ -85,21 +101,17 @@ class Generator {
                      [&](int32_t a, int32_t b) { return spec.prompt_fork[a] < spec.prompt_fork[b]; });
     return order;
   }
-  static BatchCapacity PrefillCapacity(const GenerateSpec& spec, const std::vector<int32_t>& order) {
+  static BatchCapacity PrefillCapacity(const GenerateSpec& spec, const std::vector<int32_t>& order,
+                                       int64_t most) {
     BatchCapacity capacity;
     int64_t total = 0;
     for (const int32_t p : order) {
       total += spec.prompts.length(p);
       capacity.longest = std::max(capacity.longest, spec.prompts.length(p));
     }
-    capacity.tokens = (std::max(capacity.longest, std::min(total, kPrefillTokens)) + 15) / 16 * 16;
+    capacity.tokens = (std::max(capacity.longest, std::min(total, most)) + 15) / 16 * 16;
     capacity.rows = std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(order.size()), kMostPlaces));
     return capacity;
-  }
-  static int64_t LongestRow(const GenerateSpec& spec, const DeviceModel& model) {
-    int64_t longest = 1;
-    for (const int32_t count : spec.max_tokens) longest = std::max<int64_t>(longest, count);
-    return std::min(longest, model.config().max_positions);
   }
   static int64_t Positions(const GenerateSpec& spec, const DeviceModel& model) {
     int64_t most = 1;
@@ -108,23 +120,9 @@ class Generator {
     }
     return std::min(most, model.config().max_positions);
   }
-  static int64_t PlacesOf(const GenerateSpec& spec, const DeviceModel& model) {
-    int64_t places = std::min<int64_t>(spec.max_rows > 0 ? spec.max_rows : kMostPlaces,
-                                       std::max<int64_t>(1, static_cast<int64_t>(spec.row_prompt.size())));
-    // Half of what is free: prompts' keys and values need the rest.
-    const int64_t bytes = DecodeStep::PlaceBytes(model, LongestRow(spec, model));
-    const int64_t fit = FreeBytes(model.device()) / 2 / bytes;
-    if (fit < 1) {
-      throw Error("OUT_OF_MEMORY", "the keys and values of one row need " + std::to_string(bytes >> 20) +
-                                       " MiB of the device; lower maxTokens");
-    }
-    // Products of few rows are as slow as of sixteen.
-    return (std::min(places, fit) + 15) / 16 * 16;
-  }
 
   void Report() {
-    control_.Report(
-        {static_cast<double>(finished_), static_cast<double>(result_.tokens.size()), steps_, NAN});
+    control_.Report({result_.finished, static_cast<double>(spec_.row_prompt.size()), result_.steps, NAN});
   }
 
   int64_t FreePlaces() const {
@@ -227,7 +225,7 @@ class Generator {
       prompt.logits = logits.select(0, static_cast<int64_t>(i));
       ready_.push_back(chosen[i]);
     }
-    ++steps_;
+    ++result_.steps;
   }
 
   // What has been generated since the last look; frees the places of rows that have ended.
@@ -236,7 +234,7 @@ class Generator {
       Place& place = places_[b];
       DecodeRow& row = step_.rows()[b];
       if (place.row < 0 || row.finish == kIdle) continue;
-      std::vector<int32_t>& tokens = result_.tokens[place.row];
+      std::vector<int32_t>& tokens = result_.rows.tokens[place.row];
       bool ended = row.finish != kRuns;
       Finish finish = row.finish == kStopped       ? Finish::kStopToken
                       : row.finish == kContextFull ? Finish::kContext
@@ -245,7 +243,7 @@ class Generator {
         const size_t i = tokens.size();
         const int32_t token = step_.tokens(static_cast<int64_t>(b))[i];
         tokens.push_back(token);
-        result_.logprobs[place.row].push_back(step_.logprobs(static_cast<int64_t>(b))[i]);
+        result_.rows.logprobs[place.row].push_back(step_.logprobs(static_cast<int64_t>(b))[i]);
         const bool stop_token = row.finish == kStopped && static_cast<int64_t>(tokens.size()) == row.count;
         if (!stop_token && StopString(place, token)) {
           // Tokens behind it have been generated in vain.
@@ -260,8 +258,9 @@ class Generator {
                                            std::to_string(tokens.size()) + ": the logits are not finite");
       }
       if (!ended) continue;
-      result_.finish[place.row] = finish;
-      ++finished_;
+      result_.rows.finish[place.row] = finish;
+      result_.done[place.row] = true;
+      ++result_.finished;
       Prompt& prompt = prompts_[place.prompt];
       if (--prompt.running == 0 && prompt.rows.empty()) prompt.slab = at::Tensor();
       place.row = -1;
@@ -284,6 +283,7 @@ class Generator {
   const GenerateSpec& spec_;
   const DeviceModel& model_;
   const JobControl& control_;
+  Generated& result_;
   std::vector<Prompt> prompts_;
   std::vector<int32_t> order_;
   FrozenDeltas deltas_;
@@ -294,21 +294,71 @@ class Generator {
   DecodeStep step_;
   std::vector<Place> places_;
   std::deque<int32_t> queue_, ready_;
-  GenerateResult result_;
-  int64_t finished_ = 0;
-  double steps_ = 0;
 };
 
 }  // namespace
 
-GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
+MemoryPlan PlanGenerate(const GenerateSpec& spec, const DeviceModel& model) {
   CheckGenerate(spec);
+  const DeviceScope scope(model.device());
+  const ModelConfig& config = model.config();
+  const int64_t rows = std::max<int64_t>(1, static_cast<int64_t>(spec.row_prompt.size()));
+  int64_t prompt = 1, total = 0;
+  for (int64_t p = 0; p < spec.prompts.rows(); ++p) {
+    prompt = std::max(prompt, spec.prompts.length(p));
+    total += spec.prompts.length(p);
+  }
+  MemoryPlan plan;
+  plan.free = FreeBytes(model.device());
+  plan.budget = Usable(plan.free);
+  const int64_t cache = config.layers * 2 * config.kv_heads * config.head_dim * model.type_bytes();
+  // A row of its own prompt: keys and values of both, and the logits behind the prompt.
+  plan.each = DecodeStep::PlaceBytes(model, LongestRow(spec, model)) + cache * prompt + 4 * config.vocab_size;
+  // Keys and values of a batch are made beside its activations.
+  plan.token = Pass::Bytes(model, 1, 0) + cache;
+  plan.fixed = 4 * config.vocab_size * std::min(kMostPlaces, spec.prompts.rows());
+  plan.tokens = prompt + 15;
+  plan.count = 1;
+  if (plan.total() > plan.budget) {
+    throw Error("OUT_OF_MEMORY", "one row needs " + std::to_string(plan.total() >> 20) +
+                                     " MiB on the device; " + std::to_string(plan.free >> 20) +
+                                     " MiB are free; lower maxTokens");
+  }
+  // Half of what is left for prompts that are read together, the rest for rows.
+  const int64_t wanted = std::max(prompt, std::min(total, kPrefillTokens)) + 15;
+  plan.tokens = std::min(wanted, plan.tokens + (plan.budget - plan.total()) / 2 / plan.token);
+  const int64_t fit = 1 + (plan.budget - plan.total()) / plan.each;
+  plan.count = std::min({fit, rows, spec.max_rows > 0 ? spec.max_rows : kMostPlaces});
+  // Products of few rows are as slow as of sixteen.
+  plan.count = std::min(fit, (plan.count + 15) / 16 * 16);
+  return plan;
+}
+
+GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
+  MemoryPlan plan = PlanGenerate(spec, model);
   if (spec.application == Application::kMaterialised) {
     throw Error("DEVICE_UNSUPPORTED",
                 "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
   }
   const DeviceScope scope(model.device());
-  return Generator(spec, model, control).Run();
+  const size_t rows = spec.row_prompt.size();
+  Generated result;
+  result.done.resize(rows, false);
+  result.rows.tokens.resize(rows);
+  result.rows.logprobs.resize(rows);
+  result.rows.finish.resize(rows, Finish::kLength);
+  const int64_t planned = plan.count;
+  WithHalving(planned, control, "generate", [&](int64_t places) {
+    if (places < planned) plan.tokens /= 2;
+    plan.count = places;
+    for (size_t r = 0; r < rows; ++r) {
+      if (result.done[r]) continue;
+      result.rows.tokens[r].clear();
+      result.rows.logprobs[r].clear();
+    }
+    Generator(spec, model, plan, control, &result).Run();
+  });
+  return std::move(result.rows);
 }
 
 }  // namespace selfedit::cuda

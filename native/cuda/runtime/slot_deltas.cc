@@ -50,9 +50,8 @@ int64_t SlotDeltas::SlotBytes(const DeviceModel& model, const std::vector<int32_
   return Count(model.host(), matrices, rank) * (16 + shadow);
 }
 
-int64_t SlotDeltas::SharedBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank,
-                                int64_t rows) {
-  return (static_cast<int64_t>(matrices.size()) + 1) * rows * (rank + 7) * model.type_bytes();
+int64_t SlotDeltas::TokenBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank) {
+  return (static_cast<int64_t>(matrices.size()) + 1) * (rank + 7) * model.type_bytes();
 }
 
 void SlotDeltas::Start(int64_t slot, const Delta& delta, const SlotOptimizer& optimizer) {
@@ -116,7 +115,7 @@ void SlotDeltas::Forward(int64_t matrix, int64_t rows, const void* x, void* y) c
   const LowRank view = View(i);
   void* u = u_[i].mutable_data_ptr();
   Launch(LowRankShrink, model_.type(), SegmentsOf(rows), view, x, u);
-  Launch(LowRankExpand, model_.type(), SegmentsOf(rows), view, u, y);
+  Launch(LowRankExpand, model_.type(), model_.type(), SegmentsOf(rows), view, u, y);
 }
 
 void SlotDeltas::Backward(int64_t matrix, int64_t rows, const void* x, const void* dy, void* dx) const {

@@ -15,10 +15,9 @@ class SlotDeltas : public Overlay {
   // matrices: ascending ids of linear maps. rank: of the widest slot. rows: most of a batch.
   SlotDeltas(const DeviceModel& model, std::vector<int32_t> matrices, int64_t slots, int64_t rank,
              int64_t rows);
-  // Device memory of one slot, of what all slots share, and of one finished delta.
+  // Device memory of one slot, and of one row of a batch; values of a slot.
   static int64_t SlotBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank);
-  static int64_t SharedBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank,
-                             int64_t rows);
+  static int64_t TokenBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank);
   static int64_t Count(const Model& model, const std::vector<int32_t>& matrices, int64_t rank);
 
   // Which rows belong to which slot, device memory [slots + 1].

@@ -35,11 +35,13 @@ TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const s
   CheckDevice();
 }
 
-int64_t TrainStep::Bytes(const DeviceModel& model, const StepSize& size, int64_t slots,
-                         int64_t recorded_layers) {
-  return Pass::Bytes(model, size.tokens, recorded_layers) +
-         DeviceHead::Bytes(model, DeviceHead::DefaultChunk(model, size.tokens)) + 24 * size.tokens +
-         4 * size.documents + 16 * slots;
+int64_t TrainStep::TokenBytes(const DeviceModel& model, int64_t recorded_layers) {
+  // Tokens, positions, targets, weights, log-probs, and at most one document a token.
+  return Pass::Bytes(model, 1, recorded_layers) + 28;
+}
+
+int64_t TrainStep::FixedBytes(const DeviceModel& model, int64_t tokens, int64_t slots) {
+  return DeviceHead::Bytes(model, DeviceHead::DefaultChunk(model, tokens)) + 16 * slots;
 }
 
 StepBatch TrainStep::BatchOf(const StepSize& size) const {

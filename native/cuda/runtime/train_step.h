@@ -18,8 +18,9 @@ class TrainStep {
   // `longest`: tokens of the longest document. Makes all buffers.
   TrainStep(const DeviceModel& model, const Schedule& schedule, const std::vector<StepSize>& sizes,
             int64_t longest, SlotDeltas& deltas, FrozenStacks& frozen);
-  static int64_t Bytes(const DeviceModel& model, const StepSize& size, int64_t slots,
-                       int64_t recorded_layers);
+  // Device memory of one token of a step, and of what a step of `tokens` tokens needs besides.
+  static int64_t TokenBytes(const DeviceModel& model, int64_t recorded_layers);
+  static int64_t FixedBytes(const DeviceModel& model, int64_t tokens, int64_t slots);
 
   // The next step of the schedule; sizes are captured when first used. Waits for nothing.
   void Run(size_t size);
