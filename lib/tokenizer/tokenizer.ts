@@ -8,6 +8,7 @@ import { type Decoder, makeDecoder } from './decode.js';
 import { makeExact } from './exact.js';
 import { readTokenizerFolder } from './folder.js';
 import { tokenizerFromGguf } from './gguf.js';
+import { alignTokens } from './offsets.js';
 import { invalid, type TokenizerJson } from './schema.js';
 
 export type { ChatMessage };
@@ -56,6 +57,8 @@ export class Tokenizer {
   /** Ids that end a generation, most important first. */
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId?: number;
+  /** What the published SEAL code pads with: the tokenizer's own end token, or else its padding token. */
+  readonly paddingTokenId?: number;
   /** Jinja source of the chat template. */
   readonly chatTemplate?: string;
   readonly #encoder: Encoder;
@@ -95,6 +98,8 @@ export class Tokenizer {
 
     this.chatTemplate = parts.chatTemplate;
     this.bosTokenId = this.#idOf(parts.specialTokens.bos_token);
+    const { eos_token: end, pad_token: padding } = parts.specialTokens;
+    this.paddingTokenId = this.#idOf(end) ?? this.#idOf(padding) ?? parts.eosTokenIds[0];
     const turnEnds = TURN_ENDS.filter((token) => parts.chatTemplate?.includes(token));
     const ends = [...parts.eosTokenIds, ...turnEnds.map((token) => this.#idOf(token))];
     this.eosTokenIds = [...new Set(ends)].filter(
@@ -127,6 +132,27 @@ export class Tokenizer {
       throw makeError('INPUT_INVALID', `the text is ${show(text)}, expected a string`);
     const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd');
     return Int32Array.from(this.#encoder.encode(wellFormed, { add_special_tokens: specialTokens }).ids);
+  }
+
+  /**
+   * Token ids, and the characters that each stands for: token i is `text.slice(offsets[2 * i], offsets[2 * i + 1])`. A
+   * token that holds part of a character covers all of it; one that the tokenizer adds by itself covers none.
+   * Errors: `INPUT_INVALID`.
+   */
+  encodeWithOffsets(
+    text: string,
+    { specialTokens = true }: EncodeOptions = {},
+  ): { tokens: Int32Array; offsets: Int32Array } {
+    const own = this.encode(text, { specialTokens: false });
+    const pieces = Array.from(own, (id) => this.#decoder.bytes(this.#tokens[id] ?? ''));
+    const aligned = alignTokens(text, pieces);
+    if (!specialTokens) return { tokens: own, offsets: aligned };
+    const tokens = this.encode(text);
+    let before = 0;
+    while (before + own.length < tokens.length && !own.every((id, i) => tokens[before + i] === id)) before++;
+    const offsets = new Int32Array(2 * tokens.length).fill(text.length, 2 * (before + own.length));
+    offsets.set(aligned, 2 * before);
+    return { tokens, offsets };
   }
 
   /**
