@@ -2,9 +2,9 @@
  * The closing table: how well questions about unseen passages are answered after no edit, after training on the
  * passage alone, after the untrained model's edits and after the trained policy's.
  */
-import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
+import { applyEdits, type EditedFork, type InnerOptions, type Trainable } from './edit/apply.js';
 import { passageOnly } from './edit/parse.js';
-import { type WriteOptions, writeEdits } from './edit/write.js';
+import { checkWriteOptions, type WriteOptions, writeEdits } from './edit/write.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Policy } from './policy.js';
@@ -12,7 +12,7 @@ import { deriveKey } from './random.js';
 import { askForks, askOptions, type RewardOptions, rewardOptions } from './reward/evaluate.js';
 import type { MeasureName } from './reward/measure.js';
 import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
-import type { TaskContext } from './task/task.js';
+import type { Task, TaskContext } from './task/task.js';
 
 /** The rows of the table. `trained policy` is the policy without an edit: what it knows by itself. */
 export const METHODS = [
@@ -32,6 +32,8 @@ export interface CompareOptions {
   /** Edits written (and trained) for each passage; a question's score is the mean over them. */
   samples?: number;
   edit?: Partial<WriteOptions>;
+  /** What edits may ask for by their directives; those of the task. */
+  augmentations?: Task['augmentations'];
   /** What trained edits are stacked on. The other methods start from the base model. */
   adaptFrom?: 'policy' | 'base';
   adapt?: InnerOptions;
@@ -89,6 +91,8 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   const { model } = policy;
   const reward = rewardOptions(options.reward);
   const asking = askOptions(reward, model.tokenizer, { signal });
+  const { augmentations } = options;
+  checkWriteOptions(options.edit, { model, augmentations }, options.adapt);
   const contexts = options.contexts
     .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
     .filter(({ report }) => report.length > 0);
@@ -102,7 +106,7 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
     parent: Fork,
     texts: readonly Trial[] | undefined,
   ): Promise<MethodResult> => {
-    const trials = texts ?? contexts.map((_, group) => ({ group, documents: undefined }));
+    const trials = texts ?? contexts.map((_, group) => ({ group, edit: NONE }));
     const edited = await forksOf(parent, trials, { seed, ...options });
     try {
       const answers = await askForks(
@@ -123,7 +127,7 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
         values,
         intervals: intervalsOf(values, method, seed),
         edits: texts?.length ?? 0,
-        invalid: texts?.filter(({ documents }) => documents === undefined).length ?? 0,
+        invalid: texts?.filter(({ edit }) => edit.invalid).length ?? 0,
       };
     } finally {
       for (const fork of edited) await fork.close();
@@ -131,13 +135,12 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   };
   const written = async (fork: Fork): Promise<Trial[]> => {
     // Its own purpose: these keys belong to no round of training.
-    const keyed = { seed: deriveKey(seed, 'compare'), samples, signal };
-    const edits = await writeEdits(fork, contexts, { ...options.edit, ...keyed });
-    return edits.map(({ group, edit }) => ({ group, documents: edit.invalid ? undefined : edit.documents }));
+    const keyed = { seed: deriveKey(seed, 'compare'), samples, augmentations, signal };
+    return writeEdits(fork, contexts, { ...options.edit, ...keyed });
   };
   const alone = contexts.map((context, group) => ({
     group,
-    documents: passageOnly(context, options.edit?.parse).documents,
+    edit: passageOnly(context, options.edit?.parse),
   }));
 
   const base = model.fork();
@@ -172,17 +175,17 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
 
 interface Trial {
   readonly group: number;
-  /** undefined: nothing to train on. */
-  readonly documents: readonly string[] | undefined;
+  readonly edit: Trainable;
 }
+const NONE: Trainable = { documents: [] };
 
 async function forksOf(
   parent: Fork,
   trials: readonly Trial[],
   options: Pick<CompareOptions, 'adapt' | 'signal'> & { seed: number | bigint },
 ): Promise<EditedFork[]> {
-  const edits = trials.map(({ group, documents }) => ({
-    documents: documents ?? [],
+  const edits = trials.map(({ group, edit }) => ({
+    edit,
     seed: deriveKey(options.seed, 'compare adapt', [group]),
   }));
   return applyEdits(parent, edits, { ...options.adapt, signal: options.signal });

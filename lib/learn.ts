@@ -22,8 +22,31 @@ export {
   type InnerOptions,
   type Trainable,
 } from './edit/apply.js';
-export type { InvalidReason, SelfEdit, TextEdit } from './edit/edit.js';
-export { PARSE_DEFAULTS, type ParseOptions, parseEdit, passageOnly } from './edit/parse.js';
+export {
+  type ClosedRange,
+  DIRECTIVE_DEFAULTS,
+  DIRECTIVE_TARGETS,
+  type DirectiveBounds,
+  type DirectiveScope,
+  type Directives,
+  directedOptions,
+} from './edit/directives.js';
+export { type MarkedDocument, type Span, type TrainingDocument, textOf } from './edit/documents.js';
+export {
+  INVALID_REASONS,
+  type InvalidCounts,
+  type InvalidReason,
+  type SelfEdit,
+  type TextEdit,
+} from './edit/edit.js';
+export {
+  type LossRule,
+  PARSE_DEFAULTS,
+  type ParseOptions,
+  parseEdit,
+  passageOnly,
+  type ReadOptions,
+} from './edit/parse.js';
 export {
   DEFAULT_TASK,
   EDIT_TEMPLATES,
@@ -35,6 +58,7 @@ export {
   type RenderedPrompt,
   renderEditPrompt,
 } from './edit/prompts.js';
+export { type DirectiveReading, readDirectives } from './edit/read-directives.js';
 export {
   toRollouts,
   WRITE_DEFAULTS,
@@ -95,6 +119,7 @@ export {
   type SealOptions,
   seal,
 } from './seal.js';
+export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
 export type { Question, Task, TaskContext } from './task/task.js';

@@ -5,8 +5,17 @@
 import type { Algorithm, UpdateStatistics } from './algorithm/algorithm.js';
 import { type PpoOptions, ppo } from './algorithm/ppo.js';
 import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
-import type { InvalidReason } from './edit/edit.js';
-import { toRollouts, WRITE_DEFAULTS, type WriteOptions, type WrittenEdit, writeEdits } from './edit/write.js';
+import type { Directives } from './edit/directives.js';
+import type { TrainingDocument } from './edit/documents.js';
+import { countInvalid, type InvalidCounts, type InvalidReason } from './edit/edit.js';
+import {
+  checkWriteOptions,
+  toRollouts,
+  WRITE_DEFAULTS,
+  type WriteOptions,
+  type WrittenEdit,
+  writeEdits,
+} from './edit/write.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { CallOptions, Progress } from './native-job.js';
@@ -70,8 +79,12 @@ export interface EditResult {
   readonly title: string;
   readonly sample: number;
   readonly text: string;
-  readonly documents: readonly string[];
+  readonly documents: readonly TrainingDocument[];
+  /** How the edit wanted to be trained, where it said so. */
+  readonly directives?: Directives;
   readonly invalid?: InvalidReason;
+  /** What was wrong with it, in words. */
+  readonly detail?: string;
   readonly reward: number;
   /** Standard deviation of the reward over repeated inner trainings; NaN for one. */
   readonly spread: number;
@@ -92,7 +105,12 @@ export interface RoundResult {
   readonly round: number;
   readonly edits: readonly EditResult[];
   readonly update: UpdateStatistics;
-  readonly reward: { readonly mean: number; readonly best: number; readonly invalid: number };
+  readonly reward: {
+    readonly mean: number;
+    readonly best: number;
+    readonly invalid: number;
+    readonly invalidBy: InvalidCounts;
+  };
   /** Seconds by phase. */
   readonly timings: Readonly<Record<Phase, number>>;
 }
@@ -120,6 +138,8 @@ function settle(options: SealOptions) {
     throw makeError('OPTION_INVALID', `${name} is ${value}; expected a whole number of at least ${least}`);
   };
   const edit = { ...WRITE_DEFAULTS, ...options.edit };
+  const { model } = options.policy;
+  checkWriteOptions(edit, { model, augmentations: options.task.augmentations }, options.adapt);
   whole('rounds', options.rounds, 0);
   whole('startRound', options.startRound ?? 0, 0);
   if (!(edit.temperature > 0)) {
@@ -167,7 +187,14 @@ async function playRound(
   let forks: EditedFork[] = [];
   try {
     const written = await timed('write', (call) =>
-      writeEdits(writer, contexts, { ...settings.edit, ...call, samples, seed, round }),
+      writeEdits(writer, contexts, {
+        ...settings.edit,
+        ...call,
+        samples,
+        seed,
+        round,
+        augmentations: task.augmentations,
+      }),
     );
     const baseline = await timed('baseline', (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
@@ -206,6 +233,7 @@ async function playRound(
         mean: average(rewards),
         best: Math.max(...rewards),
         invalid: edits.filter(({ invalid }) => invalid).length,
+        invalidBy: countInvalid(edits),
       },
       timings,
     };
@@ -269,7 +297,9 @@ function judge(
     sample: item.sample,
     text: item.edit.text,
     documents: item.edit.documents,
+    ...(item.edit.directives ? { directives: item.edit.directives } : {}),
     ...(invalid ? { invalid } : {}),
+    ...(item.edit.detail ? { detail: item.edit.detail } : {}),
     reward: outcome.reward,
     spread: outcome.spread,
     parts: outcome.parts,

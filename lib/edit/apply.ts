@@ -1,9 +1,11 @@
 /** Edits become changed copies: the inner loop trains one delta an edit, all in lockstep, each applied to a fork. */
-import { type AdaptEdit, type Adapted, type AdaptOptions, adapt } from '../adapt.js';
+import { ADAPT_DEFAULTS, type AdaptEdit, type Adapted, type AdaptOptions, adapt } from '../adapt.js';
 import type { Delta } from '../delta.js';
 import { SelfeditError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { CallOptions } from '../native-job.js';
+import { type Directives, directedOptions } from './directives.js';
+import { bearsLoss, type TrainingDocument, type TrainingRow, toTrainingRow } from './documents.js';
 
 /** Settings of the inner loop, with the bounds of its batches. */
 export type InnerOptions = Partial<AdaptOptions> & { deterministic?: boolean; maxStepTokens?: number };
@@ -23,7 +25,9 @@ export interface EditedFork {
 export type Applicable = Trainable | { readonly edit: Trainable; readonly seed?: number | bigint };
 
 export interface Trainable {
-  readonly documents: readonly string[];
+  readonly documents: readonly TrainingDocument[];
+  /** How the edit itself wants to be trained; over the options of the call. */
+  readonly directives?: Directives;
   /** An invalid edit is not trained. */
   readonly invalid?: unknown;
   readonly seed?: number | bigint;
@@ -31,9 +35,9 @@ export interface Trainable {
 
 /**
  * Trains and applies the documents of each edit on top of `parent`, all in lockstep; the constants of the inner loop
- * are those of the paper unless given. Documents longer than the model's context are cut, and those of fewer than two
- * tokens, in which nothing is predicted, left out. An edit that is invalid or has no document left gives a fork
- * without a delta.
+ * are those of the paper unless given. Documents longer than the model's context are cut, and those without a predicted
+ * token that bears loss (of fewer than two tokens, for example) left out. An edit that is invalid or has no document
+ * left gives a fork without a delta.
  */
 export async function applyEdits(
   parent: Fork,
@@ -41,17 +45,29 @@ export async function applyEdits(
   { signal, onProgress, ...options }: InnerOptions & CallOptions = {},
 ): Promise<EditedFork[]> {
   const { tokenizer, config } = parent.model;
-  const documents = edits.map((item) => {
+  const run = { ...ADAPT_DEFAULTS, ...options };
+  const slots = edits.map((item): AdaptEdit | undefined => {
     const edit = 'edit' in item ? item.edit : item;
-    return (edit.invalid ? [] : edit.documents)
-      .map((text) => tokenizer.encode(text).subarray(0, config.maxPositions))
-      .filter((tokens) => tokens.length > 1);
+    const rows = (edit.invalid ? [] : edit.documents)
+      .map((document) => cut(toTrainingRow(tokenizer, document), config.maxPositions))
+      .filter(bearsLoss);
+    if (rows.length === 0) return undefined;
+    const masked = rows.some(({ mask }) => mask);
+    return {
+      fork: parent,
+      documents: rows.map(({ tokens }) => tokens),
+      ...(masked
+        ? { lossMask: rows.map(({ tokens, mask }) => mask ?? new Uint8Array(tokens.length).fill(1)) }
+        : {}),
+      ...(edit.directives ? { options: directedOptions(edit.directives, run) } : {}),
+      seed: item.seed ?? 0,
+    };
   });
-  const trained = documents.flatMap((rows, index) => (rows.length > 0 ? [index] : []));
-  const slots = trained.map((index) => {
-    return { fork: parent, documents: documents[index]!, seed: edits[index]!.seed ?? 0 };
-  });
-  const results = await adaptEach(slots, { ...options, signal, onProgress });
+  const trained = slots.flatMap((slot, index) => (slot ? [index] : []));
+  const results = await adaptEach(
+    slots.filter((slot) => slot !== undefined),
+    { ...options, signal, onProgress },
+  );
   const byEdit = new Map(trained.map((index, slot) => [index, results[slot]]));
   return edits.map((_, index) => {
     const fork = parent.fork();
@@ -66,6 +82,10 @@ export async function applyEdits(
       [Symbol.asyncDispose]: close,
     };
   });
+}
+
+function cut({ tokens, mask }: TrainingRow, longest: number): TrainingRow {
+  return { tokens: tokens.subarray(0, longest), ...(mask ? { mask: mask.subarray(0, longest) } : {}) };
 }
 
 // One edit whose loss is not finite fails the whole call. The others do not depend on it, so training each alone gives

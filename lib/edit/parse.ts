@@ -2,17 +2,23 @@
  * From the text of a self-edit to training documents, by the rules of the published SEAL code (knowledge
  * incorporation). Each rule has a switch. Whatever the text, parsing is linear in its length and never throws.
  */
+import type { Augmentation } from '../task/augmentations.js';
+import { DIRECTIVE_DEFAULTS, type DirectiveBounds } from './directives.js';
+import type { Span, TrainingDocument } from './documents.js';
 import type { TextEdit } from './edit.js';
+import { type DirectiveReading, readDirectives } from './read-directives.js';
 
 /** The rules, in the order in which they act. */
 export interface ParseOptions {
+  /** Control characters other than tab and line ends are removed (the published code keeps them). */
+  dropControls: boolean;
   /** Lines of dashes (`---`) separate documents. */
   splitSegments: boolean;
   /** A text with `Question N:` and `Answer:` splits before each question and not at lines. */
   splitQuestions: boolean;
   /** Each line is a document. */
   splitLines: boolean;
-  /** With `splitLines`: a first line that only announces the list ("Sure, here are…") is dropped. */
+  /** With `splitLines` or `splitQuestions`: a first line that only announces the list ("Sure, here are…") is dropped. */
   dropAnnouncement: boolean;
   /** A piece without a letter or a digit is dropped (the published code keeps it). */
   dropWordless: boolean;
@@ -22,13 +28,21 @@ export interface ParseOptions {
   titlePrefix: boolean;
   /** The passage itself is the last document. */
   passageLast: boolean;
-  /** Most documents taken from the text; the passage does not count. */
+  /** Most documents taken from the text; the passage and augmentations do not count. */
   maxDocuments: number;
   /** An edit that holds nothing to train on is `'invalid'`, or trains on the `'passage'` alone. */
   onEmpty: 'invalid' | 'passage';
+  /**
+   * What bears loss: `'all'` tokens; the `'output'`: of questions and answers the answers, of other documents all behind
+   * the title; or what comes `after` the first occurrence of a string (all of a document without it).
+   */
+  loss: LossRule;
 }
 
+export type LossRule = 'all' | 'output' | { readonly after: string };
+
 export const PARSE_DEFAULTS: Readonly<ParseOptions> = {
+  dropControls: true,
   splitSegments: true,
   splitQuestions: true,
   splitLines: true,
@@ -39,33 +53,64 @@ export const PARSE_DEFAULTS: Readonly<ParseOptions> = {
   passageLast: true,
   maxDocuments: 64,
   onEmpty: 'invalid',
+  loss: 'all',
 };
+
+/** Beyond the rules: whether an edit may hold directives, and what they may name. */
+export interface ReadOptions extends Partial<ParseOptions> {
+  /** Bounds of training directives; without them the text is not looked through for any. */
+  directives?: Partial<DirectiveBounds> | undefined;
+  /** Layers of the model, as bounds of `directives.layers`. */
+  layers?: number;
+  /** What the task offers for `directives.augmentations`. */
+  augmentations?: Readonly<Record<string, Augmentation>> | undefined;
+}
 
 const LIST_ITEM = /^(?:\d{1,4}[.)]|[-*•])\s/;
 const QUESTION = /Question\s+\d+:/;
-// Control characters other than tab and newline carry no text and can upset a terminal that shows the journal.
+/** Line ends as Python's `splitlines` has them, which the published code uses. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const LINE_END = /\r\n|[\r\v\f\u001c-\u001e\u0085\u2028\u2029]/g;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
 
 /**
  * Documents of the edit `text` about a passage. `opening` is what the prompt put into the model's mouth
- * (see `EditTemplate.opening`); it becomes part of the first document.
+ * (see `EditTemplate.opening`); it becomes part of the text.
  */
 export function parseEdit(
   text: string,
   passage: { readonly title: string; readonly context: string },
-  options: Partial<ParseOptions> = {},
+  options: ReadOptions = {},
   opening = '',
 ): TextEdit {
   const rules = { ...PARSE_DEFAULTS, ...options };
-  const clean = text.replace(/\r\n?/g, '\n').replace(CONTROL, '').trim();
+  const lines = text.replace(LINE_END, '\n');
+  const clean = (rules.dropControls ? lines.replace(CONTROL, '') : lines).trim();
   const empty = worded([clean], rules).length === 0;
-  const pieces = empty ? [] : split(withOpening(clean, opening), rules).slice(0, rules.maxDocuments);
-  const invalid = pieces.length === 0 && (rules.onEmpty === 'invalid' || !rules.passageLast);
-  if (rules.passageLast) pieces.push(passage.context.trim());
+  const found = empty ? { text: '' } : withDirectives(withOpening(clean, opening), options);
+  if ('invalid' in found) {
+    return { kind: 'text', text, documents: [], invalid: found.invalid, detail: found.detail };
+  }
+  const { directives } = found;
+  const pieces = split(found.text, rules).slice(0, rules.maxDocuments);
+  // Directives alone say how to train on the passage.
+  const passageWillDo = rules.passageLast && (rules.onEmpty === 'passage' || directives !== undefined);
+  const invalid = pieces.length === 0 && !passageWillDo;
+  const last = rules.passageLast ? [passage.context.trim()] : [];
+  const more = (directives?.augmentations ?? []).flatMap(
+    (name) => options.augmentations?.[name]?.([...pieces, ...last], passage) ?? [],
+  );
   const title = rules.titlePrefix && passage.title !== '' ? `${passage.title}\n` : '';
-  const documents = pieces.map((piece) => title + piece);
-  return invalid ? { kind: 'text', text, documents, invalid: 'empty' } : { kind: 'text', text, documents };
+  const loss = directives?.loss ?? rules.loss;
+  const documents = [...pieces, ...more, ...last].map((piece) => toDocument(title, piece, loss));
+  return {
+    kind: 'text',
+    text,
+    documents,
+    ...(directives ? { directives } : {}),
+    ...(invalid ? { invalid: 'empty' } : {}),
+  };
 }
 
 /** The documents of training on the passage alone: the plainest edit, and the baseline of the closing table. */
@@ -76,6 +121,13 @@ export function passageOnly(
   return parseEdit('', passage, { ...options, passageLast: true, onEmpty: 'passage' });
 }
 
+function withDirectives(text: string, { directives, layers, augmentations }: ReadOptions): DirectiveReading {
+  if (directives === undefined) return { text };
+  const bounds = { ...DIRECTIVE_DEFAULTS, ...directives };
+  const offered = Object.keys(augmentations ?? {});
+  return readDirectives(text, bounds, { ...(layers ? { layers } : {}), augmentations: offered });
+}
+
 // A model that repeats the opening by itself does not get it twice.
 function withOpening(text: string, opening: string): string {
   const head = opening.trim();
@@ -84,7 +136,10 @@ function withOpening(text: string, opening: string): string {
 
 function split(text: string, rules: ParseOptions): string[] {
   if (rules.splitQuestions && QUESTION.test(text) && /Answer\s*:/.test(text)) {
-    return worded(text.split(/\n(?=Question\s+\d+:)/), rules);
+    const pairs = worded(text.split(/\n(?=Question\s+\d+:)/), rules);
+    const [first] = pairs;
+    const announced = rules.dropAnnouncement && first?.endsWith(':') && !QUESTION.test(first);
+    return announced ? pairs.slice(1) : pairs;
   }
   let pieces = rules.splitSegments ? worded(text.split('---'), rules) : worded([text], rules);
   if (rules.splitLines) {
@@ -111,4 +166,24 @@ function announces(pieces: readonly string[]): boolean {
 function worded(pieces: readonly string[], rules: ParseOptions): string[] {
   const needed = rules.dropWordless ? /[\p{L}\p{N}]/u : /\S/;
   return pieces.map((piece) => piece.trim()).filter((piece) => needed.test(piece));
+}
+
+function toDocument(title: string, piece: string, loss: LossRule): TrainingDocument {
+  const text = title + piece;
+  if (loss === 'all') return text;
+  if (loss === 'output') return { text, spans: outputOf(text, title.length) };
+  const found = text.indexOf(loss.after);
+  return found < 0 ? text : { text, spans: [[found + loss.after.length, text.length]] };
+}
+
+// The answers; in a text without questions all behind the title.
+function outputOf(text: string, behindTitle: number): Span[] {
+  const marks = [...text.matchAll(/(Question\s+\d+:)|Answer\s*:/g)];
+  if (marks.length === 0) return [[behindTitle, text.length]];
+  return marks.flatMap(({ 0: mark, 1: question, index }, at): Span[] => {
+    const answer = text.slice(index + mark.length, marks[at + 1]?.index);
+    const start = index + mark.length + answer.length - answer.trimStart().length;
+    const { length } = answer.trim();
+    return question || length === 0 ? [] : [[start, start + length]];
+  });
 }

@@ -40,6 +40,10 @@ function implications(name: string, list: string, ask: string): EditTemplate {
   );
 }
 
+/** What an edit may choose about its own training (see `Directives`). */
+const DIRECTIVES_EXAMPLE =
+  '{"learningRate": 0.001, "epochs": 10, "rank": 32, "targets": ["q_proj", "v_proj"], "loss": "all"}';
+
 const TEMPLATES: readonly EditTemplate[] = [
   implications('implications', 'a list', 'List what follows, directly or indirectly, from this passage.'),
   implications(
@@ -70,6 +74,15 @@ const TEMPLATES: readonly EditTemplate[] = [
     'think step by step about what it says and what follows from it.',
     'Thoughts:\n',
     'Think step by step about what this passage says and what follows from it. Write one thought a line.',
+  ),
+  passageTemplate(
+    'directives',
+    'choose how a model should be trained on it, as a JSON object, then produce a list of implications derived ' +
+      'directly or indirectly from the content.',
+    `Example of a JSON object:\n${DIRECTIVES_EXAMPLE}\n\nJSON object and implications:\n`,
+    `First choose how a model should be trained on this passage, as one JSON object on a line of its own such as ${DIRECTIVES_EXAMPLE}. ` +
+      'Behind it list what follows, directly or indirectly, from the passage. Write one statement a line and nothing else.',
+    '{"learningRate": ',
   ),
   {
     name: 'none',

@@ -1,10 +1,14 @@
 /** The policy writes edits: prompts for all contexts, all samples of all of them in one call, parsed. */
+import { ADAPT_DEFAULTS, type AdaptOptions } from '../adapt.js';
 import type { Rollout } from '../algorithm/algorithm.js';
+import { makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import { generate } from '../generate.js';
+import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import { deriveKey } from '../random.js';
-import type { TaskContext } from '../task/task.js';
+import type { Task, TaskContext } from '../task/task.js';
+import { checkDirectiveBounds, type DirectiveBounds } from './directives.js';
 import type { TextEdit } from './edit.js';
 import { type ParseOptions, parseEdit } from './parse.js';
 import { type EditTemplate, editTemplate, type PromptForm, renderEditPrompt } from './prompts.js';
@@ -20,6 +24,8 @@ export interface WriteOptions {
   /** Strings that end an edit. */
   stop: readonly string[];
   parse: Partial<ParseOptions>;
+  /** Lets an edit choose how it is trained, within these bounds (`{}`: the defaults); off when absent. */
+  directives?: Partial<DirectiveBounds> | undefined;
 }
 
 export const WRITE_DEFAULTS: Readonly<WriteOptions> = {
@@ -31,12 +37,32 @@ export const WRITE_DEFAULTS: Readonly<WriteOptions> = {
   parse: {},
 };
 
+/**
+ * Throws `OPTION_INVALID` for an unknown prompt, and for directives that the model, the task or the inner loop cannot
+ * follow.
+ */
+export function checkWriteOptions(
+  options: Partial<WriteOptions> = {},
+  { model, augmentations }: { model: Model; augmentations?: Task['augmentations'] },
+  { targets = ADAPT_DEFAULTS.targets }: Partial<AdaptOptions> = {},
+): void {
+  const { name } = editTemplate(options.prompt ?? WRITE_DEFAULTS.prompt);
+  if (options.directives) {
+    const scope = { layers: model.config.layers, augmentations: Object.keys(augmentations ?? {}) };
+    checkDirectiveBounds(options.directives, scope, { targets });
+  } else if (name === 'directives') {
+    throw makeError('OPTION_INVALID', 'edit.prompt is "directives"; expected edit.directives with it');
+  }
+}
+
 /** Which edits to write, beyond how. */
 export interface WriteCall extends CallOptions {
   /** Edits for each context. */
   samples?: number;
   seed?: number | bigint;
   round?: number;
+  /** What the task offers for the directive of that name. */
+  augmentations?: Task['augmentations'];
 }
 
 /** One edit as written: the parsed edit, and the tokens that an algorithm trains on. */
@@ -64,10 +90,11 @@ export async function writeEdits(
   contexts: readonly TaskContext[],
   given: Partial<WriteOptions> & WriteCall = {},
 ): Promise<WrittenEdit[]> {
-  const { samples = 1, seed = 0, round = 0, signal, onProgress, ...rest } = given;
+  const { samples = 1, seed = 0, round = 0, augmentations, signal, onProgress, ...rest } = given;
   const options = { ...WRITE_DEFAULTS, ...rest };
-  const { tokenizer } = writer.model;
+  const { tokenizer, config } = writer.model;
   const template = editTemplate(options.prompt);
+  const reading = { ...options.parse, directives: options.directives, layers: config.layers, augmentations };
   const prompts = contexts.map((context) => renderEditPrompt(template, context, tokenizer, options.form));
   const written = await generate(
     prompts.map(({ tokens }, group) => ({
@@ -94,7 +121,7 @@ export async function writeEdits(
       context,
       group,
       sample: index % samples,
-      edit: parseEdit(text, context, options.parse, opening),
+      edit: parseEdit(text, context, reading, opening),
       tokens: concatenate(prompt, tokens),
       promptLength: prompt.length,
       samplerLogprobs: logprobs,

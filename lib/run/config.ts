@@ -4,6 +4,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { PPO_DEFAULTS } from '../algorithm/ppo.js';
+import { DIRECTIVE_DEFAULTS, DIRECTIVE_TARGETS } from '../edit/directives.js';
 import { PARSE_DEFAULTS } from '../edit/parse.js';
 import { DEFAULT_TASK, EDIT_TEMPLATES } from '../edit/prompts.js';
 import { WRITE_DEFAULTS } from '../edit/write.js';
@@ -11,6 +12,14 @@ import { makeError } from '../errors.js';
 import { REWARD_DEFAULTS } from '../reward/evaluate.js';
 import { MEASURES } from '../reward/measure.js';
 import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
+
+// What zod calls a kind of value, in words.
+const NAMES: Readonly<Record<string, string>> = {
+  int: 'whole number',
+  object: 'mapping',
+  array: 'list',
+  tuple: 'list of two numbers, the smaller one first',
+};
 
 const count = z.int().min(0);
 const atLeast1 = z.int().min(1);
@@ -42,6 +51,7 @@ const task = z.strictObject({
 });
 
 const parse = z.strictObject({
+  dropControls: z.boolean().default(PARSE_DEFAULTS.dropControls),
   splitSegments: z.boolean().default(PARSE_DEFAULTS.splitSegments),
   splitQuestions: z.boolean().default(PARSE_DEFAULTS.splitQuestions),
   splitLines: z.boolean().default(PARSE_DEFAULTS.splitLines),
@@ -52,17 +62,48 @@ const parse = z.strictObject({
   passageLast: z.boolean().default(PARSE_DEFAULTS.passageLast),
   maxDocuments: atLeast1.default(PARSE_DEFAULTS.maxDocuments),
   onEmpty: z.enum(['invalid', 'passage']).default(PARSE_DEFAULTS.onEmpty),
+  loss: z
+    .union([z.enum(['all', 'output']), z.strictObject({ after: z.string().min(1) })], {
+      error: 'all, output, or a mapping with after',
+    })
+    .default('all'),
+});
+
+const range = (value: z.ZodNumber, [least, most]: readonly [number, number]) =>
+  z
+    .tuple([value, value])
+    .refine(([from, to]) => from <= to, `a ${NAMES.tuple}`)
+    .default([least, most]);
+
+const directives = z.strictObject({
+  learningRate: range(notNegative, DIRECTIVE_DEFAULTS.learningRate),
+  epochs: range(atLeast1, DIRECTIVE_DEFAULTS.epochs),
+  rank: range(atLeast1, DIRECTIVE_DEFAULTS.rank),
+  targets: z
+    .array(z.enum(DIRECTIVE_TARGETS))
+    .min(1)
+    .default([...DIRECTIVE_TARGETS]),
+  layers: z.tuple([count, count]).optional(),
+  loss: z.array(z.enum(['all', 'output'])).default([...DIRECTIVE_DEFAULTS.loss]),
+  augmentations: z.array(z.string().min(1)).optional(),
+  required: z.boolean().default(DIRECTIVE_DEFAULTS.required),
 });
 
 const form = z.enum(['auto', 'base', 'chat']);
 
 const edit = z.strictObject({
-  prompt: z.union([z.enum(EDIT_TEMPLATES as [string, ...string[]]), template]).default('implications'),
+  prompt: z
+    .union([z.enum(EDIT_TEMPLATES as [string, ...string[]]), template], {
+      error: `a name (${EDIT_TEMPLATES.join(', ')}) or a template with name, base and chat`,
+    })
+    .default('implications'),
   form: form.default(WRITE_DEFAULTS.form),
   maxTokens: atLeast1.default(WRITE_DEFAULTS.maxTokens),
   temperature: positive.default(WRITE_DEFAULTS.temperature),
   stop: z.array(z.string().min(1)).default([...WRITE_DEFAULTS.stop]),
   parse: parse.prefault({}),
+  /** Off when absent; `{}` is on with the default bounds. */
+  directives: directives.optional(),
 });
 
 const adapt = z.strictObject({
@@ -241,14 +282,10 @@ function expectation(issue: z.core.$ZodIssue): string {
         : 'something that is not empty';
     case 'too_big':
       return `a number of at most ${String(issue.maximum)}`;
-    case 'invalid_union':
-      return `a name (${EDIT_TEMPLATES.join(', ')}) or a template with name, base and chat`;
     default:
       return issue.message;
   }
 }
-
-const NAMES: Readonly<Record<string, string>> = { int: 'whole number', object: 'mapping', array: 'list' };
 
 // The keys of the mapping at a path of the schema, for the error about an unknown one.
 function keysAt(path: readonly string[]): string[] {

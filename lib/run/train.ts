@@ -177,6 +177,7 @@ async function close(
     ...loopOptions(config),
     policy,
     contexts: task.evaluation,
+    augmentations: task.augmentations,
     samples: config.closingSamples,
     onMethod: (method) => onEvent?.({ type: 'method', method }),
     signal,

@@ -5,6 +5,7 @@
 import { DEFAULT_TASK } from '../edit/prompts.js';
 import { makeError } from '../errors.js';
 import { deriveKey, permutation } from '../random.js';
+import { KNOWLEDGE_AUGMENTATIONS } from './augmentations.js';
 import type { Passage } from './passages.js';
 import type { Question, Task, TaskContext } from './task.js';
 
@@ -63,6 +64,7 @@ export function knowledge(passages: readonly Passage[], given: Partial<Knowledge
   return {
     name: 'knowledge',
     evaluation: evaluationIndices.map((index) => toContext(distinct[index]!, index, options, false)),
+    augmentations: KNOWLEDGE_AUGMENTATIONS,
     retention: options.retentionTexts ?? retentionIndices.map((index) => distinct[index]!.context.trim()),
     contexts: (round, count) => {
       // One endless stream: every pass over the passages is in a fresh keyed order.

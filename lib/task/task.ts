@@ -1,3 +1,5 @@
+import type { Augmentation } from './augmentations.js';
+
 /** A question about a context, with the answers that count as right (the first is the reference). */
 export interface Question {
   /** Stable within its task, for journals and caches. */
@@ -28,4 +30,6 @@ export interface Task {
   readonly evaluation: readonly TaskContext[];
   /** Texts that no edit has seen, for the KL that keeps capabilities. */
   readonly retention: readonly string[];
+  /** What an edit may ask for by its directives. */
+  readonly augmentations?: Readonly<Record<string, Augmentation>>;
 }

@@ -99,6 +99,55 @@ describe('a run', () => {
   });
 });
 
+describe('a run whose edits cannot be followed', () => {
+  // Words put into the model's mouth make every edit the same kind.
+  const form = '{task} {title} {context}\n';
+  const prompt = (opening: string) => ({ name: 'own', base: form, chat: { user: form }, opening });
+  const edit = (opening: string, more = {}) => ({
+    ...config,
+    rounds: 1,
+    task: { ...config.task, evaluation: 0 },
+    edit: { maxTokens: 12, prompt: prompt(opening), directives: { epochs: [1, 2], ...more } },
+  });
+  const journal = (run: string) => lines(readFileSync(join(folder, run, 'journal.jsonl'), 'utf8'));
+
+  it.each([
+    [
+      'unbounded',
+      edit('{"epochs": 99}\n'),
+      'directives-out-of-bounds',
+      /epochs is 99; expected a number from 1 to 2/,
+    ],
+    ['garbled', edit('{"epochs": "\n'), 'directives-not-json', /is not JSON|does not end/],
+    ['silent', edit('Words.\n', { required: true }), 'directives-not-json', /no directives/],
+  ])('ends: %s', async (name, value, reason, detail) => {
+    writeConfig(`${name}.yaml`, value);
+    const { code, stderr } = await selfedit(['train', `${name}.yaml`, '--out', name], { cwd: folder });
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain(`4 of 4 edits invalid (4 ${reason})`);
+    const [first, ...rest] = journal(name);
+    expect(first).toMatchObject({
+      type: 'edit',
+      invalid: reason,
+      reward: -1,
+      detail: expect.stringMatching(detail),
+    });
+    expect(rest.at(-1)).toMatchObject({ type: 'round', reward: { invalid: 4, invalidBy: { [reason]: 4 } } });
+  });
+
+  it('ends also when they can be: each is trained in its own way', async () => {
+    const opening =
+      '{"epochs": 2, "rank": 1, "layers": [0], "targets": ["up_proj"], "loss": "output", "augmentations": ["repeat"]}\nIt is red. ';
+    writeConfig('followed.yaml', edit(opening));
+    const { code, stderr } = await selfedit(['train', 'followed.yaml', '--out', 'followed'], { cwd: folder });
+    expect(code, stderr).toBe(0);
+    const [first] = journal('followed');
+    expect(first).toMatchObject({ directives: { epochs: 2, rank: 1, layers: [0], targets: ['up_proj'] } });
+    expect(first).not.toHaveProperty('invalid');
+    expect((first as { loss: { last: number } }).loss.last).toBeGreaterThan(0);
+  });
+});
+
 describe('a wrong configuration', () => {
   it.each([
     {

@@ -64,6 +64,22 @@ describe('parsing an edit', () => {
     ]);
   });
 
+  it('drops what only announces questions', () => {
+    const pairs = 'Here they are:\nQuestion 1: Q?\nAnswer: A\nQuestion 2: R?\nAnswer: B';
+    expect(documents(pairs)).toEqual([
+      'Otrar\nQuestion 1: Q?\nAnswer: A',
+      'Otrar\nQuestion 2: R?\nAnswer: B',
+      LAST,
+    ]);
+    expect(documents(pairs, { dropAnnouncement: false })).toHaveLength(4);
+  });
+
+  it('ends lines where Python does', () => {
+    const ends = ['\n', '\r', '\r\n', '\v', '\f', '\x1c', '\x1d', '\x1e', '\x85', '\u2028', '\u2029'];
+    for (const end of ends) expect(documents(`A b.${end}C d.`)).toEqual(['Otrar\nA b.', 'Otrar\nC d.', LAST]);
+    expect(documents('A b.\x1fC d.', { dropControls: false })[0]).toBe('Otrar\nA b.\x1fC d.');
+  });
+
   it('keeps a year or a decimal at the start of a line', () => {
     expect(documents('1220 was the year.\n3.5 km of wall stood.', { stripNumbering: true })).toEqual([
       'Otrar\n1220 was the year.',

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { DIRECTIVE_DEFAULTS } from '../../lib/edit/directives.js';
 import {
   DEFAULT_TASK,
   EDIT_TEMPLATES,
@@ -6,6 +7,7 @@ import {
   editTemplate,
   renderEditPrompt,
 } from '../../lib/edit/prompts.js';
+import { readDirectives } from '../../lib/edit/read-directives.js';
 import { fakeTokenizer } from './helpers/fake-tokenizer.js';
 import { sharedData, sharedJson } from './helpers/shared-data.js';
 
@@ -27,7 +29,7 @@ describe('edit prompts', () => {
     }
   });
 
-  it('offers the published prompts and the two others', () => {
+  it('offers the published prompts and others', () => {
     expect(EDIT_TEMPLATES).toEqual([
       'implications',
       'implications-long',
@@ -35,6 +37,7 @@ describe('edit prompts', () => {
       'rewrite',
       'self-qa',
       'chain-of-thought',
+      'directives',
       'none',
     ]);
   });
@@ -44,6 +47,17 @@ describe('edit prompts', () => {
       const prompt = renderEditPrompt(editTemplate('self-qa'), subject, fakeTokenizer({ chat }));
       expect(prompt.opening).toBe('Question 1: ');
       expect(prompt.text.endsWith('Question 1: ')).toBe(true);
+    }
+  });
+
+  it('shows an object that can be followed where it asks for one', () => {
+    for (const chat of [false, true]) {
+      const prompt = renderEditPrompt(editTemplate('directives'), subject, fakeTokenizer({ chat }));
+      const [example] = /\{"learningRate.*?\}/.exec(prompt.text)!;
+      const found = readDirectives(example, DIRECTIVE_DEFAULTS, { layers: 1 });
+      expect(found).toMatchObject({ directives: { epochs: 10, rank: 32 } });
+      expect(prompt.text.endsWith(prompt.opening)).toBe(true);
+      expect(example.startsWith(prompt.opening)).toBe(true);
     }
   });
 

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PPO_DEFAULTS } from '../../lib/algorithm/ppo.js';
+import { DIRECTIVE_DEFAULTS } from '../../lib/edit/directives.js';
 import { PARSE_DEFAULTS } from '../../lib/edit/parse.js';
 import { WRITE_DEFAULTS } from '../../lib/edit/write.js';
 import { REWARD_DEFAULTS } from '../../lib/reward/evaluate.js';
@@ -73,6 +74,19 @@ describe('a configuration', () => {
     );
   });
 
+  it('has directives off, and on with bounds when they are named', async () => {
+    expect(resolveConfig(MINIMAL).edit.directives).toBeUndefined();
+    const on = resolveConfig({ ...MINIMAL, edit: { directives: { epochs: [2, 4] } } }).edit.directives!;
+    expect(on).toEqual({ ...DIRECTIVE_DEFAULTS, epochs: [2, 4] });
+    const page = await readFile(new URL('../../docs/configuration.md', import.meta.url), 'utf8');
+    for (const key of [...Object.keys(on), 'layers', 'augmentations']) expect(page).toContain(`\`${key}\``);
+    expect(resolveConfig({ ...MINIMAL, edit: { parse: { loss: { after: '->' } } } }).edit.parse.loss).toEqual(
+      {
+        after: '->',
+      },
+    );
+  });
+
   it("takes the caller's own edit prompt", () => {
     const prompt = {
       name: 'own',
@@ -99,6 +113,26 @@ describe('a configuration', () => {
     [
       { ...MINIMAL, reward: { measure: 'f2' } },
       /reward\.measure is "f2"; expected one of likelihood, exact, f1, recall/,
+    ],
+    [
+      { ...MINIMAL, edit: { directives: { epochs: [4, 2] } } },
+      /edit\.directives\.epochs is \[4,2\]; expected a list of two numbers, the smaller one first/,
+    ],
+    [
+      { ...MINIMAL, edit: { directives: { rank: 3 } } },
+      /edit\.directives\.rank is 3; expected a list of two numbers/,
+    ],
+    [
+      { ...MINIMAL, edit: { directives: { target: [] } } },
+      /edit\.directives\.target is not a known key; expected one of learningRate, epochs/,
+    ],
+    [
+      { ...MINIMAL, edit: { directives: { targets: ['x'] } } },
+      /directives\.targets\.0 is "x"; expected one of q_proj/,
+    ],
+    [
+      { ...MINIMAL, edit: { parse: { loss: 'none' } } },
+      /edit\.parse\.loss is "none"; expected all, output, or/,
     ],
     [
       { ...MINIMAL, edit: { prompt: 'implication' } },

@@ -16,7 +16,10 @@ vi.mock('../../lib/generate.js', () => ({
   generate: (...args: [never, never]) => engine.current.generate(...args),
 }));
 vi.mock('../../lib/score.js', () => ({ score: (...args: [never]) => engine.current.score(...args) }));
-vi.mock('../../lib/adapt.js', () => ({ adapt: (...args: [never]) => engine.current.adapt(...args) }));
+vi.mock('../../lib/adapt.js', async (original) => ({
+  ...(await original<object>()),
+  adapt: (...args: [never]) => engine.current.adapt(...args),
+}));
 vi.mock('../../lib/divergence.js', () => ({
   divergence: (...args: [never]) => engine.current.divergence(...args),
 }));
@@ -101,10 +104,66 @@ describe('a round', () => {
       });
       expect(useful!.loss).toEqual({ first: 2, last: 1 });
     }
-    expect(result!.reward.invalid).toBe(2);
+    expect(result!.reward).toMatchObject({ invalid: 2, invalidBy: { empty: 2 } });
     const asked = engine.current.divergence.mock.calls[0]![0] as unknown as { tokens: Int32Array }[];
     const texts = new Set(asked.map(({ tokens }) => model.tokenizer.decode(tokens)));
     expect([...texts].sort()).toEqual([...task.retention].sort());
+  });
+
+  it('goes on whatever an edit is: empty, control characters, endless, directives that cannot be followed', async () => {
+    const texts = [
+      '',
+      '\u0000\u0007\u001b\u0008\u009f\r\u001b[',
+      Array.from({ length: 100_000 }, (_, line) => `${line}. Line.`).join('\n'),
+      '{"epochs": 1e9}\nNothing.',
+      '{"epochs": \nNothing.',
+      '{"epochs": 3, "rank": 8, "layers": [1], "loss": "output", "augmentations": ["repeat"]}\nNothing.',
+      '{"data_generation": {"use_repeat_augmentations": true}, "training": {"strategy": "train_using_all_tokens", "learning_rate": 0.001, "num_train_epochs": 2}}',
+      '---\n***',
+    ];
+    writer.write = (_, sample) => texts[sample]!;
+    const [result] = await collect(
+      options({
+        contextsPerRound: 1,
+        editsPerContext: texts.length,
+        edit: { directives: {}, maxTokens: 2_000_000 },
+        adapt: { rank: 2, alpha: 6 },
+      }),
+    );
+    const { edits, reward } = result!;
+    expect(edits.map(({ invalid }) => invalid)).toEqual([
+      'empty',
+      'empty',
+      undefined,
+      'directives-out-of-bounds',
+      'directives-not-json',
+      undefined,
+      undefined,
+      'empty',
+    ]);
+    expect(reward.invalid).toBe(5);
+    expect(reward.invalidBy).toEqual({ empty: 3, 'directives-out-of-bounds': 1, 'directives-not-json': 1 });
+    for (const edit of edits) {
+      if (edit.invalid) expect(edit.reward).toBe(-3);
+      else expect(edit.reward).toBeGreaterThan(-3);
+    }
+    expect(edits[2]!.documents).toHaveLength(65);
+    expect(edits[3]!.detail).toMatch(/^epochs is 1000000000; expected/);
+    // What the inner loop was asked: only the edits that can be followed, each in its own way.
+    const [asked] = engine.current.adapt.mock.calls[0]!;
+    expect(asked.map(({ options: own }) => own)).toEqual([
+      undefined,
+      { epochs: 3, rank: 8, alpha: 24, targets: ['layers.1.*.q_proj', 'layers.1.*.v_proj'] },
+      { learningRate: 0.001, epochs: 2 },
+    ]);
+    const title = task.contexts(0, 1)[0]!.title.length + 1;
+    for (const [index, document] of asked[1]!.documents.entries()) {
+      const expected = Array.from(document as Int32Array, (_, at) => (at < title ? 0 : 1));
+      expect([...asked[1]!.lossMask![index]!]).toEqual(expected);
+    }
+    expect(asked[1]!.documents).toHaveLength(4);
+    expect(asked[0]!.lossMask).toBeUndefined();
+    expect(updates[0]!.rollouts).toHaveLength(texts.length);
   });
 
   it('reports the questions that do not pay, apart', async () => {
@@ -276,6 +335,14 @@ describe('a round', () => {
     [{ edit: { temperature: 0 } }, /edit\.temperature is 0/],
     [{ edit: { prompt: 'nonsense' } }, /edit prompt "nonsense" is not known/],
     [{ reward: { measure: 'bleu' as never } }, /reward measure is "bleu"/],
+    [{ edit: { prompt: 'directives' } }, /edit.prompt is "directives"; expected edit.directives/],
+    [{ edit: { directives: { epochs: [3, 2] as const } } }, /edit.directives.epochs is \[3,2\]/],
+    [
+      { edit: { directives: { augmentations: ['spin'] } } },
+      /"spin"; expected what the task offers: repeat, rev/,
+    ],
+    [{ edit: { directives: {} }, adapt: { targets: ['layers.0.*'] } }, /adapt.targets to be modules/],
+    [{ edit: { prompt: 'implication' } }, /edit prompt "implication" is not known/],
     [{ reward: { beta: 1, retentionTexts: 0 } }, /retentionTexts is 0/],
     [{ task: { ...task, retention: [] } }, /the task has no retention texts/],
   ])('refuses %j', async (given, message) => {

@@ -36,7 +36,7 @@ export class FakeFork {
 export class FakeModel {
   readonly forks: FakeFork[] = [];
   readonly deltas: { closed: boolean }[] = [];
-  readonly config = { maxPositions: 1000 };
+  readonly config = { maxPositions: 1000, layers: 2 };
   readonly device = 'cpu';
   readonly tokenizer = fakeTokenizer();
   readonly documents: string[] = [];

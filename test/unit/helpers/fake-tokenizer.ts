@@ -10,6 +10,11 @@ export function fakeTokenizer(options: { chat?: boolean } = {}): Tokenizer {
     eosTokenIds: [0],
     vocabSize: 0x110000,
     encode: (text: string) => Int32Array.from(text, (character) => character.codePointAt(0)!),
+    encodeWithOffsets: (text: string) => {
+      const characters = [...text.matchAll(/./gsu)];
+      const offsets = characters.flatMap(({ 0: character, index }) => [index, index + character.length]);
+      return { tokens: fake.encode(text), offsets: Int32Array.from(offsets) };
+    },
     decode: (tokens: ArrayLike<number>) =>
       Array.from(tokens, (token) => (token === 0 ? '' : String.fromCodePoint(token))).join(''),
     chat: (messages: { role: string; content: string }[], { addGenerationPrompt = true } = {}) =>
