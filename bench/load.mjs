@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // B8: loading a model: safetensors beside transformers, GGUF beside gguf-py; and the highest memory on the way.
 // The files are in the page cache on both sides.
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Model, score } from 'selfedit';
 import { compareLogprobs } from './lib/answers.mjs';
@@ -23,6 +24,8 @@ export const load = {
       path: folder,
       script: 'load_safetensors',
       work: { row: ROW },
+      // Used where they lie in the file: read once.
+      moved: (bytes) => bytes,
     });
     const gguf = await ggufOf(context, folder);
     if (!gguf) return figures;
@@ -31,12 +34,14 @@ export const load = {
       path: gguf,
       script: 'load_gguf',
       work: { gguf },
+      // The file is read, the weights are written.
+      moved: (bytes) => statSync(gguf).size + bytes,
     });
     return [...figures, ...more];
   },
 };
 
-async function figuresOf(context, { name, path, script, work }) {
+async function figuresOf(context, { name, path, script, work, moved }) {
   const { device, dtype } = context;
   const options = { device, dtype, signal: context.signal };
   let first;
@@ -62,13 +67,12 @@ async function figuresOf(context, { name, path, script, work }) {
     ],
   });
   const limits = await context.limits();
-  // Read once and written once.
   const bytes = weightBytes(first.parameters, dtype);
   const figure = makeFigure(context, {
     name,
     bar: 'load',
     ...measured,
-    limit: (2 * bytes) / limits.bandwidth,
+    limit: moved(bytes) / limits.bandwidth,
   });
   if (!canReadMemory(context)) return [figure];
   const memory = await childMemory('load-child', { path, dtype });

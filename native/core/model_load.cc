@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/device.h"
+#include "core/finite.h"
 #include "core/model.h"
 #include "core/stored.h"
 #include "cpu/kernels.h"
@@ -43,11 +44,6 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-struct Source {
-  std::shared_ptr<const TensorFile> file;
-  const TensorInfo* info;
-};
-
 class Loader {
  public:
   Loader(const LoadSpec& spec, const JobControl& control) : spec_(spec), control_(control) {
@@ -59,7 +55,7 @@ class Loader {
           unexpected_.push_back(info.name);
           continue;
         }
-        if (!sources_.emplace(name, Source{file, &info}).second) {
+        if (!sources_.emplace(name, StoredTensor{file, &info}).second) {
           throw Error("FILE_FORMAT", path + ": tensor \"" + info.name + "\" is present twice");
         }
         total_ += static_cast<double>(info.bytes);
@@ -78,15 +74,16 @@ class Loader {
     }
     control_.Check();
     used_.insert(name);
-    const Source source = found->second;
+    const StoredTensor source = found->second;
     if (source.info->shape != shape) {
       throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
                                       ShapeText(source.info->shape) + ", the configuration needs " +
                                       ShapeText(shape));
     }
+    CheckReal(*source.file, *source.info);
+    if (std::optional<at::Tensor> mapped = Mapped(source, shape, type, permuted_heads)) return *mapped;
     at::Tensor tensor = Read(source, shape, type, permuted_heads);
-    done_ += static_cast<double>(source.info->bytes);
-    control_.Report({done_, total_, static_cast<double>(used_.size()), NAN});
+    Report(static_cast<int64_t>(source.info->bytes));
     return tensor;
   }
 
@@ -99,6 +96,10 @@ class Loader {
     }
     Fail("TENSOR_MISSING", "missing", missing_);
     Fail("TENSOR_UNEXPECTED", "not of this architecture", unexpected_);
+    CheckFinite(std::move(mapped_), [this](int64_t bytes) {
+      control_.Check();
+      Report(bytes);
+    });
     if (done_ < total_) control_.Report({total_, total_, static_cast<double>(used_.size() + 1), NAN});
   }
 
@@ -112,21 +113,31 @@ class Loader {
                 spec_.files.at(0) + ": " + std::to_string(names.size()) + " tensor(s) " + what + ": " + list);
   }
 
-  at::Tensor Read(const Source& source, const std::vector<int64_t>& shape, at::ScalarType type,
+  void Report(int64_t bytes) {
+    done_ += static_cast<double>(bytes);
+    control_.Report({done_, total_, static_cast<double>(used_.size()), NAN});
+  }
+
+  // The tensor where it lies, kept mapped by what is returned: nothing ever writes to a weight. Nothing when
+  // its type or order is another. Its values are not looked at before Finish.
+  std::optional<at::Tensor> Mapped(const StoredTensor& source, const std::vector<int64_t>& shape,
+                                   at::ScalarType type, int64_t permuted_heads) {
+    const DType stored = source.info->dtype;
+    const uint8_t* data = source.file->Data(*source.info);
+    const bool same = (stored == DType::kF32 && type == at::kFloat) ||
+                      (stored == DType::kBF16 && type == at::kBFloat16) ||
+                      (stored == DType::kF64 && type == at::kDouble);
+    if (!same || permuted_heads > 0 || reinterpret_cast<uintptr_t>(data) % 8 != 0) return std::nullopt;
+    mapped_.push_back(source);
+    return at::from_blob(
+        const_cast<uint8_t*>(data), shape, [file = source.file](void*) {}, at::TensorOptions().dtype(type));
+  }
+
+  // The tensor in memory of its own, converted, put in its order and checked.
+  at::Tensor Read(const StoredTensor& source, const std::vector<int64_t>& shape, at::ScalarType type,
                   int64_t permuted_heads) {
     const TensorInfo& info = *source.info;
-    CheckReal(*source.file, info);
     const uint8_t* data = source.file->Data(info);
-    const bool same = (info.dtype == DType::kF32 && type == at::kFloat) ||
-                      (info.dtype == DType::kBF16 && type == at::kBFloat16) ||
-                      (info.dtype == DType::kF64 && type == at::kDouble);
-    if (same && permuted_heads == 0 && reinterpret_cast<uintptr_t>(data) % 8 == 0) {
-      // The mapping itself, kept open by the tensor. Nothing ever writes to a weight.
-      const at::Tensor tensor = at::from_blob(
-          const_cast<uint8_t*>(data), shape, [file = source.file](void*) {}, at::TensorOptions().dtype(type));
-      CheckFinite(source, tensor);
-      return tensor;
-    }
     // A vector's permuted heads are made of its elements.
     const int64_t rows = permuted_heads > 0 ? shape[0] : info.Rows();
     const int64_t width = info.Elements() / rows;
@@ -138,7 +149,7 @@ class Loader {
         const int64_t half = shape[0] / permuted_heads / 2;
         tensor = tensor.view({permuted_heads, half, 2, -1}).transpose(1, 2).reshape(shape).contiguous();
       }
-      CheckFinite(source, tensor);
+      if (!at::isfinite(tensor).all().item<bool>()) FailNotFinite(source);
       return tensor;
     }
     // Converted, put in its place and checked while it is in the cache.
@@ -150,21 +161,22 @@ class Loader {
     at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / width), [&](int64_t b, int64_t e) {
       std::vector<float> row(type == at::kFloat ? 0 : width);
       bool good = true;
+      source.file->Prefetch(info, b * info.RowBytes(), e * info.RowBytes());
       for (int64_t r = b; r < e; ++r) {
         if (type == at::kFloat) {
           float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
           Dequantize(info, data, r, 1, to);
-          good &= Finite(reinterpret_cast<const uint32_t*>(to), width, uint32_t{0x7F800000u});
+          good &= AllFinite(DType::kF32, to, width);
         } else {
           Dequantize(info, data, r, 1, row.data());
           auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
           cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
-          good &= Finite(to, width, uint16_t{0x7F80u});
+          good &= AllFinite(DType::kBF16, to, width);
         }
       }
       if (!good) finite = false;
     });
-    if (!finite) NotFinite(source);
+    if (!finite) FailNotFinite(source);
     source.file->Forget(info);
     return tensor;
   }
@@ -182,40 +194,12 @@ class Loader {
     tensor.copy_(wide);
   }
 
-  template <typename T>
-  static bool Finite(const T* values, int64_t count, T exponent) {
-    T bad = 0;
-    for (int64_t i = 0; i < count; ++i) bad |= (values[i] & exponent) == exponent;
-    return bad == 0;
-  }
-
-  void CheckFinite(const Source& source, const at::Tensor& tensor) {
-    std::atomic<bool> finite{true};
-    auto scan = [&](const auto* values, auto exponent) {
-      at::parallel_for(0, tensor.numel(), 1 << 18, [&](int64_t b, int64_t e) {
-        if (!Finite(values + b, e - b, exponent)) finite = false;
-      });
-    };
-    if (tensor.scalar_type() == at::kFloat) {
-      scan(static_cast<const uint32_t*>(tensor.const_data_ptr()), uint32_t{0x7F800000u});
-    } else if (tensor.scalar_type() == at::kBFloat16) {
-      scan(static_cast<const uint16_t*>(tensor.const_data_ptr()), uint16_t{0x7F80u});
-    } else {
-      scan(static_cast<const uint64_t*>(tensor.const_data_ptr()), uint64_t{0x7FF0000000000000ull});
-    }
-    if (!finite) NotFinite(source);
-  }
-
-  [[noreturn]] static void NotFinite(const Source& source) {
-    throw Error("WEIGHT_NOT_FINITE", source.file->path() + ": tensor \"" + source.info->name +
-                                         "\" holds NaN or infinite values; expected finite weights");
-  }
-
   const LoadSpec& spec_;
   const JobControl& control_;
-  std::map<std::string, Source> sources_;
+  std::map<std::string, StoredTensor> sources_;
   std::set<std::string> used_;
   std::vector<std::string> missing_, unexpected_;
+  std::vector<StoredTensor> mapped_;
   double done_ = 0, total_ = 0;
 };
 

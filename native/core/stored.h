@@ -1,8 +1,17 @@
 // What weights and factors may be stored as.
 #pragma once
+#include <memory>
+
+#include "core/types.h"
 #include "format/tensor_file.h"
 
 namespace selfedit {
+
+// A tensor where it lies in its file, which stays mapped as long as this is held.
+struct StoredTensor {
+  std::shared_ptr<const TensorFile> file;
+  const TensorInfo* info = nullptr;
+};
 
 // Integers belong to quantisation schemes whose scales lie elsewhere: read as numbers they would be a wrong
 // model.

@@ -24,6 +24,11 @@ struct Descriptor {
   }
 };
 
+size_t PageSize() {
+  static const size_t size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return size;
+}
+
 bool EndsWith(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
@@ -80,10 +85,20 @@ std::shared_ptr<const MappedFile> MappedFile::FromBytes(const std::string& name,
   return result;
 }
 
+void MappedFile::Prefetch(size_t offset, size_t bytes) const {
+  if (!mapped_ || bytes == 0) return;
+#ifdef MADV_POPULATE_READ
+  // A kernel before 5.14 refuses, and a page that cannot be read fails when it is looked at: as without the
+  // hint.
+  const size_t begin = offset / PageSize() * PageSize();
+  madvise(const_cast<uint8_t*>(data_) + begin, offset + bytes - begin, MADV_POPULATE_READ);
+#endif
+}
+
 void MappedFile::Forget(size_t offset, size_t bytes) const {
   if (!mapped_) return;
   // Whole pages only; they are read from the file again if someone does look.
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t page = PageSize();
   const size_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
   if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
 }

@@ -173,6 +173,10 @@ const uint8_t* TensorFile::Data(const TensorInfo& tensor) const {
   return file_->data() + tensor.offset;
 }
 
+void TensorFile::Prefetch(const TensorInfo& tensor, uint64_t begin, uint64_t end) const {
+  file_->Prefetch(static_cast<size_t>(tensor.offset + begin), static_cast<size_t>(end - begin));
+}
+
 void TensorFile::Forget(const TensorInfo& tensor) const {
   file_->Forget(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
 }

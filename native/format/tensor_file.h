@@ -73,6 +73,8 @@ class TensorFile {
   const TensorInfo* Find(std::string_view name) const;
   /// First byte of a tensor of this file. May be unaligned: read it through memcpy or Dequantize.
   const uint8_t* Data(const TensorInfo& tensor) const;
+  /// Hint: these bytes of the tensor, [begin, end), are about to be read.
+  void Prefetch(const TensorInfo& tensor, uint64_t begin, uint64_t end) const;
   /// Hint: the tensor will not be read again soon, so its pages need not count as this process's memory.
   void Forget(const TensorInfo& tensor) const;
   /// A metadata entry of type string (safetensors `__metadata__`, GGUF key–value).

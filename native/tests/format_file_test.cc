@@ -26,6 +26,23 @@ TEST(FormatMappedFile, MapsARegularFile) {
   EXPECT_EQ(MappedFile::Open(folder / "empty")->size(), 0u);
 }
 
+TEST(FormatMappedFile, HintsChangeNothing) {
+  const TemporaryFolder folder;
+  const std::string text(100000, 'x');
+  WriteFile(folder / "x", text);
+  const auto file = MappedFile::Open(folder / "x");
+  file->Prefetch(4095, 2);
+  file->Prefetch(0, text.size());
+  file->Forget(0, text.size());
+  file->Prefetch(99999, 1);
+  file->Prefetch(text.size(), 0);
+  EXPECT_EQ(std::memcmp(file->data(), text.data(), text.size()), 0);
+  const auto bytes = MappedFile::FromBytes("y", {1, 2, 3});
+  bytes->Prefetch(0, 3);
+  bytes->Forget(0, 3);
+  EXPECT_EQ(bytes->data()[2], 3);
+}
+
 TEST(FormatMappedFile, RefusesWhatIsNoFile) {
   const TemporaryFolder folder;
   ExpectError([&] { MappedFile::Open(folder / "none.gguf"); }, "FILE_NOT_FOUND", {"none.gguf"});
