@@ -67,6 +67,9 @@ export const ADAPT_DEFAULTS: AdaptOptions = {
   selection: 'gradient',
 };
 
+/** What the published code pads documents to. */
+export const PADDING_LENGTH = 2048;
+
 export interface AdaptEdit {
   /** What the new delta is trained on top of; it is not changed. */
   fork: Fork | Model;
@@ -92,6 +95,14 @@ export interface AdaptCallOptions extends Partial<AdaptOptions>, CallOptions {
   deterministic?: boolean;
   /** Tokens of one lockstep step; chosen when absent. Does not change results. */
   maxStepTokens?: number;
+  /**
+   * Trains as the published code does: every document is padded to `paddingLength` with the tokenizer's end token, and the
+   * padding bears loss. Padding attends to the document and not to itself, at positions that go on. About 40 times the
+   * work for documents of 50 tokens; on the CPU only. false.
+   */
+  faithfulPadding?: boolean;
+  /** Tokens of a padded document, at most the model's context; a longer document is left as it is. 2048. */
+  paddingLength?: number;
   /** Most edits trained together; chosen from the free memory when absent. Does not change results. */
   slots?: number;
 }
@@ -145,7 +156,9 @@ function adaptSpec(
   const { model } = table;
   const settings = edits.map((edit, e) => settingsOf(callOptions, edit, e));
   const slotFork = Int32Array.from(edits, ({ fork }, e) => table.indexOf(fork, `edit ${e}`));
+  const padding = paddingOf(model, callOptions);
   const documents: Int32Array[] = [];
+  const attended: number[] = [];
   const slotDocuments = new Int32Array(edits.length + 1);
   for (const [e, edit] of edits.entries()) {
     if (edit.documents.length === 0) throw makeError('INPUT_INVALID', `edit ${e} has no documents`);
@@ -161,7 +174,8 @@ function adaptSpec(
           `edit ${e}, document ${d} has ${tokens.length} tokens; the model's context holds ${longest}`,
         );
       }
-      documents.push(tokens);
+      documents.push(padding ? padded(tokens, padding) : tokens);
+      attended.push(tokens.length);
     }
     slotDocuments[e + 1] = documents.length;
   }
@@ -176,7 +190,8 @@ function adaptSpec(
     forks: table.natives,
     slotFork,
     slotDocuments,
-    lossMask: maskOf(edits, documents),
+    lossMask: maskOf(edits, documents, attended),
+    attended: Int32Array.from(padding ? attended : []),
     rank: integers(({ rank }) => rank),
     alpha: floats(({ alpha }) => alpha),
     learningRate: floats(({ learningRate }) => learningRate),
@@ -204,6 +219,34 @@ function adaptSpec(
     deterministic: callOptions.deterministic ?? false,
   };
   return { spec, uses: [...table.resources, ...inits], model };
+}
+
+interface Padding {
+  length: number;
+  token: number;
+}
+
+function paddingOf(model: Model, call: AdaptCallOptions): Padding | undefined {
+  if (!call.faithfulPadding) return undefined;
+  const length = call.paddingLength ?? PADDING_LENGTH;
+  if (!inRange(length, 2)) {
+    throw makeError('OPTION_INVALID', `paddingLength is ${length}; expected an integer from 2`);
+  }
+  const token = model.tokenizer.paddingTokenId;
+  if (token === undefined) {
+    throw makeError(
+      'OPTION_INVALID',
+      'faithfulPadding needs a tokenizer with an end token; this one has none',
+    );
+  }
+  return { length: Math.min(length, model.config.maxPositions), token };
+}
+
+function padded(tokens: Int32Array, { length, token }: Padding): Int32Array {
+  if (tokens.length >= length) return tokens;
+  const row = new Int32Array(length).fill(token);
+  row.set(tokens);
+  return row;
 }
 
 function slotsOf({ slots }: AdaptCallOptions): number {
@@ -251,7 +294,12 @@ function settingsOf(call: AdaptCallOptions, edit: AdaptEdit, index: number): Ada
   return merged;
 }
 
-function maskOf(edits: readonly AdaptEdit[], documents: readonly Int32Array[]): Uint8Array {
+// `lengths`: tokens of each document before its padding, which all bears loss.
+function maskOf(
+  edits: readonly AdaptEdit[],
+  documents: readonly Int32Array[],
+  lengths: readonly number[],
+): Uint8Array {
   if (edits.every(({ lossMask }) => lossMask === undefined)) return new Uint8Array(0);
   const masks: Uint8Array[] = [];
   let next = 0;
@@ -263,7 +311,8 @@ function maskOf(edits: readonly AdaptEdit[], documents: readonly Int32Array[]): 
       );
     }
     for (const d of edit.documents.keys()) {
-      const length = documents[next++]!.length;
+      const row = new Uint8Array(documents[next]!.length).fill(1);
+      const length = lengths[next++]!;
       const mask = edit.lossMask ? edit.lossMask[d] : new Uint8Array(length).fill(1);
       if (mask?.length !== length) {
         throw makeError(
@@ -271,7 +320,8 @@ function maskOf(edits: readonly AdaptEdit[], documents: readonly Int32Array[]): 
           `edit ${e}, document ${d}: the loss mask has ${mask?.length ?? 0} entries for ${length} tokens`,
         );
       }
-      masks.push(mask);
+      row.set(mask);
+      masks.push(row);
     }
   }
   return Uint8Array.from(Buffer.concat(masks));

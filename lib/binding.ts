@@ -250,6 +250,8 @@ export interface AdaptSpec extends Ragged {
   slotDocuments: Int32Array;
   /** One byte a token: 1 if predicting this token carries loss. Empty: all. The first token of a document never does. */
   lossMask: Uint8Array;
+  /** How many of a document's first tokens are attended to, a document each; the rest is padding. Empty: all. */
+  attended: Int32Array;
   rank: Int32Array;
   alpha: Float32Array;
   learningRate: Float32Array;

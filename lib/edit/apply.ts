@@ -1,5 +1,13 @@
 /** Edits become changed copies: the inner loop trains one delta an edit, all in lockstep, each applied to a fork. */
-import { ADAPT_DEFAULTS, type AdaptEdit, type Adapted, type AdaptOptions, adapt } from '../adapt.js';
+import {
+  ADAPT_DEFAULTS,
+  type AdaptCallOptions,
+  type AdaptEdit,
+  type Adapted,
+  type AdaptOptions,
+  adapt,
+  PADDING_LENGTH,
+} from '../adapt.js';
 import type { Delta } from '../delta.js';
 import { SelfeditError } from '../errors.js';
 import type { Fork } from '../fork.js';
@@ -8,7 +16,8 @@ import { type Directives, directedOptions } from './directives.js';
 import { bearsLoss, type TrainingDocument, type TrainingRow, toTrainingRow } from './documents.js';
 
 /** Settings of the inner loop, with the bounds of its batches. */
-export type InnerOptions = Partial<AdaptOptions> & { deterministic?: boolean; maxStepTokens?: number };
+export type InnerOptions = Partial<AdaptOptions> &
+  Pick<AdaptCallOptions, 'deterministic' | 'maxStepTokens' | 'faithfulPadding' | 'paddingLength'>;
 
 /** An edited copy. It owns its fork and its delta; `close` gives both back. */
 export interface EditedFork {
@@ -35,7 +44,7 @@ export interface Trainable {
 
 /**
  * Trains and applies the documents of each edit on top of `parent`, all in lockstep; the constants of the inner loop
- * are those of the paper unless given. Documents longer than the model's context are cut, and those without a predicted
+ * are those of the paper unless given. Documents longer than the model's context (or the padding) are cut, and those without a predicted
  * token that bears loss (of fewer than two tokens, for example) left out. An edit that is invalid or has no document
  * left gives a fork without a delta.
  */
@@ -46,10 +55,12 @@ export async function applyEdits(
 ): Promise<EditedFork[]> {
   const { tokenizer, config } = parent.model;
   const run = { ...ADAPT_DEFAULTS, ...options };
+  const { faithfulPadding = false, paddingLength = PADDING_LENGTH } = options;
+  const longest = faithfulPadding ? Math.min(paddingLength, config.maxPositions) : config.maxPositions;
   const slots = edits.map((item): AdaptEdit | undefined => {
     const edit = 'edit' in item ? item.edit : item;
     const rows = (edit.invalid ? [] : edit.documents)
-      .map((document) => cut(toTrainingRow(tokenizer, document), config.maxPositions))
+      .map((document) => cut(toTrainingRow(tokenizer, document), longest))
       .filter(bearsLoss);
     if (rows.length === 0) return undefined;
     const masked = rows.some(({ mask }) => mask);

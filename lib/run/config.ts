@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
+import { PADDING_LENGTH } from '../adapt.js';
 import { PPO_DEFAULTS } from '../algorithm/ppo.js';
 import { DIRECTIVE_DEFAULTS, DIRECTIVE_TARGETS } from '../edit/directives.js';
 import { PARSE_DEFAULTS } from '../edit/parse.js';
@@ -119,6 +120,8 @@ const adapt = z.strictObject({
   shuffle: z.boolean().default(true),
   targets: modules.default(['q_proj', 'v_proj']),
   deterministic: z.boolean().default(false),
+  faithfulPadding: z.boolean().default(false),
+  paddingLength: z.int().min(2).default(PADDING_LENGTH),
 });
 
 const reward = z.strictObject({

@@ -150,6 +150,7 @@ AdaptSpec AdaptSpecFrom(const Napi::Object& o) {
   spec.model = forks.model;
   spec.documents = RaggedFrom(o);
   spec.loss_mask = Values<uint8_t>(o, "lossMask");
+  spec.attended = Values<int32_t>(o, "attended");
   spec.max_step_tokens = Integer(o, "maxStepTokens");
   spec.max_active_slots = Integer(o, "slots");
   spec.deterministic = Boolean(o, "deterministic");

@@ -133,6 +133,7 @@ class Lockstep {
     const Model& model = *spec_.model;
     Ragged batch;
     std::vector<DocumentDeltas> deltas;
+    std::vector<int32_t> attended;
     std::vector<uint8_t> keep;
     std::vector<int64_t> slot_of_token;
     for (size_t s = 0; s < chosen.size(); ++s) {
@@ -141,6 +142,7 @@ class Lockstep {
         const int64_t begin = spec_.documents.offsets[d], length = spec_.documents.length(d);
         batch.Append(spec_.documents.tokens.data() + begin, length);
         deltas.push_back({&chosen[s]->stack(), &chosen[s]->delta().view()});
+        if (!spec_.attended.empty()) attended.push_back(spec_.attended[d]);
         for (int64_t i = 0; i < length; ++i) {
           keep.push_back(i > 0 && (spec_.loss_mask.empty() || spec_.loss_mask[begin + i] != 0));
           slot_of_token.push_back(static_cast<int64_t>(s));
@@ -148,7 +150,7 @@ class Lockstep {
       }
     }
     const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
-    RaggedAttention attention(model.config(), batch.offsets);
+    RaggedAttention attention(model.config(), batch.offsets, std::move(attended));
     const at::Tensor positions = PositionTensor(batch.offsets);
     Tape tape;
     const at::Tensor tokens = TokenTensor(batch);
@@ -202,6 +204,7 @@ class Lockstep {
 
 AdaptResult Adapt(const AdaptSpec& spec, const JobControl& control) {
   CheckAdapt(spec);
+  if (!spec.attended.empty()) RequireCpu(*spec.model, "faithfulPadding");
   if (OnDevice(*spec.model)) return CudaAccelerator().adapt(spec, control);
   return Lockstep(spec, control).Run();
 }

@@ -42,6 +42,9 @@ struct AdaptSpec {
   std::shared_ptr<Model> model;
   Ragged documents;
   std::vector<uint8_t> loss_mask;  // one a token, empty: all
+  // One a document, empty: all its tokens. The first so many are attended to; the rest is padding, which
+  // attends to these alone, as under the attention mask of transformers.
+  std::vector<int32_t> attended;
   std::vector<SlotSpec> slots;
   int64_t max_step_tokens = 0;  // 0: kDefaultStepTokens, on a GPU by the model's width
   // Equal bits whatever else is in the call. The CPU gives them always; a GPU then keeps to one shape of

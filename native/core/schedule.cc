@@ -83,6 +83,16 @@ void CheckAdapt(const AdaptSpec& spec) {
     throw Error("INPUT_INVALID", "the loss mask has " + std::to_string(spec.loss_mask.size()) +
                                      " entries for " + std::to_string(documents.tokens.size()) + " tokens");
   }
+  if (!spec.attended.empty() && static_cast<int64_t>(spec.attended.size()) != documents.rows()) {
+    throw Error("INPUT_INVALID", "attended has " + std::to_string(spec.attended.size()) + " entries for " +
+                                     std::to_string(documents.rows()) + " documents");
+  }
+  for (size_t d = 0; d < spec.attended.size(); ++d) {
+    const int64_t length = documents.length(static_cast<int64_t>(d));
+    if (spec.attended[d] >= 1 && spec.attended[d] <= length) continue;
+    throw Error("INPUT_INVALID", "document " + std::to_string(d) + ": " + std::to_string(spec.attended[d]) +
+                                     " tokens are attended to; expected 1 to " + std::to_string(length));
+  }
   for (size_t s = 0; s < spec.slots.size(); ++s) {
     const SlotSpec& slot = spec.slots[s];
     const std::string name = "edit " + std::to_string(s);
@@ -110,6 +120,11 @@ void CheckAdapt(const AdaptSpec& spec) {
     if (slot.kind != DeltaKind::kLowRank && slot.kind != DeltaKind::kSparse) {
       throw Error("OPTION_INVALID",
                   name + ": kind is " + DeltaKindName(slot.kind) + "; expected lowRank or sparse");
+    }
+    if (slot.kind == DeltaKind::kSparse && !slot.init && !spec.attended.empty()) {
+      throw Error("OPTION_INVALID", name +
+                                        ": the support of a sparse delta cannot be chosen under "
+                                        "faithfulPadding; expected kind lowRank, or an initial delta");
     }
     if (slot.kind == DeltaKind::kSparse && slot.matrices.empty() && !slot.init)
       throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");

@@ -111,8 +111,8 @@ void RaggedAttention::Forward(int64_t, const at::Tensor& q, const at::Tensor& k,
   Typed(q, [&](auto zero) {
     using T = decltype(zero);
     cpu::AttentionForward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
-                             offsets_.data(), static_cast<int64_t>(offsets_.size()) - 1, config_.heads,
-                             config_.kv_heads, config_.head_dim,
+                             offsets_.data(), Attended(), static_cast<int64_t>(offsets_.size()) - 1,
+                             config_.heads, config_.kv_heads, config_.head_dim,
                              T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
                              out.mutable_data_ptr<T>(), lse.defined() ? lse.mutable_data_ptr<T>() : nullptr);
   });
@@ -125,8 +125,8 @@ void RaggedAttention::Backward(const at::Tensor& q, const at::Tensor& k, const a
     using T = decltype(zero);
     cpu::AttentionBackward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
                               out.const_data_ptr<T>(), lse.const_data_ptr<T>(), dout.const_data_ptr<T>(),
-                              offsets_.data(), static_cast<int64_t>(offsets_.size()) - 1, config_.heads,
-                              config_.kv_heads, config_.head_dim,
+                              offsets_.data(), Attended(), static_cast<int64_t>(offsets_.size()) - 1,
+                              config_.heads, config_.kv_heads, config_.head_dim,
                               T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
                               dq.mutable_data_ptr<T>(), dk.mutable_data_ptr<T>(), dv.mutable_data_ptr<T>());
   });

@@ -21,11 +21,13 @@ class Attention {
                        const at::Tensor& out, const at::Tensor& lse) = 0;
 };
 
-// Causal within each document, nothing across documents.
+// Causal within each document, nothing across documents. attended (a document each; empty: all tokens): how
+// many of its first tokens are attended to, as in cpu/kernels.h.
 class RaggedAttention : public Attention {
  public:
-  RaggedAttention(const ModelConfig& config, const std::vector<int32_t>& offsets)
-      : config_(config), offsets_(offsets) {}
+  RaggedAttention(const ModelConfig& config, const std::vector<int32_t>& offsets,
+                  std::vector<int32_t> attended = {})
+      : config_(config), offsets_(offsets), attended_(std::move(attended)) {}
   void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                const at::Tensor& out, const at::Tensor& lse) override;
   void Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
@@ -33,8 +35,10 @@ class RaggedAttention : public Attention {
                 const at::Tensor& dv) const;
 
  private:
+  const int32_t* Attended() const { return attended_.empty() ? nullptr : attended_.data(); }
   const ModelConfig& config_;
   const std::vector<int32_t>& offsets_;
+  const std::vector<int32_t> attended_;
 };
 
 // What the backward needs of one layer. All [n, ·].

@@ -72,16 +72,17 @@ bool SimdSupported(const char* name) {
 }
 
 template <typename T>
-void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, int64_t documents,
-                      int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
-  Table<T>().attention_forward(q, k, v, offsets, documents, H, G, d, scale, out, lse);
+void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
+  Table<T>().attention_forward(q, k, v, offsets, attended, documents, H, G, d, scale, out, lse);
 }
 
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
-                       const int32_t* offsets, int64_t documents, int64_t H, int64_t G, int64_t d, T scale,
-                       T* dq, T* dk, T* dv) {
-  Table<T>().attention_backward(q, k, v, out, lse, dout, offsets, documents, H, G, d, scale, dq, dk, dv);
+                       const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
+                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv) {
+  Table<T>().attention_backward(q, k, v, out, lse, dout, offsets, attended, documents, H, G, d, scale, dq, dk,
+                                dv);
 }
 
 template <typename T>
@@ -172,10 +173,11 @@ void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_
 }
 
 #define SELFEDIT_INSTANTIATE(T)                                                                              \
-  template void AttentionForward(const T*, const T*, const T*, const int32_t*, int64_t, int64_t, int64_t,    \
-                                 int64_t, T, T*, T*);                                                        \
+  template void AttentionForward(const T*, const T*, const T*, const int32_t*, const int32_t*, int64_t,      \
+                                 int64_t, int64_t, int64_t, T, T*, T*);                                      \
   template void AttentionBackward(const T*, const T*, const T*, const T*, const T*, const T*,                \
-                                  const int32_t*, int64_t, int64_t, int64_t, int64_t, T, T*, T*, T*);        \
+                                  const int32_t*, const int32_t*, int64_t, int64_t, int64_t, int64_t, T, T*, \
+                                  T*, T*);                                                                   \
   template void AttentionDecode(const T*, const T* const*, const T* const*, const int32_t*, const T* const*, \
                                 const T* const*, const int32_t*, int64_t, int64_t, int64_t, int64_t, T, T*); \
   template void RmsNormForward(const T*, const T*, int64_t, int64_t, T, T*, T*);                             \

@@ -16,15 +16,17 @@ const char* SimdName();
 // ------------------------------------------------------------- out[i,h] = sum_j softmax_j(scale * q[i,h] .
 // k[j,g]) v[j,g], j <= i in i's document. q, out [n, H, d]; k, v [n, G, d]; offsets [D + 1] (token index of
 // each document's first token, offsets[D] == n). lse [n, H]: natural log of the softmax denominator (with the
-// maximum added back), kept for the backward pass; may be null.
+// maximum added back), kept for the backward pass; may be null. attended [D], null: all; of document t only
+// the first attended[t] (at least 1) tokens are keys: the ones behind them, padding, attend to these and to
+// nothing else, themselves included.
 template <typename T>
-void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, int64_t documents,
-                      int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse);
+void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse);
 // Gradients dq, dk, dv from dout; recomputes the probabilities from lse. dq, dk, dv are overwritten.
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
-                       const int32_t* offsets, int64_t documents, int64_t H, int64_t G, int64_t d, T scale,
-                       T* dq, T* dk, T* dv);
+                       const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
+                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv);
 
 // ---- attention with cached keys and values (decoding, and prefill behind a shared prefix)
 // -------------------------- One query token a row. Keys of row b are those of its shared prefix, then its

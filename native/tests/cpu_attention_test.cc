@@ -12,6 +12,9 @@ const std::vector<AttentionShape> kShapes = {
     {{40, 13}, 2, 1, 128},
     {{0}, 4, 2, 8},
     {{33, 5}, 14, 2, 3},
+    // Padding: behind the first block of keys, within it, from the second token on, none.
+    {{300, 90, 200, 20, 1}, 4, 2, 16, {140, 17, 1, 20, 1}},
+    {{129, 300}, 6, 2, 24, {128, 129}},
 };
 
 template <typename T>
@@ -39,11 +42,12 @@ Results<T> Compute(const AttentionShape& s, const Inputs<T>& in) {
   const std::vector<T> queries(n * s.H * s.d, nan), keys(n * s.G * s.d, nan);
   Results<T> r{queries, std::vector<T>(n * s.H, nan), queries, keys, keys};
   const std::vector<int32_t> offsets = s.Offsets();
-  AttentionForward<T>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), s.Documents(), s.H, s.G, s.d,
-                      in.scale, r.out.data(), r.lse.data());
+  const int32_t* attended = s.attended.empty() ? nullptr : s.attended.data();
+  AttentionForward<T>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), attended, s.Documents(), s.H,
+                      s.G, s.d, in.scale, r.out.data(), r.lse.data());
   AttentionBackward<T>(in.q.data(), in.k.data(), in.v.data(), r.out.data(), r.lse.data(), in.dout.data(),
-                       offsets.data(), s.Documents(), s.H, s.G, s.d, in.scale, r.dq.data(), r.dk.data(),
-                       r.dv.data());
+                       offsets.data(), attended, s.Documents(), s.H, s.G, s.d, in.scale, r.dq.data(),
+                       r.dk.data(), r.dv.data());
   return r;
 }
 
@@ -106,7 +110,8 @@ TYPED_TEST(CpuAttention, IndependentOfBatchMatesAndThreads) {
                     SameBits(r.dv, together.dv));
       }
       for (int64_t t = 0; t < s.Documents(); ++t) {
-        const AttentionShape alone{{s.lengths[t]}, s.H, s.G, s.d};
+        AttentionShape alone{{s.lengths[t]}, s.H, s.G, s.d};
+        if (!s.attended.empty()) alone.attended = {s.attended[t]};
         const auto part = [&](const std::vector<TypeParam>& x, int64_t width) {
           return std::vector<TypeParam>(x.begin() + offsets[t] * width, x.begin() + offsets[t + 1] * width);
         };
@@ -127,7 +132,8 @@ TYPED_TEST(CpuAttention, IndependentOfBatchMatesAndThreads) {
 }
 
 TEST(CpuAttentionDouble, BackwardIsTheDerivative) {
-  for (const AttentionShape& s : {AttentionShape{{5, 0, 1, 9}, 4, 2, 6}, AttentionShape{{19}, 3, 1, 8}}) {
+  for (const AttentionShape& s : {AttentionShape{{5, 0, 1, 9}, 4, 2, 6}, AttentionShape{{19}, 3, 1, 8},
+                                  AttentionShape{{11, 7}, 4, 2, 6, {4, 1}}}) {
     Inputs<double> in(s, 3);
     ForEachSimd([&] {
       const Results<double> r = Compute(s, in);
@@ -177,8 +183,8 @@ TEST(CpuAttentionFloat, LseMayBeNull) {
   const std::vector<int32_t> offsets = s.Offsets();
   ForEachSimd([&] {
     std::vector<float> out(in.q.size());
-    AttentionForward<float>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), 1, 2, 2, 8, in.scale,
-                            out.data(), nullptr);
+    AttentionForward<float>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), nullptr, 1, 2, 2, 8,
+                            in.scale, out.data(), nullptr);
     EXPECT_TRUE(SameBits(out, Compute(s, in).out));
   });
 }

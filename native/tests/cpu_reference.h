@@ -85,6 +85,12 @@ class Threads {
 struct AttentionShape {
   std::vector<int32_t> lengths;
   int64_t H, G, d;
+  std::vector<int32_t> attended = {};  // a document each; empty: all
+  // Keys end here for query i of document t.
+  int64_t KeysEnd(int64_t t, int64_t i) const {
+    const int64_t start = Offsets()[t];
+    return attended.empty() ? i + 1 : std::min(i + 1, start + attended[t]);
+  }
   std::vector<int32_t> Offsets() const {
     std::vector<int32_t> offsets{0};
     for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
@@ -110,9 +116,9 @@ inline Attention Attend(const AttentionShape& s, const std::vector<double>& q, c
   for (int64_t t = 0; t < s.Documents(); ++t) {
     for (int64_t h = 0; h < H; ++h) {
       for (int64_t i = offsets[t]; i < offsets[t + 1]; ++i) {
-        const int64_t row = (i * H + h) * d;
+        const int64_t row = (i * H + h) * d, end = s.KeysEnd(t, i);
         std::vector<double> p;
-        for (int64_t j = offsets[t]; j <= i; ++j) {
+        for (int64_t j = offsets[t]; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
           double score = 0;
           for (int64_t c = 0; c < d; ++c) score += q[row + c] * k[key + c];
@@ -123,14 +129,14 @@ inline Attention Attend(const AttentionShape& s, const std::vector<double>& q, c
         for (double x : p) sum += std::exp(x - maximum);
         a.lse[i * H + h] = maximum + std::log(sum);
         for (double& x : p) x = std::exp(x - a.lse[i * H + h]);
-        for (int64_t j = offsets[t]; j <= i; ++j) {
+        for (int64_t j = offsets[t]; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
           for (int64_t c = 0; c < d; ++c) a.out[row + c] += p[j - offsets[t]] * v[key + c];
         }
         if (dout.empty()) continue;
         double delta = 0;
         for (int64_t c = 0; c < d; ++c) delta += a.out[row + c] * dout[row + c];
-        for (int64_t j = offsets[t]; j <= i; ++j) {
+        for (int64_t j = offsets[t]; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
           double dp = 0;
           for (int64_t c = 0; c < d; ++c) dp += dout[row + c] * v[key + c];

@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { type AdaptOptions, adapt, Delta, Model } from '../../lib/index.js';
 import { fixture, readJson, relativeDifference } from '../support/fixtures.js';
+import { product } from '../support/product.js';
 
 interface Spec {
   model: string;
@@ -12,21 +13,6 @@ interface Spec {
   init: string;
   snapshots: { step: number; adapter: string }[];
   loss: number[];
-}
-
-/** ΔW of one part, row-major [out, in], in float64. */
-function product(delta: Delta, part: number): Float64Array {
-  const { matrix, rank, scale } = delta.parts[part]!;
-  const { out, in: width } = delta.model.matrices[matrix]!;
-  const { a, b } = delta.factors(part);
-  const result = new Float64Array(out * width);
-  for (let o = 0; o < out; o++) {
-    for (let r = 0; r < rank; r++) {
-      const factor = scale * b[o * rank + r]!;
-      for (let i = 0; i < width; i++) result[o * width + i]! += factor * a[r * width + i]!;
-    }
-  }
-  return result;
 }
 
 const NAMES = [

@@ -283,6 +283,7 @@ describe('adapt', () => {
     slotFork: Int32Array.of(0),
     slotDocuments: Int32Array.of(0, 2),
     lossMask: new Uint8Array(0),
+    attended: new Int32Array(0),
     rank: Int32Array.of(2),
     alpha: Float32Array.of(4),
     learningRate: Float32Array.of(1e-3),
@@ -366,6 +367,19 @@ describe('adapt', () => {
     ['beta 1', { beta2: Float32Array.of(1) }, 'OPTION_INVALID', /betas must lie in \[0, 1\)/],
     ['epsilon 0', { epsilon: Float32Array.of(0) }, 'OPTION_INVALID', /epsilon above 0/],
     ['a mask of another length', { lossMask: new Uint8Array(9) }, 'INPUT_INVALID', /9 entries for 10 tokens/],
+    [
+      'padding of other documents',
+      { attended: Int32Array.of(2) },
+      'INPUT_INVALID',
+      /attended has 1 entries for/,
+    ],
+    [
+      'padding alone',
+      { attended: Int32Array.of(1, 0) },
+      'INPUT_INVALID',
+      /document 1: 0 tokens are attended/,
+    ],
+    ['padding behind the end', { attended: Int32Array.of(99, 1) }, 'INPUT_INVALID', /document 0: 99 tokens/],
     ['a mask without loss', { lossMask: new Uint8Array(10) }, 'INPUT_INVALID', /no token that carries loss/],
     ['an initial value that is no delta', { init: [{} as never] }, 'INPUT_INVALID', /expected a delta/],
   ])('%s', async (_, change, code, words) => {

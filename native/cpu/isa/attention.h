@@ -56,11 +56,11 @@ SELFEDIT_INLINE T Exponentials(T* s, int64_t count, int64_t vectors, T scale, T*
 template <typename T>
 constexpr T kLowest = sizeof(T) == 4 ? T(-3e38) : T(-1e308);
 
-// Tokens [first, last) of one document and one kv head; pointers are those of the document's first token and
-// head.
+// Tokens [first, last) of one document and one kv head over the document's first `attended` keys; pointers
+// are those of the document's first token and head.
 template <typename T>
-void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t last, int64_t H, int64_t G,
-                  int64_t d, T scale, T* out, T* lse) {
+void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t last, int64_t attended,
+                  int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
   constexpr int W = kWidth<T>;
   constexpr int M = kTileRows;
   const int64_t group = H / G, rows = (last - first) * group, padded = RoundUp(d, W);
@@ -76,8 +76,9 @@ void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t las
   for (int m = 0; m < M; ++m) score_row[m] = scores + m * kKeys;
   for (int64_t r = 0; r < rows; ++r) maximum[r] = kLowest<T>, total[r] = 0;
 
-  for (int64_t j = 0; j < last; j += kKeys) {
-    const int64_t keys = Min(kKeys, last - j);
+  const int64_t end = Min(last, attended);
+  for (int64_t j = 0; j < end; j += kKeys) {
+    const int64_t keys = Min(kKeys, end - j);
     PackTransposed(k + j * G * d, G * d, keys, d, kt, kKeys);
     const T* values = v + j * G * d;
     int64_t stride = G * d;
@@ -139,8 +140,8 @@ SELFEDIT_INLINE int64_t CountItems(const int32_t* offsets, int64_t documents, in
 }
 
 template <typename T>
-void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, int64_t documents,
-                      int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
+void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
   const int64_t pieces = CountItems(offsets, documents, kQueryTokens);
   if (pieces == 0) return;
   Item* items = static_cast<Item*>(__builtin_malloc(pieces * sizeof(Item)));
@@ -158,8 +159,8 @@ void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets
     const Item item = items[i / G];
     const int64_t g = i % G, start = offsets[item.document];
     ForwardBlock(q + (start * H + g * (H / G)) * d, k + (start * G + g) * d, v + (start * G + g) * d,
-                 item.first, item.last, H, G, d, scale, out + (start * H + g * (H / G)) * d,
-                 lse ? lse + start * H + g * (H / G) : nullptr);
+                 item.first, item.last, attended ? attended[item.document] : item.last, H, G, d, scale,
+                 out + (start * H + g * (H / G)) * d, lse ? lse + start * H + g * (H / G) : nullptr);
   }
   __builtin_free(items);
 }

@@ -20,7 +20,7 @@ template <typename T>
 struct BackwardSpec {
   const T *q, *k, *v, *out, *lse, *dout;  // of the document's first token and of the kv head's first head
   T *dq, *dk, *dv;
-  int64_t length, H, G, d;
+  int64_t length, attended, H, G, d;
   T scale;
 };
 
@@ -64,8 +64,9 @@ void BackwardHead(const BackwardSpec<T>& s) {
   const auto offset = [&](int64_t row) { return row / group * s.H * d + row % group * d; };
   for (int64_t r = 0; r < rows; ++r) delta[r] = Dot(s.out + offset(r), s.dout + offset(r), d);
 
-  for (int64_t j = 0; j < s.length; j += kKeys) {
-    const int64_t keys = Min(kKeys, s.length - j);
+  const int64_t end = Min(s.length, s.attended);
+  for (int64_t j = 0; j < end; j += kKeys) {
+    const int64_t keys = Min(kKeys, end - j);
     PackTransposed(s.k + j * s.G * d, s.G * d, keys, d, kt, kKeys);
     PackTransposed(s.v + j * s.G * d, s.G * d, keys, d, vt, kKeys);
     const T* key = s.k + j * s.G * d;
@@ -140,12 +141,15 @@ void BackwardHead(const BackwardSpec<T>& s) {
       }
     }
   }
+  for (int64_t t = end; t < s.length; ++t) {
+    for (int64_t c = 0; c < d; ++c) s.dk[t * s.G * d + c] = s.dv[t * s.G * d + c] = 0;
+  }
 }
 
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
-                       const int32_t* offsets, int64_t documents, int64_t H, int64_t G, int64_t d, T scale,
-                       T* dq, T* dk, T* dv) {
+                       const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
+                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv) {
 #pragma omp parallel for schedule(dynamic, 1) if (documents * G > 1)
   for (int64_t i = 0; i < documents * G; ++i) {
     const int64_t g = i % G, start = offsets[i / G], row = (start * H + g * (H / G)) * d,
@@ -153,7 +157,8 @@ void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T
     const int64_t length = offsets[i / G + 1] - start;
     if (length == 0) continue;
     BackwardHead<T>({q + row, k + key, v + key, out + row, lse + start * H + g * (H / G), dout + row,
-                     dq + row, dk + key, dv + key, length, H, G, d, scale});
+                     dq + row, dk + key, dv + key, length, attended ? attended[i / G] : length, H, G, d,
+                     scale});
   }
 }
 
