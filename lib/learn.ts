@@ -31,7 +31,14 @@ export {
   type Directives,
   directedOptions,
 } from './edit/directives.js';
-export { type MarkedDocument, type Span, type TrainingDocument, textOf } from './edit/documents.js';
+export {
+  type MarkedDocument,
+  type Span,
+  type TrainingDocument,
+  type TrainingRow,
+  textOf,
+  toTrainingRow,
+} from './edit/documents.js';
 export {
   INVALID_REASONS,
   type InvalidCounts,
@@ -42,6 +49,7 @@ export {
 export {
   type LossRule,
   PARSE_DEFAULTS,
+  PARSE_PUBLISHED,
   type ParseOptions,
   parseEdit,
   passageOnly,

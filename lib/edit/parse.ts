@@ -14,12 +14,18 @@ export interface ParseOptions {
   dropControls: boolean;
   /** Lines of dashes (`---`) separate documents. */
   splitSegments: boolean;
-  /** A text with `Question N:` and `Answer:` splits before each question and not at lines. */
-  splitQuestions: boolean;
+  /**
+   * A text with `Question N:` and `Answer:` or `Answer N:` splits before each question and not at lines. `'published'`:
+   * numbered answers do not count, so that such a text falls to the lines, and then without the prompt's opening.
+   */
+  splitQuestions: boolean | 'published';
   /** Each line is a document. */
   splitLines: boolean;
-  /** With `splitLines` or `splitQuestions`: a first line that only announces the list ("Sure, here are…") is dropped. */
-  dropAnnouncement: boolean;
+  /**
+   * With `splitLines` or `splitQuestions`: a first line that only announces the list ("Sure, here are…") is dropped.
+   * `'published'`: whatever stands before a line that begins with `1.`, and nothing else.
+   */
+  dropAnnouncement: boolean | 'published';
   /** A piece without a letter or a digit is dropped (the published code keeps it). */
   dropWordless: boolean;
   /** `1.`, `2)`, `-` and `*` before a line are removed (the published code keeps them). */
@@ -56,6 +62,17 @@ export const PARSE_DEFAULTS: Readonly<ParseOptions> = {
   loss: 'all',
 };
 
+/** The rules of the published code, with its omissions. */
+export const PARSE_PUBLISHED: Readonly<ParseOptions> = {
+  ...PARSE_DEFAULTS,
+  dropControls: false,
+  splitQuestions: 'published',
+  dropAnnouncement: 'published',
+  dropWordless: false,
+  maxDocuments: Number.MAX_SAFE_INTEGER,
+  onEmpty: 'passage',
+};
+
 /** Beyond the rules: whether an edit may hold directives, and what they may name. */
 export interface ReadOptions extends Partial<ParseOptions> {
   /** Bounds of training directives; without them the text is not looked through for any. */
@@ -68,6 +85,9 @@ export interface ReadOptions extends Partial<ParseOptions> {
 
 const LIST_ITEM = /^(?:\d{1,4}[.)]|[-*•])\s/;
 const QUESTION = /Question\s+\d+:/;
+const NEXT_QUESTION = /\n(?=Question\s+\d+:)/;
+const ANSWER = /Answer(?:\s+\d+)?\s*:/;
+const PUBLISHED_ANSWER = /Answer\s*:/;
 /** Line ends as Python's `splitlines` has them, which the published code uses. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const LINE_END = /\r\n|[\r\v\f\u001c-\u001e\u0085\u2028\u2029]/g;
@@ -88,7 +108,9 @@ export function parseEdit(
   const lines = text.replace(LINE_END, '\n');
   const clean = (rules.dropControls ? lines.replace(CONTROL, '') : lines).trim();
   const empty = worded([clean], rules).length === 0;
-  const found = empty ? { text: '' } : withDirectives(withOpening(clean, opening), options);
+  const bare = rules.splitQuestions === 'published' && options.directives === undefined;
+  const whole = bare ? clean : withOpening(clean, opening);
+  const found = empty ? { text: '' } : withDirectives(whole, options);
   if ('invalid' in found) {
     return { kind: 'text', text, documents: [], invalid: found.invalid, detail: found.detail };
   }
@@ -134,11 +156,20 @@ function withOpening(text: string, opening: string): string {
   return head === '' || text.startsWith(head) ? text : opening + text;
 }
 
+// The published code adds the opening here and nowhere else, and trims no other piece.
+function publishedQuestions(text: string): string[] | undefined {
+  if (!QUESTION.test(text) || !PUBLISHED_ANSWER.test(text)) return undefined;
+  const [first, ...others] = text.split(NEXT_QUESTION);
+  return [first!.startsWith('Question') ? first! : `Question 1: ${first!.trim()}`, ...others];
+}
+
 function split(text: string, rules: ParseOptions): string[] {
-  if (rules.splitQuestions && QUESTION.test(text) && /Answer\s*:/.test(text)) {
-    const pairs = worded(text.split(/\n(?=Question\s+\d+:)/), rules);
+  const published = rules.splitQuestions === 'published' ? publishedQuestions(text) : undefined;
+  if (published) return published;
+  if (rules.splitQuestions === true && QUESTION.test(text) && ANSWER.test(text)) {
+    const pairs = worded(text.split(NEXT_QUESTION), rules);
     const [first] = pairs;
-    const announced = rules.dropAnnouncement && first?.endsWith(':') && !QUESTION.test(first);
+    const announced = rules.dropAnnouncement === true && first?.endsWith(':') && !QUESTION.test(first);
     return announced ? pairs.slice(1) : pairs;
   }
   let pieces = rules.splitSegments ? worded(text.split('---'), rules) : worded([text], rules);
@@ -147,7 +178,7 @@ function split(text: string, rules: ParseOptions): string[] {
       pieces.flatMap((piece) => piece.split('\n')),
       rules,
     );
-    if (rules.dropAnnouncement && announces(pieces)) pieces = pieces.slice(1);
+    if (announces(pieces, rules)) pieces = pieces.slice(1);
   }
   if (rules.stripNumbering)
     pieces = worded(
@@ -157,9 +188,10 @@ function split(text: string, rules: ParseOptions): string[] {
   return pieces;
 }
 
-function announces(pieces: readonly string[]): boolean {
-  const [first, second] = pieces;
-  if (first === undefined || second === undefined || LIST_ITEM.test(first)) return false;
+function announces([first, second]: readonly string[], { dropAnnouncement }: ParseOptions): boolean {
+  if (!dropAnnouncement || first === undefined || second === undefined) return false;
+  if (dropAnnouncement === 'published') return second.startsWith('1.');
+  if (LIST_ITEM.test(first)) return false;
   return first.endsWith(':') || LIST_ITEM.test(second);
 }
 
@@ -178,7 +210,7 @@ function toDocument(title: string, piece: string, loss: LossRule): TrainingDocum
 
 // The answers; in a text without questions all behind the title.
 function outputOf(text: string, behindTitle: number): Span[] {
-  const marks = [...text.matchAll(/(Question\s+\d+:)|Answer\s*:/g)];
+  const marks = [...text.matchAll(/(Question\s+\d+:)|Answer(?:\s+\d+)?\s*:/g)];
   if (marks.length === 0) return [[behindTitle, text.length]];
   return marks.flatMap(({ 0: mark, 1: question, index }, at): Span[] => {
     const answer = text.slice(index + mark.length, marks[at + 1]?.index);

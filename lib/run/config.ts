@@ -51,12 +51,14 @@ const task = z.strictObject({
   description: z.string().default(DEFAULT_TASK),
 });
 
+const asPublished = z.union([z.boolean(), z.literal('published')], { error: 'true, false or published' });
+
 const parse = z.strictObject({
   dropControls: z.boolean().default(PARSE_DEFAULTS.dropControls),
   splitSegments: z.boolean().default(PARSE_DEFAULTS.splitSegments),
-  splitQuestions: z.boolean().default(PARSE_DEFAULTS.splitQuestions),
+  splitQuestions: asPublished.default(PARSE_DEFAULTS.splitQuestions),
   splitLines: z.boolean().default(PARSE_DEFAULTS.splitLines),
-  dropAnnouncement: z.boolean().default(PARSE_DEFAULTS.dropAnnouncement),
+  dropAnnouncement: asPublished.default(PARSE_DEFAULTS.dropAnnouncement),
   dropWordless: z.boolean().default(PARSE_DEFAULTS.dropWordless),
   stripNumbering: z.boolean().default(PARSE_DEFAULTS.stripNumbering),
   titlePrefix: z.boolean().default(PARSE_DEFAULTS.titlePrefix),

@@ -9,6 +9,12 @@ const FORMS = ['NFC', 'NFD', 'NFKC', 'NFKD'] as const;
 const SPACE = 0x20;
 const encoder = new TextEncoder();
 
+/** What normalizers may have made of it. */
+function variants(cluster: string): Uint8Array[] {
+  const cases = [cluster, cluster.toLowerCase()];
+  return cases.flatMap((text) => FORMS.map((form) => encoder.encode(text.normalize(form))));
+}
+
 /**
  * [start, end) in UTF-16 units of `text`, two entries a token, from the bytes of each token. A token that holds part of
  * a character covers all of it; a space that only the tokenizer put in front belongs to the character behind it.
@@ -26,29 +32,27 @@ export function alignTokens(text: string, tokens: readonly Uint8Array[]): Int32A
   };
   const follows = (piece: Uint8Array, from: number): boolean =>
     from + piece.length <= bytes.length && piece.every((byte, i) => bytes[from + i] === byte);
-  const spellings = (cluster: string): string[] => [
-    cluster,
-    ...FORMS.map((form) => cluster.normalize(form)),
-    ...FORMS.map((form) => cluster.toLowerCase().normalize(form)),
-  ];
 
   for (const { 0: cluster, index } of text.matchAll(CLUSTER)) {
     const end = index + cluster.length;
-    const variants = spellings(cluster).map((spelling) => encoder.encode(spelling));
-    let found = variants.findIndex((variant) => follows(variant, at));
-    if (found < 0 && bytes[at] === SPACE) {
-      found = variants.findIndex((variant) => follows(variant, at + 1));
-      if (found >= 0) cover(1, index, index + String.fromCodePoint(cluster.codePointAt(0)!).length);
+    const spelling = (place: number): Uint8Array | undefined => {
+      const plain = encoder.encode(cluster);
+      return follows(plain, place) ? plain : variants(cluster).find((variant) => follows(variant, place));
+    };
+    let found = spelling(at);
+    if (!found && bytes[at] === SPACE) {
+      found = spelling(at + 1);
+      if (found) cover(1, index, index + String.fromCodePoint(cluster.codePointAt(0)!).length);
     }
-    if (found === 0) {
+    if (found && follows(encoder.encode(cluster), at)) {
       // As it stands: each character by itself.
       let place = index;
       for (const character of cluster) {
         cover(encoder.encode(character).length, place, place + character.length);
         place += character.length;
       }
-    } else if (found > 0) {
-      cover(variants[found]!.length, index, end);
+    } else if (found) {
+      cover(found.length, index, end);
     } else if (cluster.trim() !== '') {
       // Spaces may be dropped beside an added token; anything else is unknown.
       cover(bytes.length - at, index, text.length);

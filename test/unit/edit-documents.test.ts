@@ -106,6 +106,11 @@ describe('the loss rule', () => {
       [['Otrar,\nthe town.', '1220'], ['Otrar fell.']],
     );
     expect(spansOf('It was a town.', 'output')).toEqual([['It was a town.'], ['Otrar fell.']]);
+    expect(spansOf('Question 1: Q?\nAnswer 1: A\nQuestion 2: R?\nAnswer 2: B', 'output')).toEqual([
+      ['A'],
+      ['B'],
+      ['Otrar fell.'],
+    ]);
     // A question that was cut off before its answer teaches nothing.
     expect(spansOf('Question 1: Q?\nAnswer: A\nQuestion 2: W', 'output')).toEqual([
       ['A'],
