@@ -339,6 +339,7 @@ export interface PolicyStepSpec extends Ragged {
   loss: 'ppo' | 'nll';
   /** 1 where the token is an action of the policy. */
   actionMask: Uint8Array;
+  /** May be empty for 'nll': entropy, `klOld…` and `maxLogprobGap` are then 0. */
   oldLogprobs: Float32Array;
   /** Log-probs of the frozen reference; empty when `klCoefficient` is 0. */
   referenceLogprobs: Float32Array;
@@ -406,6 +407,8 @@ export interface NativePolicy {
   /** Values in that same order. */
   parameters(): Float32Array;
   setParameters(values: Float32Array): void;
+  /** Zero moments, bias correction anew; values and steps stay. */
+  resetOptimizer(): void;
   /** Values, optimizer moments and counters as safetensors, written atomically. */
   save(path: string): NativeJob<void>;
   load(path: string): NativeJob<void>;

@@ -1,9 +1,19 @@
 /** The half of the public API that learns: edits, rewards, algorithms, tasks, the loop and its runs. */
 
-export { generalizedAdvantages, leaveOneOut, whiten } from './algorithm/advantages.js';
+export { generalizedAdvantages, groupRelative, leaveOneOut, whiten } from './algorithm/advantages.js';
 export type { Algorithm, Rollout, UpdateContext, UpdateStatistics } from './algorithm/algorithm.js';
+export { GRPO_DEFAULTS, type GrpoOptions, grpo } from './algorithm/grpo.js';
 export { KlController } from './algorithm/kl-controller.js';
+export {
+  ALGORITHM_NAMES,
+  type AlgorithmName,
+  type AlgorithmOptions,
+  algorithmNamed,
+} from './algorithm/named.js';
 export { PPO_DEFAULTS, type PpoOptions, ppo } from './algorithm/ppo.js';
+export { RESTEM_DEFAULTS, type RestemOptions, restem } from './algorithm/restem.js';
+export { RLOO_DEFAULTS, type RlooOptions, rloo } from './algorithm/rloo.js';
+export type { GradientOptions, UpdateOptions } from './algorithm/update-options.js';
 export {
   type CompareOptions,
   type Comparison,

@@ -211,6 +211,12 @@ export class Policy extends Resource {
     runSync(() => this.#handle.setParameters(values));
   }
 
+  /** A fresh optimizer: zero moments, and Adam's bias correction begins anew. Values and version stay. */
+  resetOptimizer(): void {
+    this.assertOpen();
+    runSync(() => this.#handle.resetOptimizer());
+  }
+
   /** Writes values, optimizer moments and counters as safetensors: whole or not at all. Errors: `WorkError` (`IO`). */
   async save(path: string): Promise<void> {
     await runJob(() => this.#handle.save(path), {}, [this]);

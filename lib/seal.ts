@@ -3,7 +3,8 @@
  * test is the reward that trains the policy to write better edits.
  */
 import type { Algorithm, UpdateStatistics } from './algorithm/algorithm.js';
-import { type PpoOptions, ppo } from './algorithm/ppo.js';
+import { type AlgorithmName, algorithmNamed } from './algorithm/named.js';
+import type { PpoOptions } from './algorithm/ppo.js';
 import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
 import type { Directives } from './edit/directives.js';
 import type { TrainingDocument } from './edit/documents.js';
@@ -56,8 +57,8 @@ export interface SealOptions {
   adaptFrom?: 'policy' | 'base';
   adapt?: InnerOptions;
   reward?: Partial<RewardOptions>;
-  /** PPO by default, with these options or as a ready algorithm. */
-  algorithm?: Partial<PpoOptions> | Algorithm;
+  /** PPO by default: a name, options of PPO, or a ready algorithm such as `grpo({ … })`. */
+  algorithm?: AlgorithmName | Partial<PpoOptions> | Algorithm;
   signal?: AbortSignal;
   /** Called when a phase of a round begins. */
   onPhase?: (round: number, phase: Phase) => void;
@@ -145,7 +146,6 @@ function settle(options: SealOptions) {
   if (!(edit.temperature > 0)) {
     throw makeError('OPTION_INVALID', `edit.temperature is ${edit.temperature}; expected a positive number`);
   }
-  const algorithm = options.algorithm ?? {};
   return {
     seed: options.seed ?? 0,
     contexts: whole('contextsPerRound', options.contextsPerRound ?? 5, 1),
@@ -153,12 +153,13 @@ function settle(options: SealOptions) {
     repeats: whole('repeats', options.repeats ?? 1, 1),
     edit: { ...edit, maxTokens: whole('edit.maxTokens', edit.maxTokens, 1) },
     reward: rewardOptions(options.reward),
-    algorithm: isAlgorithm(algorithm) ? algorithm : ppo({ maxTokens: edit.maxTokens, ...algorithm }),
+    algorithm: algorithmOf(options.algorithm ?? 'ppo', edit.maxTokens),
   };
 }
 
-function isAlgorithm(algorithm: Partial<PpoOptions> | Algorithm): algorithm is Algorithm {
-  return 'update' in algorithm;
+function algorithmOf(given: NonNullable<SealOptions['algorithm']>, maxTokens: number): Algorithm {
+  if (typeof given === 'string') return algorithmNamed(given, { maxTokens });
+  return 'update' in given ? given : algorithmNamed('ppo', { maxTokens, ...given });
 }
 
 async function playRound(

@@ -6,20 +6,56 @@ import { makeError } from '../errors.js';
  * A_i = R_i − mean of the other rewards of its group. Unbiased, as no reward is part of its own baseline.
  */
 export function leaveOneOut(rewards: readonly number[], groups: readonly number[]): number[] {
-  const totals = new Map<number, { sum: number; count: number }>();
-  rewards.forEach((reward, index) => {
-    const total = totals.get(groups[index]!) ?? { sum: 0, count: 0 };
-    total.sum += reward;
-    total.count += 1;
-    totals.set(groups[index]!, total);
-  });
+  const moments = groupMoments(rewards, groups);
   return rewards.map((reward, index) => {
-    const { sum, count } = totals.get(groups[index]!)!;
-    if (count < 2) {
-      throw makeError('OPTION_INVALID', 'the group baseline needs at least 2 edits a context; found 1');
-    }
-    return reward - (sum - reward) / (count - 1);
+    const { sum, count, equal } = moments.get(groups[index]!)!;
+    return equal ? 0 : reward - (sum - reward) / (count - 1);
   });
+}
+
+/**
+ * GRPO's advantages (Shao et al. 2024): A_i = R_i − mean of its group, divided by σ + 10⁻⁴ of its group when `scale`, σ
+ * being the sample standard deviation.
+ */
+export function groupRelative(
+  rewards: readonly number[],
+  groups: readonly number[],
+  scale: boolean,
+): number[] {
+  const moments = groupMoments(rewards, groups);
+  return rewards.map((reward, index) => {
+    const { mean, deviation, equal } = moments.get(groups[index]!)!;
+    return equal ? 0 : (reward - mean) / (scale ? deviation + 1e-4 : 1);
+  });
+}
+
+/**
+ * Rewards that differ by rounding alone are equal: AdamW takes a step of full size from any gradient, so the noise would
+ * move the policy.
+ */
+function differs(deviation: number, mean: number): boolean {
+  return deviation > 1e-6 * Math.max(1, Math.abs(mean));
+}
+
+/** Sum, mean and sample standard deviation of each group; throws `OPTION_INVALID` for a group of one. */
+function groupMoments(rewards: readonly number[], groups: readonly number[]) {
+  const members = new Map<number, number[]>();
+  rewards.forEach((reward, index) => {
+    const group = groups[index]!;
+    members.set(group, [...(members.get(group) ?? []), reward]);
+  });
+  return new Map(
+    Array.from(members, ([group, own]) => {
+      if (own.length < 2) {
+        throw makeError('OPTION_INVALID', 'the group baseline needs at least 2 edits a context; found 1');
+      }
+      const sum = own.reduce((total, reward) => total + reward, 0);
+      const mean = sum / own.length;
+      const squares = own.reduce((total, reward) => total + (reward - mean) ** 2, 0);
+      const deviation = Math.sqrt(squares / (own.length - 1));
+      return [group, { sum, mean, count: own.length, deviation, equal: !differs(deviation, mean) }];
+    }),
+  );
 }
 
 /**
@@ -63,8 +99,7 @@ export function whiten(sequences: readonly Float64Array[]): { mean: number; devi
   };
   const mean = average((value) => value);
   const deviation = Math.sqrt(average((value) => (value - mean) ** 2));
-  // Rewards that differ by rounding alone are equal: scaling would make the noise the signal.
-  const scale = deviation > 1e-6 * Math.max(1, Math.abs(mean)) ? 1 / deviation : 0;
+  const scale = differs(deviation, mean) ? 1 / deviation : 0;
   for (const sequence of filled) {
     for (let t = 0; t < sequence.length; t++) sequence[t] = scale === 0 ? 0 : (sequence[t]! - mean) * scale;
   }

@@ -12,6 +12,8 @@ export interface Rollout {
   readonly samplerLogprobs: Float32Array;
   /** Terminal reward of the whole edit. */
   readonly reward: number;
+  /** The edit could not be applied; its reward is the floor. */
+  readonly invalid?: boolean;
 }
 
 /** What an update needs beyond the rollouts. */
@@ -23,6 +25,9 @@ export interface UpdateContext {
   readonly temperature?: number;
   readonly signal?: AbortSignal | undefined;
 }
+
+/** @internal A context with its defaults filled in. */
+export type SettledContext = Required<Omit<UpdateContext, 'signal'>> & Pick<UpdateContext, 'signal'>;
 
 /** Figures of one update; NaN where a figure does not apply. */
 export type UpdateStatistics = Readonly<Record<string, number | boolean>>;

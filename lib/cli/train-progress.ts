@@ -88,7 +88,7 @@ function begins(event: Extract<TrainEvent, { type: 'begin' }>, config: RunConfig
   const resumed = event.firstRound > 0 ? `, resumed after round ${event.firstRound}` : '';
   return (
     `run ${event.run}: ${event.rounds} rounds of ${contextsPerRound} contexts × ${editsPerContext} edits, ` +
-    `model ${config.model}, seed ${config.seed}${resumed}`
+    `${config.algorithm}, model ${config.model}, seed ${config.seed}${resumed}`
   );
 }
 

@@ -133,10 +133,11 @@ export async function writeEdits(
 /** What an algorithm learns from: the edits with their rewards, one group a context. */
 export function toRollouts(
   edits: readonly WrittenEdit[],
-  rewards: readonly { readonly reward: number }[],
+  rewards: readonly { readonly reward: number; readonly invalid?: unknown }[],
 ): Rollout[] {
   return edits.map(({ group, tokens, promptLength, samplerLogprobs }, index) => {
-    return { group, tokens, promptLength, samplerLogprobs, reward: rewards[index]!.reward };
+    const { reward, invalid } = rewards[index]!;
+    return { group, tokens, promptLength, samplerLogprobs, reward, invalid: invalid !== undefined };
   });
 }
 

@@ -4,7 +4,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { PADDING_LENGTH } from '../adapt.js';
-import { PPO_DEFAULTS } from '../algorithm/ppo.js';
+import { ALGORITHM_NAMES, type AlgorithmName } from '../algorithm/named.js';
 import { DIRECTIVE_DEFAULTS, DIRECTIVE_TARGETS } from '../edit/directives.js';
 import { PARSE_DEFAULTS } from '../edit/parse.js';
 import { DEFAULT_TASK, EDIT_TEMPLATES } from '../edit/prompts.js';
@@ -13,6 +13,7 @@ import { makeError } from '../errors.js';
 import { REWARD_DEFAULTS } from '../reward/evaluate.js';
 import { MEASURES } from '../reward/measure.js';
 import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
+import { algorithmSections } from './config-algorithm.js';
 
 // What zod calls a kind of value, in words.
 const NAMES: Readonly<Record<string, string>> = {
@@ -26,7 +27,6 @@ const count = z.int().min(0);
 const atLeast1 = z.int().min(1);
 const positive = z.number().positive();
 const notNegative = z.number().min(0);
-const share = z.number().min(0).max(1);
 const modules = z.array(z.string().min(1)).min(1);
 const measure = z.enum(MEASURES);
 
@@ -146,31 +146,6 @@ const policy = z.strictObject({
   valueBias: z.number().default(0),
 });
 
-const ppo = z.strictObject({
-  baseline: z.enum(['group', 'value']).default(PPO_DEFAULTS.baseline),
-  discount: share.default(PPO_DEFAULTS.discount),
-  lambda: share.default(PPO_DEFAULTS.lambda),
-  whiten: z.boolean().default(PPO_DEFAULTS.whiten),
-  epochs: atLeast1.default(PPO_DEFAULTS.epochs),
-  minibatch: atLeast1.default(PPO_DEFAULTS.minibatch),
-  clipLow: notNegative.default(PPO_DEFAULTS.clipLow),
-  clipHigh: notNegative.default(PPO_DEFAULTS.clipHigh),
-  learningRate: positive.default(PPO_DEFAULTS.learningRate),
-  valueLearningRate: positive.default(PPO_DEFAULTS.valueLearningRate),
-  valueCoefficient: notNegative.default(PPO_DEFAULTS.valueCoefficient),
-  valueClip: notNegative.default(PPO_DEFAULTS.valueClip),
-  entropyCoefficient: notNegative.default(PPO_DEFAULTS.entropyCoefficient),
-  maxGradNorm: notNegative.default(PPO_DEFAULTS.maxGradNorm),
-  weightDecay: notNegative.default(PPO_DEFAULTS.weightDecay),
-  klCoefficient: notNegative.default(PPO_DEFAULTS.klCoefficient),
-  klIn: z.enum(['loss', 'reward']).default(PPO_DEFAULTS.klIn),
-  klTarget: positive.optional(),
-  klStop: positive.default(PPO_DEFAULTS.klStop),
-  importanceGap: notNegative.default(PPO_DEFAULTS.importanceGap),
-  importanceCap: positive.default(PPO_DEFAULTS.importanceCap),
-  normalizer: positive.optional(),
-});
-
 const schema = z.strictObject({
   /** A model folder, a .gguf file (both relative to the configuration's folder) or a name that `pull` knows. */
   model: z.string().min(1),
@@ -188,7 +163,9 @@ const schema = z.strictObject({
   adapt: adapt.prefault({}),
   reward: reward.prefault({}),
   policy: policy.prefault({}),
-  ppo: ppo.prefault({}),
+  /** The algorithm; the sections of the others are not read. */
+  algorithm: z.enum(ALGORITHM_NAMES as [AlgorithmName, ...AlgorithmName[]]).default('ppo'),
+  ...algorithmSections,
   /** Newest checkpoints kept; all by default. */
   keepCheckpoints: atLeast1.optional(),
   /** Edits a passage in the closing table. */

@@ -1,7 +1,7 @@
 /** A SEAL run in a folder: begun, or resumed after its last complete round with the same result. */
 import { join } from 'node:path';
 import type { Algorithm } from '../algorithm/algorithm.js';
-import { ppo } from '../algorithm/ppo.js';
+import { algorithmNamed } from '../algorithm/named.js';
 import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
 import { makeError } from '../errors.js';
@@ -81,13 +81,13 @@ async function trainModel(
   options: TrainOptions,
 ): Promise<TrainResult> {
   const { run, signal, onEvent } = options;
-  const algorithm = ppo({ ...config.ppo, maxTokens: config.edit.maxTokens });
+  const algorithm = algorithmOf(config);
   const policy = Policy.create(model, {
     rank: config.policy.rank,
     alpha: config.policy.alpha,
     targets: config.policy.targets,
     seed: config.seed,
-    valueHead: config.ppo.baseline === 'value',
+    valueHead: config.algorithm === 'ppo' && config.ppo.baseline === 'value',
     valueBias: config.policy.valueBias,
   });
   try {
@@ -119,6 +119,10 @@ async function trainModel(
   } finally {
     await policy.close();
   }
+}
+
+function algorithmOf({ algorithm, edit, ...sections }: RunConfig): Algorithm {
+  return algorithmNamed(algorithm, { maxTokens: edit.maxTokens, ...sections[algorithm] });
 }
 
 /** The task of a configuration, and the SHA-256 of its data. */

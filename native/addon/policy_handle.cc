@@ -90,6 +90,7 @@ Napi::Function PolicyHandle::Define(Napi::Env env) {
        InstanceMethod<&PolicyHandle::Gradients>("gradients"),
        InstanceMethod<&PolicyHandle::Parameters>("parameters"),
        InstanceMethod<&PolicyHandle::SetParameters>("setParameters"),
+       InstanceMethod<&PolicyHandle::ResetOptimizer>("resetOptimizer"),
        InstanceMethod<&PolicyHandle::Save>("save"), InstanceMethod<&PolicyHandle::Load>("load"),
        InstanceMethod<&PolicyHandle::Close>("close")});
 }
@@ -166,6 +167,12 @@ Napi::Value PolicyHandle::SetParameters(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
     const auto values = Values<float>(info[0], "values");
     Idle().SetParameters(std::vector<double>(values.begin(), values.end()));
+    return info.Env().Undefined();
+  });
+}
+Napi::Value PolicyHandle::ResetOptimizer(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    Idle().ResetOptimizer();
     return info.Env().Undefined();
   });
 }

@@ -29,7 +29,7 @@ void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_hea
   const size_t n = spec.rows.tokens.size();
   CheckLength("actionMask", spec.action_mask.size(), n);
   CheckLength("advantages", spec.advantages.size(), n);
-  if (!spec.nll) CheckLength("oldLogprobs", spec.old_logprobs.size(), n);
+  if (!spec.nll || !spec.old_logprobs.empty()) CheckLength("oldLogprobs", spec.old_logprobs.size(), n);
   if (spec.kl_coefficient != 0 || !spec.reference_logprobs.empty()) {
     CheckLength("referenceLogprobs", spec.reference_logprobs.size(), n);
   }
@@ -93,8 +93,11 @@ double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, Sums* su
     sums->policy += -weight * std::min(plain, clipped);
     if (plain <= clipped) g = -weight * advantage * ratio;
     sums->clipped += clipped < plain;
+  }
+  if (!spec.old_logprobs.empty()) {
+    const double difference = logprob - spec.old_logprobs[t];
     sums->k1_old += -difference;
-    sums->k3_old += ratio - 1.0 - difference;
+    sums->k3_old += std::exp(difference) - 1.0 - difference;
     sums->gap = std::max(sums->gap, std::abs(difference));
   }
   if (!spec.reference_logprobs.empty()) {
@@ -212,7 +215,7 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       const HeadRows rows =
           NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
       sums.tokens += rows.size();
-      const bool entropy = spec.entropy_coefficient != 0 || !spec.nll;
+      const bool entropy = spec.entropy_coefficient != 0 || !spec.old_logprobs.empty();
       const auto loss = [&](int64_t begin, int64_t n, const double* logprob, const double* entropies,
                             double* g, double* e) {
         for (int64_t i = 0; i < n; ++i) {
@@ -273,7 +276,7 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   step.epsilon = spec.epsilon;
   step.weight_decay = spec.weight_decay;
   step.clip = spec.max_grad_norm;
-  step.step = ++steps_;
+  step.step = ++steps_ - optimizer_start_;
   MoveByAdamW(delta_.values(), delta_.first_moment(), delta_.second_moment(), delta_.gradient(), step);
   if (has_value_head()) {
     step.count = value_.numel();
@@ -358,6 +361,14 @@ struct StateTensor {
 };
 }  // namespace
 
+void Policy::ResetOptimizer() {
+  for (const at::Tensor& moment :
+       {delta_.first_moment(), delta_.second_moment(), value_first_, value_second_}) {
+    if (moment.defined()) moment.zero_();
+  }
+  optimizer_start_ = steps_;
+}
+
 void Policy::Save(const std::string& path) {
   const DType dtype = model_->activation() == at::kDouble ? DType::kF64 : DType::kF32;
   std::vector<StateTensor> state{{"values", delta_.values()},
@@ -371,7 +382,10 @@ void Policy::Save(const std::string& path) {
   std::vector<TensorToWrite> tensors;
   for (const StateTensor& s : state)
     tensors.push_back({s.name, dtype, s.tensor.sizes().vec(), s.tensor.const_data_ptr()});
-  WriteSafetensors(path, tensors, {{"format", "selfedit-policy-1"}, {"steps", std::to_string(steps_)}});
+  WriteSafetensors(path, tensors,
+                   {{"format", "selfedit-policy-1"},
+                    {"steps", std::to_string(steps_)},
+                    {"optimizer_start", std::to_string(optimizer_start_)}});
 }
 
 void Policy::Load(const std::string& path) {
@@ -401,10 +415,16 @@ void Policy::Load(const std::string& path) {
     value_first = read("value_head.first_moment", value_first_);
     value_second = read("value_head.second_moment", value_second_);
   }
-  const auto steps = file->MetadataString("steps");
-  if (!steps || steps->empty() || steps->find_first_not_of("0123456789") != std::string::npos ||
-      steps->size() > 15) {
-    throw Error("FILE_FORMAT", path + ": metadata \"steps\" is not a number");
+  auto count = [&](const char* name, const char* absent) {
+    const std::string text = file->MetadataString(name).value_or(absent);
+    if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos || text.size() > 15) {
+      throw Error("FILE_FORMAT", path + ": metadata \"" + name + "\" is not a number");
+    }
+    return static_cast<int64_t>(std::stoll(text));
+  };
+  const int64_t steps = count("steps", ""), optimizer_start = count("optimizer_start", "0");
+  if (optimizer_start > steps) {
+    throw Error("FILE_FORMAT", path + ": metadata \"optimizer_start\" is beyond \"steps\"");
   }
   // All was read and checked: only now does the policy change.
   delta_.BeforeWrite();
@@ -416,7 +436,8 @@ void Policy::Load(const std::string& path) {
     value_first_.copy_(value_first);
     value_second_.copy_(value_second);
   }
-  steps_ = std::stoll(*steps);
+  steps_ = steps;
+  optimizer_start_ = optimizer_start;
 }
 
 }  // namespace selfedit

@@ -23,8 +23,9 @@ struct PolicyStepSpec {
   bool nll =
       false;  // weighted negative log-likelihood (weights: advantages) instead of the clipped objective
   std::vector<uint8_t> action_mask;
-  std::vector<float> old_logprobs, reference_logprobs,
-      advantages;                          // reference may be empty when kl_coefficient is 0
+  // old may be empty for nll (no entropy and no distance to it is reported then), reference when
+  // kl_coefficient is 0.
+  std::vector<float> old_logprobs, reference_logprobs, advantages;
   std::vector<float> returns, old_values;  // empty without a value head
   std::vector<float> importance;           // may be empty: 1
   double temperature = 1, clip_low = 0.2, clip_high = 0.2;
@@ -62,6 +63,8 @@ class Policy {
   std::vector<double> Parameters() const;
   std::vector<double> Gradients() const;
   void SetParameters(const std::vector<double>& values);
+  // Zero moments, and the bias correction of Adam begins anew; values and steps() stay.
+  void ResetOptimizer();
   // Values, moments and counters; float32 (float64) safetensors, written atomically. Load checks names and
   // shapes first.
   void Save(const std::string& path);
@@ -72,6 +75,7 @@ class Policy {
   mutable TrainableDelta delta_;
   at::Tensor value_, value_gradient_, value_first_, value_second_;  // [hidden + 1], bias last
   int64_t steps_ = 0;
+  int64_t optimizer_start_ = 0;  // steps_ when the moments were last zero
 };
 
 }  // namespace selfedit

@@ -1,4 +1,7 @@
 // Policy.step against an independent float64 implementation of the objective (scripts/fixtures/ppo.py).
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
   Model,
@@ -60,7 +63,35 @@ function rowsOf(data: Fixture): PolicyRow[] {
   }));
 }
 
-describe.each(['clip', 'everything', 'value-start', 'weight-decay', 'nll'])('%s', (name) => {
+it('begins anew with a fresh optimizer, also after it was saved and loaded', async () => {
+  const data = readJson<Fixture>('ppo', 'weight-decay.json');
+  const step = { ...data.spec, rows: rowsOf(data) };
+  await using model = await Model.load(fixture('ppo', data.model));
+  await using used = Policy.create(model, data.policy);
+  used.setParameters(floats(data.parameters));
+  await used.step(step);
+  await used.step(step);
+  used.resetOptimizer();
+  expect(used.version).toBe(2);
+  await used.step(step);
+  const folder = await mkdtemp(join(tmpdir(), 'selfedit-policy-'));
+  const path = join(folder, 'policy.safetensors');
+  await used.save(path);
+  await using loaded = Policy.create(model, data.policy);
+  await loaded.load(path);
+  await rm(folder, { recursive: true });
+
+  await using fresh = Policy.create(model, data.policy);
+  fresh.setParameters(floats(data.updatedTwice));
+  await fresh.step(step);
+  expect(relativeDifference(used.parameters(), fresh.parameters())).toBeLessThan(1e-5);
+  for (const policy of [used, loaded, fresh]) await policy.step(step);
+  expect(loaded.version).toBe(4);
+  expect(loaded.parameters()).toEqual(used.parameters());
+  expect(relativeDifference(used.parameters(), fresh.parameters())).toBeLessThan(1e-5);
+});
+
+describe.each(['clip', 'everything', 'value-start', 'weight-decay', 'nll', 'nll-kl'])('%s', (name) => {
   const data = readJson<Fixture>('ppo', `${name}.json`);
 
   async function create(): Promise<{ model: Model; policy: Policy }> {

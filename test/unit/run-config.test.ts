@@ -3,7 +3,10 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { GRPO_DEFAULTS } from '../../lib/algorithm/grpo.js';
 import { PPO_DEFAULTS } from '../../lib/algorithm/ppo.js';
+import { RESTEM_DEFAULTS } from '../../lib/algorithm/restem.js';
+import { RLOO_DEFAULTS } from '../../lib/algorithm/rloo.js';
 import { DIRECTIVE_DEFAULTS } from '../../lib/edit/directives.js';
 import { PARSE_DEFAULTS } from '../../lib/edit/parse.js';
 import { WRITE_DEFAULTS } from '../../lib/edit/write.js';
@@ -26,16 +29,13 @@ const MINIMAL = { model: 'm', task: { data: 'd.json' } };
 describe('a configuration', () => {
   it('is filled in with the defaults of the library', () => {
     const config = resolveConfig(MINIMAL);
-    expect(config.ppo).toEqual(
-      expect.objectContaining(
-        Object.fromEntries(Object.entries(config.ppo).map(([key]) => [key, PPO_DEFAULTS[key as 'epochs']])),
-      ),
-    );
-    expect(Object.keys(config.ppo).sort()).toEqual(
-      Object.keys(PPO_DEFAULTS)
-        .filter((key) => key !== 'maxTokens')
-        .sort(),
-    );
+    expect(config.algorithm).toBe('ppo');
+    const sections = { ppo: PPO_DEFAULTS, grpo: GRPO_DEFAULTS, rloo: RLOO_DEFAULTS, restem: RESTEM_DEFAULTS };
+    for (const [name, defaults] of Object.entries(sections)) {
+      // The longest edit is `edit.maxTokens`.
+      const { maxTokens: _, ...rest } = { maxTokens: 0, ...defaults };
+      expect(config[name as keyof typeof sections]).toEqual(rest);
+    }
     expect(config.edit).toEqual({ ...WRITE_DEFAULTS, parse: PARSE_DEFAULTS });
     const { question: _, ...reward } = REWARD_DEFAULTS;
     expect(config.reward).toEqual(reward);
@@ -108,6 +108,9 @@ describe('a configuration', () => {
     [{ ...MINIMAL, rounds: 1.5 }, /rounds is 1\.5; expected a whole number/],
     [{ ...MINIMAL, editsPerContext: 1 }, /editsPerContext is 1; expected a number of at least 2/],
     [{ ...MINIMAL, edit: { temperature: 0 } }, /edit\.temperature is 0; expected a number above 0/],
+    [{ ...MINIMAL, algorithm: 'dpo' }, /algorithm is "dpo"; expected one of ppo, grpo, rloo, restem/],
+    [{ ...MINIMAL, grpo: { scale: 1 } }, /grpo\.scale is 1; expected one of group, none/],
+    [{ ...MINIMAL, restem: { klIn: 'loss' } }, /restem\.klIn is not a known key; expected one of keep, /],
     [{ ...MINIMAL, ppo: { lambda: 2 } }, /ppo\.lambda is 2; expected a number of at most 1/],
     [{ ...MINIMAL, adaptFrom: 'model' }, /adaptFrom is "model"; expected one of policy, base/],
     [

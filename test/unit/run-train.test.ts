@@ -162,6 +162,32 @@ describe('a run', () => {
     expect(result.comparison).toEqual(expected.comparison);
   });
 
+  it.each(['grpo', 'rloo', 'restem'] as const)(
+    'of %s, stopped and resumed, ends in the same bits',
+    async (name) => {
+      const own = { klTarget: 0.001, klCoefficient: 0.1, learningRate: 1e-2, minibatch: 4 };
+      const config = configure({ algorithm: name, [name]: own });
+      const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')];
+      await train(config, { run: whole, model });
+      await stopAt(broken, config, (event) => event.type === 'round' && event.result.round === 1);
+      await train(config, { run: broken, resume: true, model });
+      expect(await journalOf(broken)).toEqual(await journalOf(whole));
+      expect(await bytesOf(broken, 'round-0002')).toEqual(await bytesOf(whole, 'round-0002'));
+      expect(await stateOf(broken, 'round-0002')).toEqual(await stateOf(whole, 'round-0002'));
+      const rounds = (await journalOf(whole)).filter(({ type }) => type === 'round');
+      const updates = rounds.map((line) => (line as unknown as { update: Record<string, number> }).update);
+      // The coefficient has moved, so that it would be noticed if a resumed run began with the first one.
+      expect(updates[1]!.klCoefficient).not.toBe(0.1);
+      expect(updates[2]).toHaveProperty('entropy');
+      expect(updates[2]!.kept === undefined).toBe(name !== 'restem');
+      const state = JSON.parse(await stateOf(whole, 'round-0002')) as { algorithm: { name: string } };
+      expect(state.algorithm.name).toBe(name);
+      await expect(
+        train({ ...config, algorithm: 'ppo' }, { run: whole, resume: true, model }),
+      ).rejects.toMatchObject({ code: 'RUN_INVALID' });
+    },
+  );
+
   it('killed while it wrote its journal, ends in the same bits', async () => {
     const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')];
     await train(configure(), { run: whole, model });

@@ -180,6 +180,7 @@ describe('a round', () => {
     expect(temperature).toBe(0.9);
     expect(rollouts.map(({ group }) => group)).toEqual([0, 0, 0, 1, 1, 1]);
     expect(rollouts.map(({ reward }) => reward)).toEqual(result!.edits.map(({ reward }) => reward));
+    expect(rollouts.map(({ invalid }) => invalid)).toEqual([false, false, true, false, false, true]);
     const { tokens, promptLength, samplerLogprobs } = rollouts[0]!;
     expect(model.tokenizer.decode(tokens.subarray(promptLength))).toBe(result!.edits[0]!.text);
     expect(tokens.at(-1)).toBe(0);
@@ -332,6 +333,7 @@ describe('a round', () => {
   it.each([
     [{ editsPerContext: 1 }, /editsPerContext is 1; expected a whole number of at least 2/],
     [{ rounds: -1 }, /rounds is -1/],
+    [{ algorithm: 'dpo' as never }, /algorithm is "dpo"; expected one of ppo, grpo, rloo, restem/],
     [{ edit: { temperature: 0 } }, /edit\.temperature is 0/],
     [{ edit: { prompt: 'nonsense' } }, /edit prompt "nonsense" is not known/],
     [{ reward: { measure: 'bleu' as never } }, /reward measure is "bleu"/],

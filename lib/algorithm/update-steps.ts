@@ -1,0 +1,103 @@
+/** The optimizer steps of an update, and the figures that every algorithm reports about them. */
+import type { PolicyStepStats } from '../binding.js';
+import type { Policy, PolicyStepOptions } from '../policy.js';
+import type { Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
+import { actions, type FirstPass, minibatches, type RolloutRow, toPolicyRow } from './rollout-rows.js';
+import type { UpdateOptions } from './update-options.js';
+
+export interface StepsTaken {
+  readonly steps: readonly { readonly stats: PolicyStepStats; readonly epoch: number }[];
+  /** The policy had moved further than `klStop`. */
+  readonly stoppedEarly: boolean;
+}
+
+/**
+ * Epochs of minibatches, one optimizer step each, until the policy has moved too far: a step's statistics are those
+ * before it, so the step that first sees k3 of KL(old ‖ new) beyond `klStop` is the last. `objective` gives the
+ * scalars of a step.
+ */
+export async function takeSteps(
+  policy: Policy,
+  rows: readonly RolloutRow[],
+  options: UpdateOptions,
+  context: SettledContext,
+  objective: (batch: readonly RolloutRow[]) => Partial<PolicyStepOptions>,
+): Promise<StepsTaken> {
+  const steps: { stats: PolicyStepStats; epoch: number }[] = [];
+  for (let epoch = 0; epoch < options.epochs; epoch++) {
+    for (const batch of minibatches(rows, options.minibatch, context, epoch)) {
+      const stats = await policy.step({
+        rows: batch.map(toPolicyRow),
+        temperature: context.temperature,
+        entropyCoefficient: options.entropyCoefficient,
+        learningRate: options.learningRate,
+        weightDecay: options.weightDecay,
+        maxGradNorm: options.maxGradNorm,
+        signal: context.signal,
+        ...objective(batch),
+      });
+      steps.push({ stats, epoch });
+      if (stats.klOld3 > (options.klStop ?? Number.POSITIVE_INFINITY)) return { steps, stoppedEarly: true };
+    }
+  }
+  return { steps, stoppedEarly: false };
+}
+
+/** What an update reports; means over steps are weighted by tokens, NaN where a figure does not apply. */
+export function updateStatistics(about: {
+  readonly rollouts: readonly Rollout[];
+  readonly pass: FirstPass;
+  readonly taken: StepsTaken;
+  readonly klCoefficient: number;
+  /** Of the advantages, before whitening. */
+  readonly advantage?: { readonly mean: number; readonly deviation: number };
+}): UpdateStatistics {
+  const { rollouts, pass, klCoefficient, advantage } = about;
+  const { steps, stoppedEarly } = about.taken;
+  const tokens = steps.reduce((sum, { stats }) => sum + stats.tokens, 0);
+  const mean = (name: keyof PolicyStepStats) =>
+    steps.reduce((sum, { stats }) => sum + stats[name] * stats.tokens, 0) / tokens;
+  const largest = (name: keyof PolicyStepStats) =>
+    steps.reduce((most, { stats }) => Math.max(most, stats[name]), 0);
+  const rewards = rollouts.map(({ reward }) => reward);
+  return {
+    steps: steps.length,
+    epochs: new Set(steps.map(({ epoch }) => epoch)).size,
+    stoppedEarly,
+    tokens: pass.rows.reduce((sum, { rollout }) => sum + actions(rollout), 0),
+    rewardMean: average(rewards),
+    rewardDeviation: deviation(rewards),
+    advantageMean: advantage?.mean ?? Number.NaN,
+    advantageDeviation: advantage?.deviation ?? Number.NaN,
+    loss: mean('loss'),
+    policyLoss: mean('policyLoss'),
+    klLoss: mean('klLoss'),
+    valueLoss: mean('valueLoss'),
+    entropy: mean('entropy'),
+    klCoefficient,
+    klReference: pass.klReference,
+    klReference1: mean('klReference1'),
+    klReference3: mean('klReference3'),
+    klOld1: mean('klOld1'),
+    klOld3: mean('klOld3'),
+    klOldLargest: largest('klOld3'),
+    clipFraction: mean('clipFraction'),
+    // Of the first step, before the value head has seen these returns.
+    explainedVariance: steps[0]?.stats.explainedVariance ?? Number.NaN,
+    gradNorm: mean('gradNorm'),
+    gradNormLargest: largest('gradNorm'),
+    samplerGap: pass.samplerGap,
+    importanceWeighted: pass.rows.some((row) => row.importance !== undefined),
+    // Of the very first step: old log-probs and the step's own must be the same numbers.
+    trainerGap: steps[0]?.stats.maxLogprobGap ?? Number.NaN,
+  };
+}
+
+export function average(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+export function deviation(values: readonly number[]): number {
+  const mean = average(values);
+  return Math.sqrt(average(values.map((value) => (value - mean) ** 2)));
+}
