@@ -51,6 +51,19 @@ at::Tensor Linear::Product(const at::Tensor& x, Packed* packed, bool transposed)
                      y.mutable_data_ptr<float>(), packed->half.out(), terms);
     return y;
   }
+  if (weight_.is_cpu() && weight_.scalar_type() == at::kFloat && cpu::F32ProductPays()) {
+    if (!packed->whole.defined()) {
+      const at::Tensor dense = weight_.contiguous();
+      packed->whole = cpu::F32Weight(dense.const_data_ptr<float>(), transposed ? in() : out(),
+                                     transposed ? out() : in(), transposed);
+      std::atomic_ref(packed_bytes_).fetch_add(packed->whole.bytes());
+    }
+    const at::Tensor input = x.contiguous();
+    at::Tensor y = at::empty({x.size(0), packed->whole.out()}, x.options());
+    cpu::F32Product(packed->whole, input.const_data_ptr<float>(), x.size(0), packed->whole.in(),
+                    y.mutable_data_ptr<float>(), packed->whole.out());
+    return y;
+  }
   const int64_t n = x.size(0);
   if (n >= kMinRows) return PackedProduct(x, packed, transposed);
   const at::Tensor input = at::zeros({kMinRows, x.size(1)}, x.options());

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "cpu/bf16_gemm.h"
+#include "cpu/f32_gemm.h"
 
 namespace selfedit {
 
@@ -14,9 +15,9 @@ enum class Operand {
   kFull,     // all of it forward, 16 bits of it backward: as good as a product in float32
 };
 
-// Weights are packed once, at first use and apart for each direction (decision 7): float32 by oneDNN,
-// bfloat16 for our own product, whose results are float32. Activations are float32 (float64 for a float64
-// model).
+// Weights are packed once, at first use and apart for each direction (decision 7): bfloat16 for our own
+// product, whose results are float32; float32 too where the machine has matrix units, else by oneDNN.
+// Activations are float32 (float64 for a float64 model).
 class Linear {
  public:
   Linear() = default;
@@ -34,6 +35,7 @@ class Linear {
  private:
   struct Packed {
     at::Tensor plain;      // oneDNN's own layout
+    cpu::F32Weight whole;  // of a float32 weight, where matrix units pay
     cpu::Bf16Weight half;  // of a bfloat16 weight
   };
   at::Tensor Product(const at::Tensor& x, Packed* packed, bool transposed) const;

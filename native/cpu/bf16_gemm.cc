@@ -73,7 +73,7 @@ struct Sets {
   Sets() {
 #if defined(__x86_64__)
     if (SimdSupported("avx512")) {
-      if (amx::kBf16 && HasAvx512Bf16() && HasAmx()) list[0] = amx::kBf16;
+      if (amx::kBf16 && HasMatrixUnits()) list[0] = amx::kBf16;
       if (avx512bf16::kBf16 && HasAvx512Bf16()) list[kDot] = avx512bf16::kBf16;
       slow_dot = SlowDot();
       list[2] = &avx512::kBf16;
@@ -104,6 +104,15 @@ const Bf16Set& Selected() {
 }
 
 }  // namespace
+
+bool HasMatrixUnits() {
+#if defined(__x86_64__)
+  static const bool found = HasAvx512Bf16() && HasAmx();
+  return found;
+#else
+  return false;
+#endif
+}
 
 const char* Bf16SimdName() { return Selected().name; }
 

@@ -33,6 +33,9 @@ struct Bf16Set {
   void (*product)(const Bf16Block& block);
 };
 
+// Whether the processor has AMX with bfloat16 and the system gave this process its tiles.
+bool HasMatrixUnits();
+
 namespace portable {
 extern const Bf16Set kBf16;
 }

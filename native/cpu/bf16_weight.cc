@@ -1,56 +1,14 @@
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <new>
 
 #include "bf16_gemm.h"
 #include "bf16_gemm_variants.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "packed_memory.h"
 
 namespace selfedit::cpu {
 namespace {
 
 int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
-// Matrices lie end to end in blocks of large pages: decoding reads them all for every token, and small pages
-// cost it a quarter of the bandwidth. A block lives as long as one of its matrices.
-constexpr int64_t kHugePage = int64_t{1} << 21;
-constexpr int64_t kBlockBytes = 16 * kHugePage;
-
-struct Block {
-  explicit Block(int64_t bytes)
-      : size(Parts(bytes, kHugePage) * kHugePage),
-        memory(static_cast<char*>(std::aligned_alloc(kHugePage, size))) {
-    if (!memory) throw std::bad_alloc();
-#if defined(__linux__)
-    madvise(memory, size, MADV_HUGEPAGE);
-#endif
-  }
-  ~Block() { std::free(memory); }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-
-  const int64_t size;
-  char* const memory;
-  int64_t used = 0;
-};
-
-std::shared_ptr<uint16_t> Allocate(int64_t bytes) {
-  static std::mutex mutex;
-  static std::weak_ptr<Block> current;
-  const std::lock_guard lock(mutex);
-  std::shared_ptr<Block> block = current.lock();
-  if (!block || block->size - block->used < bytes) {
-    block = std::make_shared<Block>(std::max(bytes, kBlockBytes));
-    current = block;
-  }
-  auto* memory = reinterpret_cast<uint16_t*>(block->memory + block->used);
-  block->used += bytes;
-  return {std::move(block), memory};
-}
 
 // A tile of W^T, 32 steps of k by 16 columns, of which `depth` and `columns` exist; pairs of k interleaved.
 void PackTile(const uint16_t* w, int64_t row, int64_t column, int64_t columns, int64_t depth,
@@ -76,7 +34,7 @@ int64_t Bf16Weight::bytes() const {
 
 Bf16Weight::Bf16Weight(const uint16_t* w, int64_t out, int64_t in, bool transposed) : out_(out), in_(in) {
   const int64_t panels = Parts(out, kBf16Panel), steps = Parts(in, kBf16Step);
-  packed_ = Allocate(bytes());
+  packed_ = std::static_pointer_cast<uint16_t>(PackedMemory(bytes()));
   uint16_t* packed = packed_.get();
   const int64_t row = transposed ? 1 : in, column = transposed ? out : 1;
 #pragma omp parallel for schedule(static) if (panels * steps > 64)
