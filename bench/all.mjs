@@ -19,6 +19,7 @@ const PLAN = {
     ['fork', ['S'], ['float32']],
     ['sparse', ['S'], ['float32']],
     ['update', ['S'], ['float32']],
+    ['round', ['S'], ['float32']],
     ['load', ['S'], ['float32']],
     ['score', ['S'], ['float32']],
   ],
@@ -29,6 +30,7 @@ const PLAN = {
     ['fork', ['S'], ['bfloat16']],
     ['sparse', ['S'], ['bfloat16']],
     ['update', ['S'], ['bfloat16']],
+    ['round', ['S', 'XL'], ['bfloat16']],
   ],
 };
 const PASSED_ON = ['device', 'python', 'threads', 'repeats'];

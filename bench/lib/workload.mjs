@@ -12,7 +12,8 @@ const INVENTED = [
   { prompt: 210, seqs: [30, 32, 36, 44, 50, 180], questions: [26, 34, 30] },
 ];
 
-function readSizes(log) {
+/** Of each recorded edit: tokens of the prompt, of every document (`seqs`, the passage last) and of every question. */
+export function sizes(log) {
   try {
     return JSON.parse(readFileSync(FILE, 'utf8'));
   } catch {
@@ -23,13 +24,13 @@ function readSizes(log) {
 
 /** `count` edits as token ids: {prompt, documents, questions (exactly `questionCount`)}. Sizes repeat when they run out. */
 export function edits({ shape, quick, log }, count, { questionCount = 5, seed = 5 } = {}) {
-  const sizes = readSizes(log);
+  const known = sizes(log);
   const draw = draws(seed);
   const { vocab_size: vocabulary, max_position_embeddings: longest } = shape.config;
   const tokens = (length) =>
     Array.from({ length: Math.min(length, longest >> 1) }, () => draw() % vocabulary);
   return Array.from({ length: count }, (_, e) => {
-    const { prompt, seqs, questions } = sizes[e % sizes.length];
+    const { prompt, seqs, questions } = known[e % known.length];
     return {
       prompt: tokens(quick ? 24 : prompt),
       documents: (quick ? seqs.slice(0, 2) : seqs).map(tokens),

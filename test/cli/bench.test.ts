@@ -12,7 +12,7 @@ describe('wrong usage', () => {
     const { code, stdout, stderr } = await selfedit(['bench', 'speed']);
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     expect(stderr).toMatch(
-      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, load, score\n$/,
+      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, round, load, score\n$/,
     );
   });
 
@@ -25,7 +25,17 @@ describe('wrong usage', () => {
   it('names every benchmark in its help', async () => {
     const { stdout } = await selfedit(['bench', '--help']);
     const flat = stdout.replace(/\s+/g, ' ');
-    for (const name of ['inner-loop', 'evaluate', 'generate', 'fork', 'sparse', 'update', 'load', 'score']) {
+    for (const name of [
+      'inner-loop',
+      'evaluate',
+      'generate',
+      'fork',
+      'sparse',
+      'update',
+      'round',
+      'load',
+      'score',
+    ]) {
       expect(flat).toContain(name);
     }
   });
@@ -36,6 +46,7 @@ describe('without a peer', () => {
     { name: 'inner-loop', limit: true },
     { name: 'evaluate', limit: true },
     { name: 'fork', limit: false },
+    { name: 'round', limit: true },
   ])('$name prints one JSON object with the fields of the contract', async ({ name, limit }) => {
     const { code, stdout, stderr } = await selfedit(['bench', name, ...TINY, ...NO_PYTHON, '--json']);
     expect({ code, stderr }).toMatchObject({ code: 0 });

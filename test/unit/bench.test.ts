@@ -1,5 +1,5 @@
 // What the benchmarks are made of: statistics, comparison of answers, bars, the random model's files, charts.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -9,6 +9,8 @@ import { tensorsOf, writeModel } from '../../bench/lib/folder.mjs';
 import { draws, normal } from '../../bench/lib/random.mjs';
 import { largestDifference, median, spread } from '../../bench/lib/statistics.mjs';
 import { lineChart } from '../../bench/lib/svg.mjs';
+import { makeTokenizer } from '../../bench/lib/tokenizer.mjs';
+import { Tokenizer } from '../../lib/index.js';
 import { float32Of, readSafetensors } from '../support/safetensors.js';
 
 describe('statistics', () => {
@@ -146,5 +148,30 @@ describe('chart', () => {
     expect(first![0]).toBe(70);
     expect(first![1]).toBeLessThan(last![1]!);
     expect(svg).not.toContain('NaN');
+  });
+});
+
+describe("the random model's words", () => {
+  const line = 8;
+  const json = makeTokenizer(900, line);
+  const folder = mkdtempSync(join(tmpdir(), 'selfedit-words-'));
+  afterAll(() => {
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  it('are as many as asked for, each its own, and random ids are text that is about the same ids again', async () => {
+    expect(Object.keys(json.model.vocab)).toHaveLength(900);
+    expect(new Set(Object.values(json.model.vocab)).size).toBe(900);
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json));
+    const tokenizer = await Tokenizer.fromFolder(folder);
+    const draw = draws(3);
+    const ids = Int32Array.from({ length: 400 }, () => 256 + (draw() % 644));
+    const text = tokenizer.decode(ids);
+    const newlines = text.split('\n').length - 1;
+    // One token in eight begins a line.
+    expect(newlines).toBe(Array.from(ids).filter((id) => id % line === 0).length);
+    expect(newlines).toBeGreaterThan(30);
+    // Encoded again a newline is a token of its own.
+    expect(Math.abs(tokenizer.encode(text).length - newlines - 400)).toBeLessThan(8);
   });
 });
