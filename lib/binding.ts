@@ -177,21 +177,30 @@ export interface NativeDelta {
   close(): void;
 }
 
-/** Gradients of Σ weights[t] · logprob[t] with respect to the values of one delta of each fork's list. */
+/**
+ * Gradients of Σ weights[t] · logprob[t] + Σ divergenceWeights[t] · KL[t] with respect to the values of one delta of
+ * each fork's list.
+ */
 export interface GradientSpec extends Ragged {
   forks: NativeFork[];
   rowFork: Int32Array;
-  /** Which delta of each fork. */
+  /** Which delta of each fork; −1 for a fork that rows are only compared with. */
   level: Int32Array;
   /** One a token. */
   weights: Float32Array;
   temperature: number;
+  /** Row -> index of the fork that it is compared with by KL(row's fork ‖ reference), −1 for none; empty: none at all. */
+  rowReference: Int32Array;
+  /** dLoss / dKL at each token's position; as long as `tokens`, or empty. */
+  divergenceWeights: Float32Array;
   maxBatchTokens: number;
 }
 export interface GradientResult {
-  /** One a fork: parts like the delta's, gradients in the place of the values. */
-  gradients: NativeDelta[];
+  /** One a fork (null at level −1): parts like the delta's, gradients in the place of the values. */
+  gradients: (NativeDelta | null)[];
   logprobs: Float32Array;
+  /** KL at each position; NaN in rows without a reference. */
+  divergence: Float32Array;
 }
 
 export interface Ragged {
@@ -415,6 +424,112 @@ export interface NativePolicy {
   close(): void;
 }
 
+/** What a vector changes: one block a matrix. All arrays have one entry a block, matrices ascend. */
+export interface EditHeadSpec {
+  matrices: Int32Array;
+  /** 0 spectral, 1 lowRank, 2 sparse, 3 gradient, 4 modulated. */
+  spaces: Int32Array;
+  /** Entries of the vector. */
+  sizes: Int32Array;
+  /** The basis of lowRank and gradient blocks is a parameter. */
+  learntBasis: boolean;
+  key: bigint;
+}
+
+/** What contexts give to the spaces, on top of a fork: one delta a context. */
+export interface MaterialSpec extends Ragged {
+  fork: NativeFork;
+  /** Context c owns documents `contextDocuments[c] .. contextDocuments[c + 1])` of the ragged rows. */
+  contextDocuments: Int32Array;
+  /** The inner loop's delta of each context, for modulated blocks. */
+  adapted: (NativeDelta | null)[];
+  /** Learning rate of the gradient step. */
+  rate: number;
+  /** Sparse supports by Fisher information instead of gradients. */
+  fisher: boolean;
+  /** Where singular factors are kept; '': nowhere. */
+  folder: string;
+}
+
+/** One optimizer step of an edit head: C contexts, N samples, d entries a vector, M blocks, c features. */
+export interface HeadStepSpec {
+  /** [C, c]. */
+  features: Float32Array;
+  /** [N]: the context of each sample. */
+  context: Int32Array;
+  /** [N, d]; with the means and noise that they were drawn with, [N, d] and [M]. */
+  vectors: Float32Array;
+  oldMeans: Float32Array;
+  oldNoise: Float32Array;
+  /** [N]. */
+  advantages: Float32Array;
+  /** dLoss / dmean, [C, d], and dLoss / dbasis, of a loss whose gradient is known; empty: none. */
+  gradient: Float32Array;
+  basisGradient: Float32Array;
+  clipLow: number;
+  clipHigh: number;
+  /** Coefficient of KL(now ‖ untrained head), nats a vector, mean over the contexts. */
+  klCoefficient: number;
+  /** One step moves an entry of the mean by about this many units (see `EditHead`). */
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  maxGradNorm: number;
+  dryRun: boolean;
+}
+export interface HeadStepStats {
+  loss: number;
+  policyLoss: number;
+  klLoss: number;
+  /** KL(now ‖ untrained head), nats a vector, mean over contexts. */
+  klStart: number;
+  /** KL(sampling ‖ now), nats a vector, mean over samples. */
+  klOld: number;
+  /** Of the Gaussian, nats a vector. */
+  entropy: number;
+  /** Part of the (sample, block) ratios that the clipping cut off. */
+  clipFraction: number;
+  gradNorm: number;
+}
+
+export interface NativeEditHead {
+  readonly steps: number;
+  /** Block m is `vector[offsets[m] .. offsets[m + 1])`. */
+  readonly offsets: Int32Array;
+  /** Standard deviation of each block's entries. */
+  noise: Float32Array;
+  /** Mean hidden state of each row, root mean square 1: [rows, c]. */
+  features(fork: NativeFork, rows: Ragged): NativeJob<Float32Array>;
+  /** [C, d] from features [C, c]. */
+  means(features: Float32Array): Float32Array;
+  /** [C · samples, d] around means [C, d]. */
+  sample(spec: {
+    means: Float32Array;
+    keys: BigUint64Array;
+    samples: number;
+    antithetic: boolean;
+  }): Float32Array;
+  material(spec: MaterialSpec, progress: ProgressCallback): NativeJob<NativeDelta[]>;
+  /** One delta a vector, each from the material beside it. */
+  compose(materials: NativeDelta[], vectors: Float32Array): NativeJob<NativeDelta[]>;
+  /** dLoss/dvector of each vector from dLoss/dvalues of what `compose` gave; dLoss/dbasis summed (empty when fixed). */
+  pullBack(
+    materials: NativeDelta[],
+    vectors: Float32Array,
+    gradients: NativeDelta[],
+  ): NativeJob<{ vectors: Float32Array; basis: Float32Array }>;
+  step(spec: HeadStepSpec): NativeJob<HeadStepStats>;
+  /** Of the last step, before clipping, in the order of `parameters()`: [d, c + 1] with the bias last, then the basis. */
+  gradients(): Float32Array;
+  parameters(): Float32Array;
+  setParameters(values: Float32Array): void;
+  save(path: string): NativeJob<void>;
+  load(path: string): NativeJob<void>;
+  close(): void;
+}
+
 export interface LoadSpec {
   config: ModelConfig;
   /** Absolute paths: one GGUF file, or one or more safetensors shards. */
@@ -463,6 +578,7 @@ export interface NativeAddon {
     key: bigint,
     std: number,
   ): NativeJob<NativeModel>;
+  editHead(model: NativeModel, spec: EditHeadSpec): NativeJob<NativeEditHead>;
   loadDelta(
     model: NativeModel,
     path: string,

@@ -1,5 +1,6 @@
 import type { NativeFork } from './binding.js';
 import { Delta } from './delta.js';
+import type { WeightEdit } from './edit/weight.js';
 import { makeError } from './errors.js';
 import type { Model } from './model.js';
 import { runJob, runSync } from './native-job.js';
@@ -35,13 +36,16 @@ export class Fork extends Resource {
   }
 
   /**
-   * Adds a delta on top, multiplied by `scale` (1). O(1): shares the delta's memory, which stays as long as a fork holds
-   * it, also after `delta.close()`. Calls in flight keep the deltas they began with.
+   * Adds a delta, or the delta of a weight edit, on top, multiplied by `scale` (1). O(1): shares the delta's memory, which
+   * stays as long as a fork holds it, also after `delta.close()`. Calls in flight keep the deltas they began with.
    * Errors: `DeltaError` when the shapes do not fit this model.
    */
-  apply(delta: Delta, { scale = 1 }: { scale?: number } = {}): this {
+  apply(edit: Delta | Pick<WeightEdit, 'delta'>, { scale = 1 }: { scale?: number } = {}): this {
     this.assertOpen();
-    if (!(delta instanceof Delta)) throw makeError('INPUT_INVALID', 'apply: expected a Delta');
+    const delta = edit instanceof Delta ? edit : edit?.delta;
+    if (!(delta instanceof Delta)) {
+      throw makeError('INPUT_INVALID', 'apply: expected a Delta or a weight edit');
+    }
     delta.assertOpen();
     runSync(() => this.handle.apply(delta.handle, scale));
     return this;

@@ -2,6 +2,7 @@ import { native } from './binding.js';
 import { Delta } from './delta.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
+import type { Model } from './model.js';
 import { type CallOptions, runJob } from './native-job.js';
 import { ForkTable, splitBy, type TokenInput, toRagged, toTokens } from './rows.js';
 
@@ -14,6 +15,13 @@ export interface GradientRow {
    * negative log-likelihood.
    */
   weights?: Float32Array;
+  /**
+   * Adds klWeights[t] · KL(fork ‖ reference) over the whole vocabulary at the position of each token to the loss; the
+   * reference is a constant. Such a row has no other term unless `weights` are given.
+   */
+  reference?: Fork | Model;
+  /** dLoss / dKL at each position; by default 1 / tokens: the mean over the row. */
+  klWeights?: Float32Array;
 }
 
 export interface GradientOptions extends CallOptions {
@@ -31,37 +39,53 @@ export interface Gradient {
 }
 
 /**
- * Gradient of a loss of edited models, Σ weights[t] · logprob[t] over a fork's rows, with respect to the values of one of
- * the fork's deltas, through the whole model; one gradient for each distinct fork, in the order of first appearance.
- * Works for every kind of delta. Also gives the log-probs, as `score` does. Errors as `score`.
+ * Gradient of a loss of edited models, Σ weights[t] · logprob[t] + Σ klWeights[t] · KL[t] over a fork's rows, with respect
+ * to the values of one of the fork's deltas, through the whole model; one gradient for each distinct fork, in the order of
+ * first appearance. Works for every kind of delta. Also gives the log-probs, as `score` does, and the divergences (NaN in
+ * rows without a reference), as `divergence` does. Errors as `score`.
  */
 export async function gradient(
   rows: readonly GradientRow[],
   options: GradientOptions = {},
-): Promise<{ gradients: Gradient[]; logprobs: Float32Array[] }> {
+): Promise<{ gradients: Gradient[]; logprobs: Float32Array[]; divergences: Float32Array[] }> {
   const first = rows[0];
-  if (!first) return { gradients: [], logprobs: [] };
+  if (!first) return { gradients: [], logprobs: [], divergences: [] };
   const { depth, temperature = 1, maxBatchTokens = 0 } = options;
   const table = new ForkTable(first.fork);
   const { model } = table;
   const rowFork = Int32Array.from(rows, ({ fork }, r) => table.indexOf(fork, `row ${r}`));
+  const compared = rows.some(({ reference }) => reference !== undefined);
+  const trained = table.natives.length;
+  const rowReference = Int32Array.from(compared ? rows : [], ({ reference }, r) =>
+    reference === undefined ? -1 : table.indexOf(reference, `row ${r}: reference`),
+  );
   const ragged = toRagged(rows.map(({ tokens }, r) => toTokens(model, tokens, `row ${r}`)));
   const weights = new Float32Array(ragged.tokens.length);
+  const divergenceWeights = new Float32Array(compared ? ragged.tokens.length : 0);
   for (const [r, row] of rows.entries()) {
     const begin = ragged.offsets[r]!;
     const length = ragged.offsets[r + 1]! - begin;
-    if (row.weights && row.weights.length !== length) {
-      throw makeError('INPUT_INVALID', `row ${r} has ${row.weights.length} weights for ${length} tokens`);
+    for (const own of [row.weights, row.klWeights]) {
+      if (own === undefined || own.length === length) continue;
+      throw makeError('INPUT_INVALID', `row ${r} has ${own.length} weights for ${length} tokens`);
     }
     if (row.weights) weights.set(row.weights, begin);
-    else weights.fill(-1 / Math.max(1, length - 1), begin, begin + length);
+    else if (!row.reference) weights.fill(-1 / Math.max(1, length - 1), begin, begin + length);
+    if (!row.reference) {
+      if (row.klWeights) throw makeError('INPUT_INVALID', `row ${r} has klWeights but no reference`);
+    } else if (row.klWeights) divergenceWeights.set(row.klWeights, begin);
+    else divergenceWeights.fill(1 / length, begin, begin + length);
   }
   const forks = table.resources as Fork[];
-  const level = Int32Array.from(table.natives, (fork) => depth ?? fork.depth - 1);
-  const spec = { ...ragged, forks: table.natives, rowFork, level, weights, temperature, maxBatchTokens };
+  const level = Int32Array.from(table.natives, (fork, f) => (f < trained ? (depth ?? fork.depth - 1) : -1));
+  const terms = { weights, rowReference, divergenceWeights };
+  const spec = { ...ragged, ...terms, forks: table.natives, rowFork, level, temperature, maxBatchTokens };
   const result = await runJob((onProgress) => native().gradient(spec, onProgress), options, table.resources);
   return {
-    gradients: result.gradients.map((handle, f) => ({ fork: forks[f]!, gradient: new Delta(model, handle) })),
+    gradients: result.gradients.flatMap((handle, f) =>
+      handle ? [{ fork: forks[f]!, gradient: new Delta(model, handle) }] : [],
+    ),
     logprobs: splitBy(result.logprobs, ragged.offsets),
+    divergences: splitBy(result.divergence, ragged.offsets),
   };
 }

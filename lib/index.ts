@@ -16,6 +16,8 @@ export type {
   DeltaPartInfo,
   DensePart,
   GpuInfo,
+  HeadStepSpec,
+  HeadStepStats,
   LowRankPart,
   MatrixInfo,
   MemoryPlan,

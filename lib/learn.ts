@@ -14,6 +14,18 @@ export { PPO_DEFAULTS, type PpoOptions, ppo } from './algorithm/ppo.js';
 export { RESTEM_DEFAULTS, type RestemOptions, restem } from './algorithm/restem.js';
 export { RLOO_DEFAULTS, type RlooOptions, rloo } from './algorithm/rloo.js';
 export type { GradientOptions, UpdateOptions } from './algorithm/update-options.js';
+export type {
+  WeightAlgorithm,
+  WeightLoss,
+  WeightObjective,
+  WeightUpdateContext,
+} from './algorithm/weight-algorithm.js';
+export {
+  WEIGHT_GRADIENT_DEFAULTS,
+  type WeightGradientOptions,
+  weightGradient,
+} from './algorithm/weight-gradient.js';
+export { WEIGHT_PPO_DEFAULTS, type WeightPpoOptions, weightPpo } from './algorithm/weight-ppo.js';
 export {
   type CompareOptions,
   type Comparison,
@@ -32,6 +44,7 @@ export {
   type InnerOptions,
   type Trainable,
 } from './edit/apply.js';
+export type { CalibrateOptions, Calibration } from './edit/calibrate.js';
 export {
   type ClosedRange,
   DIRECTIVE_DEFAULTS,
@@ -78,6 +91,14 @@ export {
 } from './edit/prompts.js';
 export { type DirectiveReading, readDirectives } from './edit/read-directives.js';
 export {
+  SPACES,
+  type SpaceBlock,
+  type SpaceChoice,
+  type SpaceName,
+  type SpaceOptions,
+} from './edit/spaces.js';
+export { type EditContext, Reading, type WeightEdit, WrittenWeightEdit } from './edit/weight.js';
+export {
   toRollouts,
   WRITE_DEFAULTS,
   type WriteCall,
@@ -85,6 +106,15 @@ export {
   type WrittenEdit,
   writeEdits,
 } from './edit/write.js';
+export {
+  EditHead,
+  type EditHeadOptions,
+  HEAD_STEP_DEFAULTS,
+  type HeadStep,
+  type ReadContextOptions,
+  type WriteWeightOptions,
+} from './edit-head.js';
+export { type AnswerLossOptions, answerLoss } from './reward/answer-loss.js';
 export {
   askForks,
   type ContextAnswers,

@@ -8,12 +8,12 @@ import {
   adapt,
   PADDING_LENGTH,
 } from '../adapt.js';
-import type { Delta } from '../delta.js';
 import { SelfeditError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { CallOptions } from '../native-job.js';
 import { type Directives, directedOptions } from './directives.js';
 import { bearsLoss, type TrainingDocument, type TrainingRow, toTrainingRow } from './documents.js';
+import type { WeightEdit } from './weight.js';
 
 /** Settings of the inner loop, with the bounds of its batches. */
 export type InnerOptions = Partial<AdaptOptions> &
@@ -30,8 +30,13 @@ export interface EditedFork {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** What is trained: documents, under a key for the order of the steps and the first values; or an edit that has them. */
-export type Applicable = Trainable | { readonly edit: Trainable; readonly seed?: number | bigint };
+/**
+ * What is applied. Trained first: documents, under a key for the order of the steps and the first values; or an edit that
+ * has them. As it is: a weight edit as written, which closing the copy closes.
+ */
+export type Applicable =
+  | Trainable
+  | { readonly edit: Trainable | WeightEdit; readonly seed?: number | bigint; close?(): Promise<void> };
 
 export interface Trainable {
   readonly documents: readonly TrainingDocument[];
@@ -46,7 +51,7 @@ export interface Trainable {
  * Trains and applies the documents of each edit on top of `parent`, all in lockstep; the constants of the inner loop
  * are those of the paper unless given. Documents longer than the model's context (or the padding) are cut, and those without a predicted
  * token that bears loss (of fewer than two tokens, for example) left out. An edit that is invalid or has no document
- * left gives a fork without a delta.
+ * left gives a fork without a delta. Weight edits need no training.
  */
 export async function applyEdits(
   parent: Fork,
@@ -59,6 +64,7 @@ export async function applyEdits(
   const longest = faithfulPadding ? Math.min(paddingLength, config.maxPositions) : config.maxPositions;
   const slots = edits.map((item): AdaptEdit | undefined => {
     const edit = 'edit' in item ? item.edit : item;
+    if ('delta' in edit) return undefined;
     const rows = (edit.invalid ? [] : edit.documents)
       .map((document) => cut(toTrainingRow(tokenizer, document), longest))
       .filter(bearsLoss);
@@ -83,8 +89,10 @@ export async function applyEdits(
   return edits.map((_, index) => {
     const fork = parent.fork();
     const result = byEdit.get(index);
-    if (result) fork.apply(result.delta);
-    const close = () => closeAll(fork, result?.delta);
+    const weights = weightEditOf(edits[index]!);
+    const delta = result?.delta ?? weights?.edit.delta;
+    if (delta) fork.apply(delta);
+    const close = () => closeAll(fork, weights?.close ? weights : result?.delta);
     return {
       fork,
       loss: result?.loss ?? new Float32Array(0),
@@ -125,7 +133,12 @@ function isDivergence(error: unknown): boolean {
   return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
 }
 
-async function closeAll(fork: Fork, delta: Delta | undefined): Promise<void> {
+function weightEditOf(item: Applicable): { edit: WeightEdit; close?(): Promise<void> } | undefined {
+  if (!('edit' in item) || !('delta' in item.edit) || item.edit.invalid) return undefined;
+  return item as { edit: WeightEdit; close?(): Promise<void> };
+}
+
+async function closeAll(fork: Fork, owned: { close?(): Promise<void> } | undefined): Promise<void> {
   await fork.close();
-  await delta?.close();
+  await owned?.close?.();
 }

@@ -1,10 +1,11 @@
-/**
- * What the policy emits for a context: training documents that change the model through the inner loop.
- * `kind` leaves room for edits that are the weight change itself.
- */
 import type { Directives } from './directives.js';
 import type { TrainingDocument } from './documents.js';
+import type { WeightEdit } from './weight.js';
 
+/**
+ * What the policy emits for a context: training documents that change the model through the inner loop.
+ * Edits that are the weight change itself: `WeightEdit`.
+ */
 export interface TextEdit {
   readonly kind: 'text';
   /** What the policy wrote, as generated. */
@@ -41,5 +42,5 @@ export function countInvalid(edits: readonly { readonly invalid?: InvalidReason 
   return counts;
 }
 
-/** A self-edit of either kind (weight edits are to come). */
-export type SelfEdit = TextEdit;
+/** A self-edit of either kind. */
+export type SelfEdit = TextEdit | WeightEdit;

@@ -110,6 +110,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   environment->fork = Napi::Persistent(ForkHandle::Define(env));
   environment->delta = Napi::Persistent(DeltaHandle::Define(env));
   environment->policy = Napi::Persistent(PolicyHandle::Define(env));
+  environment->edit_head = Napi::Persistent(EditHeadHandle::Define(env));
   auto call = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
@@ -119,6 +120,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("inspect", InspectCall);
   call("loadModel", LoadModelCall);
   call("randomModel", RandomModelCall);
+  call("editHead", EditHeadCall);
   call("loadDelta", LoadDeltaCall);
   call("makeDelta", MakeDeltaCall);
   call("spectralDelta", SpectralDeltaCall);

@@ -7,6 +7,7 @@ namespace selfedit::addon {
 Napi::Value LoadModelCall(const Napi::CallbackInfo& info);
 Napi::Value RandomModelCall(const Napi::CallbackInfo& info);
 Napi::Value InspectCall(const Napi::CallbackInfo& info);
+Napi::Value EditHeadCall(const Napi::CallbackInfo& info);
 Napi::Value LoadDeltaCall(const Napi::CallbackInfo& info);
 Napi::Value MakeDeltaCall(const Napi::CallbackInfo& info);
 Napi::Value SpectralDeltaCall(const Napi::CallbackInfo& info);

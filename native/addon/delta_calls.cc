@@ -246,6 +246,9 @@ Napi::Value GradientCall(const Napi::CallbackInfo& info) {
     const std::vector<float> weights = Values<float>(o, "weights");
     spec.cotangents.assign(weights.begin(), weights.end());
     spec.temperature = Number(o, "temperature");
+    spec.row_reference = Values<int32_t>(o, "rowReference");
+    const std::vector<float> divergence = Values<float>(o, "divergenceWeights");
+    spec.divergence_cotangents.assign(divergence.begin(), divergence.end());
     spec.max_batch_tokens = Integer(o, "maxBatchTokens");
     return RunJob(
         info.Env(), info[1],
@@ -253,11 +256,14 @@ Napi::Value GradientCall(const Napi::CallbackInfo& info) {
         [model = forks.model](Napi::Env env, GradientResult&& result) -> Napi::Value {
           Napi::Array deltas = Napi::Array::New(env, result.gradients.size());
           for (size_t i = 0; i < result.gradients.size(); ++i) {
-            deltas.Set(static_cast<uint32_t>(i), DeltaHandle::Make(env, model, result.gradients[i]));
+            deltas.Set(static_cast<uint32_t>(i), result.gradients[i]
+                                                     ? DeltaHandle::Make(env, model, result.gradients[i])
+                                                     : env.Null());
           }
           Napi::Object object = Napi::Object::New(env);
           object.Set("gradients", deltas);
           object.Set("logprobs", Floats(env, result.logprobs));
+          object.Set("divergence", Floats(env, result.divergence));
           return object;
         });
   });

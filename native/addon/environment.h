@@ -46,7 +46,7 @@ class Environment {
   void Leave();
   bool left() const { return left_; }
 
-  Napi::FunctionReference model, fork, delta, policy;
+  Napi::FunctionReference model, fork, delta, policy, edit_head;
 
  private:
   static void Close(void* data);

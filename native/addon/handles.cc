@@ -31,6 +31,12 @@ const napi_type_tag& TagOf<PolicyHandle>() {
   return tag;
 }
 
+template <>
+const napi_type_tag& TagOf<EditHeadHandle>() {
+  static const napi_type_tag tag{0x91c4d7e02b5a3f68ull, 0xe6f7081a2b3c4d5eull};
+  return tag;
+}
+
 template <typename Handle>
 Handle& Unwrap(const Napi::Value& value) {
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&TagOf<Handle>())) {
@@ -42,6 +48,7 @@ template ModelHandle& Unwrap<ModelHandle>(const Napi::Value&);
 template ForkHandle& Unwrap<ForkHandle>(const Napi::Value&);
 template DeltaHandle& Unwrap<DeltaHandle>(const Napi::Value&);
 template PolicyHandle& Unwrap<PolicyHandle>(const Napi::Value&);
+template EditHeadHandle& Unwrap<EditHeadHandle>(const Napi::Value&);
 
 // ---- model
 // ----------------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 #pragma once
 #include <napi.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 
+#include "addon/guarded.h"
 #include "core/delta.h"
+#include "core/edit_head.h"
 #include "core/model.h"
 #include "core/policy.h"
 
@@ -98,13 +99,7 @@ class DeltaHandle : public Napi::ObjectWrap<DeltaHandle> {
   HostBytes bytes_;
 };
 
-// A policy is changed by its own jobs: while one is queued or running, nothing else may touch it.
-struct GuardedPolicy {
-  explicit GuardedPolicy(std::shared_ptr<Model> model, const PolicySpec& spec)
-      : policy(std::move(model), spec) {}
-  Policy policy;
-  std::atomic<int> jobs{0};
-};
+using GuardedPolicy = Guarded<Policy>;
 
 class PolicyHandle : public Napi::ObjectWrap<PolicyHandle> {
  public:
@@ -130,6 +125,36 @@ class PolicyHandle : public Napi::ObjectWrap<PolicyHandle> {
   Napi::Value Load(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   std::shared_ptr<GuardedPolicy> policy_;
+};
+
+class EditHeadHandle : public Napi::ObjectWrap<EditHeadHandle> {
+ public:
+  static constexpr const char* kName = "edit head";
+  static Napi::Function Define(Napi::Env env);
+  static Napi::Object Make(Napi::Env env, std::shared_ptr<Guarded<EditHead>> head);
+  explicit EditHeadHandle(const Napi::CallbackInfo& info);
+  ~EditHeadHandle() override;
+
+ private:
+  EditHead& Idle() const;  // throws CLOSED, or INPUT_INVALID while a job works on it
+  Napi::Value Steps(const Napi::CallbackInfo& info);
+  Napi::Value Offsets(const Napi::CallbackInfo& info);
+  Napi::Value Noise(const Napi::CallbackInfo& info);
+  void SetNoise(const Napi::CallbackInfo& info, const Napi::Value& value);
+  Napi::Value Features(const Napi::CallbackInfo& info);
+  Napi::Value Means(const Napi::CallbackInfo& info);
+  Napi::Value Sample(const Napi::CallbackInfo& info);
+  Napi::Value Material(const Napi::CallbackInfo& info);
+  Napi::Value Compose(const Napi::CallbackInfo& info);
+  Napi::Value PullBack(const Napi::CallbackInfo& info);
+  Napi::Value Step(const Napi::CallbackInfo& info);
+  Napi::Value Gradients(const Napi::CallbackInfo& info);
+  Napi::Value Parameters(const Napi::CallbackInfo& info);
+  Napi::Value SetParameters(const Napi::CallbackInfo& info);
+  Napi::Value Save(const Napi::CallbackInfo& info);
+  Napi::Value Load(const Napi::CallbackInfo& info);
+  Napi::Value Close(const Napi::CallbackInfo& info);
+  std::shared_ptr<Guarded<EditHead>> head_;
 };
 
 // The handle behind a JavaScript value; throws INPUT_INVALID when it is something else. Guarded by type tags.

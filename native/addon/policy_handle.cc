@@ -58,23 +58,7 @@ Napi::Value StatsObject(Napi::Env env, const PolicyStepStats& stats) {
   return o;
 }
 
-// Holds a policy for a job: counted from the call until the work is done.
-class PolicyPin {
- public:
-  explicit PolicyPin(std::shared_ptr<GuardedPolicy> policy) : policy_(std::move(policy)) { ++policy_->jobs; }
-  PolicyPin(PolicyPin&& other) noexcept : policy_(std::move(other.policy_)) {}
-  PolicyPin(const PolicyPin& other) : policy_(other.policy_) {
-    if (policy_) ++policy_->jobs;
-  }
-  PolicyPin& operator=(const PolicyPin&) = delete;
-  ~PolicyPin() {
-    if (policy_) --policy_->jobs;
-  }
-  Policy& get() const { return policy_->policy; }
-
- private:
-  std::shared_ptr<GuardedPolicy> policy_;
-};
+using PolicyPin = Pin<Policy>;
 
 Napi::Value Nothing(Napi::Env env, bool&&) { return env.Undefined(); }
 
@@ -106,13 +90,7 @@ PolicyHandle::PolicyHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Po
 }
 PolicyHandle::~PolicyHandle() { Engine::Get().Dispose(std::move(policy_)); }
 
-Policy& PolicyHandle::Idle() const {
-  if (!policy_) throw Error("CLOSED", "the policy is closed");
-  if (policy_->jobs > 0) {
-    throw Error("INPUT_INVALID", "the policy is being updated; await that call before using it");
-  }
-  return policy_->policy;
-}
+Policy& PolicyHandle::Idle() const { return addon::Idle(policy_, kName); }
 
 Napi::Value PolicyHandle::Steps(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {

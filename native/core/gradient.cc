@@ -15,11 +15,20 @@
 namespace selfedit {
 namespace {
 
+// The part of a batch's loss that is a divergence: positions, their weights, what they are compared with.
+struct DivergenceTerm {
+  std::vector<int64_t> rows;
+  std::vector<double> weights;
+  std::vector<DocumentDeltas> reference;  // a document each
+  std::vector<double> found;              // KL by position
+};
+
 // Forward and backward of one batch; the gradients are added to what the documents train. Returns log-probs
 // by target.
 std::vector<double> BackwardPass(const Model& model, const Ragged& batch,
                                  const std::vector<DocumentDeltas>& deltas, const HeadRows& rows,
-                                 double temperature, const std::vector<double>& cotangents) {
+                                 double temperature, const std::vector<double>& cotangents,
+                                 DivergenceTerm* term = nullptr) {
   const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
   RaggedAttention attention(model.config(), batch.offsets);
   const at::Tensor tokens = TokenTensor(batch), positions = PositionTensor(batch.offsets);
@@ -34,6 +43,12 @@ std::vector<double> BackwardPass(const Model& model, const Ragged& batch,
                        g[i] = cotangents[begin + i];
                      }
                    });
+  if (term != nullptr && !term->rows.empty()) {
+    const OverlayPlan other = MakeOverlayPlan(model, batch.offsets, term->reference);
+    const at::Tensor reference = TransformerForward(model, tokens, positions, other, attention, nullptr);
+    term->found = HeadDivergenceBackward(model, plan, hidden, other, reference, term->rows, term->weights,
+                                         dhidden);
+  }
   TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
   return logprobs;
 }
@@ -51,11 +66,30 @@ void Check(const GradientSpec& spec) {
     if (std::isfinite(spec.cotangents[t])) continue;
     throw Error("INPUT_INVALID", "the weight of token " + std::to_string(t) + " is not finite");
   }
+  if (spec.row_reference.empty() != spec.divergence_cotangents.empty()) {
+    throw Error("INPUT_INVALID", "a divergence needs references and weights; found only one of them");
+  }
+  if (!spec.row_reference.empty()) {
+    std::vector<int32_t> given = spec.row_reference;
+    std::erase(given, -1);
+    CheckRowForks(given, static_cast<int64_t>(given.size()), spec.forks.size());
+    if (static_cast<int64_t>(spec.row_reference.size()) != spec.rows.rows() ||
+        spec.divergence_cotangents.size() != spec.rows.tokens.size()) {
+      throw Error("INPUT_INVALID", "a divergence needs one reference a row and one weight a token");
+    }
+    for (size_t t = 0; t < spec.divergence_cotangents.size(); ++t) {
+      if (std::isfinite(spec.divergence_cotangents[t])) continue;
+      throw Error("INPUT_INVALID", "the divergence's weight of token " + std::to_string(t) + " is not finite");
+    }
+  }
   if (spec.level.size() != spec.forks.size()) {
     throw Error("INPUT_INVALID", "every fork needs the index of the delta that is differentiated");
   }
   for (size_t f = 0; f < spec.forks.size(); ++f) {
     if (spec.level[f] >= 0 && spec.level[f] < static_cast<int64_t>(spec.forks[f].size())) continue;
+    const auto names = [&](int32_t row) { return row == static_cast<int32_t>(f); };
+    const bool trained = std::any_of(spec.row_fork.begin(), spec.row_fork.end(), names);
+    if (!trained && spec.level[f] == -1) continue;  // only compared with
     throw Error("OPTION_INVALID", "fork " + std::to_string(f) + " holds " +
                                       std::to_string(spec.forks[f].size()) +
                                       " deltas; there is none with index " + std::to_string(spec.level[f]));
@@ -72,40 +106,62 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   std::vector<DeltaStack> rest = spec.forks;
   std::vector<std::unique_ptr<TrainableDelta>> trained;
   for (size_t f = 0; f < rest.size(); ++f) {
+    if (spec.level[f] < 0) {
+      trained.push_back(nullptr);
+      continue;
+    }
     const AppliedDelta& applied = spec.forks[f][spec.level[f]];
     trained.push_back(std::make_unique<TrainableDelta>(model, *applied.delta, applied.scale));
     rest[f].erase(rest[f].begin() + spec.level[f]);
   }
   GradientResult result;
   result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
+  result.divergence = result.logprobs;
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   const auto pass = [&](int64_t tokens) {
     // Gradients add up over batches: an attempt begins at zero.
-    for (const auto& delta : trained) delta->ZeroGradient();
+    for (const auto& delta : trained) {
+      if (delta) delta->ZeroGradient();
+    }
     double done = 0, step = 0;
     for (const auto& indices : PackRows(spec.rows, spec.row_fork, tokens)) {
       control.Check();
       const Ragged batch = GatherRows(spec.rows, indices);
       std::vector<DocumentDeltas> deltas;
       std::vector<double> cotangents;
-      std::vector<int64_t> source;
+      std::vector<int64_t> source, compared;
+      DivergenceTerm term;
+      int64_t begin = 0;
       for (const int64_t row : indices) {
         const int32_t fork = spec.row_fork[row];
         deltas.push_back({&rest[fork], &trained[fork]->view()});
+        const int32_t reference = spec.row_reference.empty() ? -1 : spec.row_reference[row];
+        term.reference.push_back({&spec.forks[std::max(reference, 0)], nullptr});
+        for (int64_t t = spec.rows.offsets[row]; reference >= 0 && t < spec.rows.offsets[row + 1]; ++t) {
+          term.rows.push_back(begin + t - spec.rows.offsets[row]);
+          term.weights.push_back(spec.divergence_cotangents[t]);
+          compared.push_back(t);
+        }
+        begin += spec.rows.length(row);
         for (int64_t t = spec.rows.offsets[row] + 1; t < spec.rows.offsets[row + 1]; ++t) {
           cotangents.push_back(spec.cotangents[t]);
           source.push_back(t);
         }
       }
       const std::vector<double> logprobs =
-          BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents);
+          BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents, &term);
       for (size_t i = 0; i < source.size(); ++i) result.logprobs[source[i]] = logprobs[i];
+      for (size_t i = 0; i < compared.size(); ++i) result.divergence[compared[i]] = term.found[i];
       done += static_cast<double>(batch.tokens.size());
       control.Report({done, static_cast<double>(spec.rows.tokens.size()), ++step, NAN});
     }
   };
   WithHalving(most, control, "gradient", pass);
   for (const auto& delta : trained) {
+    if (!delta) {
+      result.gradients.push_back(nullptr);
+      continue;
+    }
     if (!at::isfinite(delta->gradient()).all().item<bool>()) {
       throw Error("LOSS_NOT_FINITE", "the gradient is not finite; the fork's values overflow");
     }

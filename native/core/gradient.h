@@ -13,16 +13,22 @@ struct GradientSpec {
   Ragged rows;
   std::vector<DeltaStack> forks;
   std::vector<int32_t> row_fork;
-  std::vector<int32_t> level;      // a fork each: which delta of its stack
+  // A fork each: which delta of its stack; -1 for a fork that rows are only compared with.
+  std::vector<int32_t> level;
   std::vector<double> cotangents;  // a token each: dLoss / dlogprob; not used at the first token of a row
   double temperature = 1.0;
+  // KL(row's fork || reference) over the vocabulary joins the loss: the fork that a row is compared with, -1
+  // for none (empty: none at all), and dLoss / dKL at each token's position. The reference is a constant.
+  std::vector<int32_t> row_reference;
+  std::vector<double> divergence_cotangents;
   int64_t max_batch_tokens = 0;  // 0: kDefaultBatchTokens
 };
 
 struct GradientResult {
   std::vector<DeltaPtr>
-      gradients;                 // a fork each: parts like the delta's, gradients in the place of the values
+      gradients;  // a fork each (null at level -1): parts like the delta's, gradients for values
   std::vector<double> logprobs;  // a token each; NaN at the first token of a row
+  std::vector<double> divergence;  // a token each; NaN in rows without a reference
 };
 
 GradientResult Gradient(const GradientSpec& spec, const JobControl& control);

@@ -100,6 +100,29 @@ std::vector<double> DivergenceTyped(const Model& model, const OverlayPlan& plan_
   return result;
 }
 
+template <typename T>
+std::vector<double> DivergenceBackwardTyped(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
+                                            const OverlayPlan& plan_b, const at::Tensor& b,
+                                            const std::vector<int64_t>& rows,
+                                            const std::vector<double>& weights, const at::Tensor& da) {
+  std::vector<double> result(rows.size());
+  std::vector<T> kl(kChunkRows), weight(kChunkRows);
+  const int64_t total = static_cast<int64_t>(rows.size());
+  for (int64_t begin = 0; begin < total; begin += kChunkRows) {
+    const int64_t count = std::min(kChunkRows, total - begin);
+    const Chunk p = MakeChunk(model, plan_a, a, rows.data() + begin, count);
+    const at::Tensor q = MakeChunk(model, plan_b, b, rows.data() + begin, count).logits;
+    std::copy_n(weights.begin() + begin, count, weight.begin());
+    cpu::KlRowsBackward<T>(p.logits.mutable_data_ptr<T>(), q.const_data_ptr<T>(), weight.data(), count,
+                           q.size(1), kl.data());
+    std::copy_n(kl.begin(), count, result.begin() + begin);
+    const at::Tensor dchunk = model.head().BackwardInput(p.logits);
+    plan_a.BackwardRows(model.ids().head, p.rows, p.hidden, p.logits, dchunk);
+    da.index_add_(0, p.index, dchunk);
+  }
+  return result;
+}
+
 }  // namespace
 
 HeadRows NextTokenRows(const Ragged& batch, const std::function<bool(int64_t)>& keep) {
@@ -132,6 +155,15 @@ std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a
                                    const std::vector<int64_t>& rows) {
   return a.scalar_type() == at::kDouble ? DivergenceTyped<double>(model, plan_a, a, plan_b, b, rows)
                                         : DivergenceTyped<float>(model, plan_a, a, plan_b, b, rows);
+}
+
+std::vector<double> HeadDivergenceBackward(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
+                                           const OverlayPlan& plan_b, const at::Tensor& b,
+                                           const std::vector<int64_t>& rows, const std::vector<double>& weights,
+                                           const at::Tensor& da) {
+  return a.scalar_type() == at::kDouble
+             ? DivergenceBackwardTyped<double>(model, plan_a, a, plan_b, b, rows, weights, da)
+             : DivergenceBackwardTyped<float>(model, plan_a, a, plan_b, b, rows, weights, da);
 }
 
 at::Tensor HeadLogits(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,

@@ -288,16 +288,6 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   return stats;
 }
 
-namespace {
-at::Tensor HiddenUnder(const Model& model, const Ragged& batch, const DeltaStack& stack) {
-  const std::vector<DocumentDeltas> deltas(batch.rows(), DocumentDeltas{&stack, nullptr});
-  const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, deltas);
-  RaggedAttention attention(model.config(), batch.offsets);
-  return TransformerForward(model, TokenTensor(batch), PositionTensor(batch.offsets), plan, attention,
-                            nullptr);
-}
-}  // namespace
-
 std::vector<double> Policy::Values(const Ragged& all, const JobControl& control) {
   CheckRagged(all, model_->config(), "row");
   if (!has_value_head()) throw Error("OPTION_INVALID", "the policy was made without a value head");
@@ -306,9 +296,7 @@ std::vector<double> Policy::Values(const Ragged& all, const JobControl& control)
   for (const auto& indices : PackRows(all, std::vector<int32_t>(all.rows(), 0), kDefaultBatchTokens)) {
     control.Check();
     const Ragged batch = GatherRows(all, indices);
-    const at::Tensor hidden = OnDevice(*model_) ? CudaAccelerator().hidden(*model_, batch, stack)
-                                                : HiddenUnder(*model_, batch, stack);
-    const at::Tensor values = ValuesOf(hidden, value_);
+    const at::Tensor values = ValuesOf(HiddenStates(*model_, batch, stack), value_);
     int64_t next = 0;
     for (const int64_t row : indices) {
       for (int64_t i = 0; i < all.length(row); ++i, ++next) {

@@ -97,6 +97,13 @@ Pass Run(const Model& model, const Ragged& batch, const std::vector<int64_t>& ro
 }
 }  // namespace
 
+at::Tensor HiddenStates(const Model& model, const Ragged& batch, const DeltaStack& stack) {
+  if (OnDevice(model)) return CudaAccelerator().hidden(model, batch, stack);
+  std::vector<int64_t> rows(batch.rows());
+  std::iota(rows.begin(), rows.end(), 0);
+  return Run(model, batch, rows, {stack}, std::vector<int32_t>(batch.rows(), 0), {}).hidden;
+}
+
 double CheckFinite(double value, const char* what, int64_t row, int64_t position) {
   if (std::isfinite(value)) return value;
   throw Error("LOSS_NOT_FINITE", "row " + std::to_string(row) + ", position " + std::to_string(position) +

@@ -47,6 +47,10 @@ void ForBatches(const Ragged& rows, const std::vector<int32_t>& group, int64_t m
 // The named rows as a batch of their own.
 Ragged GatherRows(const Ragged& rows, const std::vector<int64_t>& indices);
 
+// Hidden states after the last norm, [tokens, hidden], of rows that all see one stack; on whatever device the
+// model is, the result lies on the host.
+at::Tensor HiddenStates(const Model& model, const Ragged& batch, const DeltaStack& stack);
+
 // Throws OPTION_INVALID unless logits can be divided by it.
 void CheckTemperature(double temperature, const char* what);
 

@@ -139,6 +139,11 @@ void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl) {
 }
 
 template <typename T>
+void KlRowsBackward(T* a, const T* b, const T* weight, int64_t rows, int64_t V, T* kl) {
+  Table<T>().kl_rows_backward(a, b, weight, rows, V, kl);
+}
+
+template <typename T>
 void SampleRows(const T* logits, int64_t rows, int64_t V, const float* temperature, const float* top_p,
                 const int32_t* top_k, const uint64_t* key, const int64_t* position, int32_t* token,
                 float* logprob) {
@@ -189,6 +194,7 @@ void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_
   template void LogSoftmaxRowsBackward(T*, const int32_t*, const T*, const T*, const T*, const T*, int64_t,  \
                                        int64_t, T);                                                          \
   template void KlRows(const T*, const T*, int64_t, int64_t, T*);                                            \
+  template void KlRowsBackward(T*, const T*, const T*, int64_t, int64_t, T*);                                \
   template void SampleRows(const T*, int64_t, int64_t, const float*, const float*, const int32_t*,           \
                            const uint64_t*, const int64_t*, int32_t*, float*);                               \
   template double AdamW(T*, T*, T*, const T*, const AdamWStep&);                                             \

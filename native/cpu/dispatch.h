@@ -18,6 +18,7 @@ struct KernelTable {
   decltype(&LogSoftmaxRows<T>) log_softmax_rows;
   decltype(&LogSoftmaxRowsBackward<T>) log_softmax_rows_backward;
   decltype(&KlRows<T>) kl_rows;
+  decltype(&KlRowsBackward<T>) kl_rows_backward;
   decltype(&SampleRows<T>) sample_rows;
   decltype(&AdamW<T>) adam_w;
   decltype(&SparseForward<T>) sparse_forward;

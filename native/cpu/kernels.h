@@ -82,6 +82,9 @@ void LogSoftmaxRowsBackward(T* logits, const int32_t* target, const T* lse, cons
 // kl[r] = sum_j p_j (log p_j - log q_j), p = softmax(a[r]), q = softmax(b[r]); sums in double.
 template <typename T>
 void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl);
+// The same, and in place: a[r] becomes weight[r] dkl[r]/da[r] = weight[r] p_j (log p_j - log q_j - kl[r]).
+template <typename T>
+void KlRowsBackward(T* a, const T* b, const T* weight, int64_t rows, int64_t V, T* kl);
 
 // ---- sampling
 // ------------------------------------------------------------------------------------------------------- One

@@ -159,6 +159,33 @@ TYPED_TEST(CpuSoftmax, Divergence) {
   }
 }
 
+// d KL / d a by its definition, in place, and the divergence itself as without a gradient.
+TYPED_TEST(CpuSoftmax, DivergenceGradient) {
+  using T = TypeParam;
+  for (const int64_t V : {1, 5, 37, 1500}) {
+    const auto a = Normal<T>(kRows * V, 1, 2), b = Normal<T>(kRows * V, 2, 2);
+    std::vector<T> weight(kRows);
+    for (int64_t r = 0; r < kRows; ++r) weight[r] = T(0.3) * T(r) - T(0.5);
+    ForEachSimd([&] {
+      std::vector<T> gradient = a, kl(kRows), plain(kRows);
+      KlRowsBackward<T>(gradient.data(), b.data(), weight.data(), kRows, V, kl.data());
+      KlRows<T>(a.data(), b.data(), kRows, V, plain.data());
+      EXPECT_TRUE(SameBits(kl, plain));
+      for (int64_t r = 0; r < kRows; ++r) {
+        const auto p = twin::LogSoftmax(Row(a, r, V)), q = twin::LogSoftmax(Row(b, r, V));
+        double mean = 0;
+        for (int64_t j = 0; j < V; ++j) mean += std::exp(p[j]) * (p[j] - q[j]);
+        for (int64_t j = 0; j < V; ++j) {
+          const double expected = weight[r] * std::exp(p[j]) * (p[j] - q[j] - mean);
+          ASSERT_NEAR(gradient[r * V + j], expected,
+                      sizeof(T) == 4 ? 1e-7 + 1e-5 * std::abs(expected) : 1e-12)
+              << V << " " << j;
+        }
+      }
+    });
+  }
+}
+
 // Masked tokens have probability zero and do not disturb the others.
 TYPED_TEST(CpuSoftmax, MinusInfinity) {
   using T = TypeParam;

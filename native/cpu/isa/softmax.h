@@ -165,5 +165,25 @@ void KlRows(const T* a, const T* b, int64_t rows, int64_t V, T* kl) {
   }
 }
 
+template <typename T>
+void KlRowsBackward(T* a, const T* b, const T* weight, int64_t rows, int64_t V, T* kl) {
+  constexpr int W = kWidth<T>;
+  KlRows<T>(a, b, rows, V, kl);
+#pragma omp parallel for schedule(static) if (rows > 1)
+  for (int64_t r = 0; r < rows; ++r) {
+    T* x = a + r * V;
+    const T* y = b + r * V;
+    const RowStats<T> sa = Stats<T, false>(x, V, 1, nullptr), sb = Stats<T, false>(y, V, 1, nullptr);
+    const T shift = static_cast<T>(sa.Lse() - sb.Lse()), scale = static_cast<T>(1 / sa.sum);
+    const T mean = kl[r], gain = weight[r];
+    for (int64_t j = 0; j < V; j += W) {
+      const Vec<T> u = LoadUpTo(x + j, V - j), v = LoadUpTo(y + j, V - j);
+      const Vec<T> p = Exp(u - sa.maximum) * scale;
+      const Vec<T> d = p * gain * ((u - v) - shift - mean);
+      StoreUpTo<T>(x + j, p == T(0) ? Vec<T>{} : d, V - j);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace selfedit::cpu::SELFEDIT_ISA

@@ -1,0 +1,37 @@
+import type { WrittenWeightEdit } from '../edit/weight.js';
+import type { EditHead } from '../edit-head.js';
+import type { UpdateContext, UpdateStatistics } from './algorithm.js';
+
+/** What turns weight edits and their rewards into an update of the edit head. */
+export interface WeightAlgorithm {
+  readonly name: string;
+  /**
+   * Whether the update takes the loss's own gradient through the edits, so that the loop must give it the rounds'
+   * `objective`; otherwise rewards are enough.
+   */
+  readonly differentiates: boolean;
+  update(
+    head: EditHead,
+    edits: readonly WrittenWeightEdit[],
+    rewards: readonly { readonly reward: number }[],
+    context?: WeightUpdateContext,
+  ): Promise<UpdateStatistics>;
+}
+
+export interface WeightUpdateContext extends Omit<UpdateContext, 'temperature'> {
+  /** The loss of edits and its gradient; needed by algorithms that differentiate. */
+  readonly objective?: WeightObjective | undefined;
+}
+
+/** A loss of weight edits that can be differentiated. */
+export interface WeightLoss {
+  /** Of each edit. */
+  readonly losses: readonly number[];
+  /** dLoss/dvector of each edit. */
+  readonly gradients: readonly Float32Array[];
+  /** dLoss/dbasis summed over the edits, where the head's basis is learnt. */
+  readonly basis?: Float32Array;
+  /** Further figures of the loss, means over the edits. */
+  readonly figures?: Readonly<Record<string, number>>;
+}
+export type WeightObjective = (edits: readonly WrittenWeightEdit[]) => Promise<WeightLoss>;

@@ -1,0 +1,131 @@
+/** Calibration of an edit head's noise to a stated divergence. */
+import { divergence } from '../divergence.js';
+import type { EditHead } from '../edit-head.js';
+import { makeError, SelfeditError } from '../errors.js';
+import type { Fork } from '../fork.js';
+import type { CallOptions } from '../native-job.js';
+import { deriveKey } from '../random.js';
+import { type TokenInput, toTokens } from '../rows.js';
+import type { Reading, WeightEdit } from './weight.js';
+
+export interface CalibrateOptions extends CallOptions {
+  parent?: Fork;
+  /** KL(edited ‖ edited without noise) on the texts, nats a token, that the noise shall have. 0.02. */
+  kl?: number;
+  /** Relative error of the KL at which the search ends. 0.05. */
+  tolerance?: number;
+  /** Draws for each reading, in mirrored pairs. 2. */
+  samples?: number;
+  seed?: number | bigint;
+}
+
+export interface Calibration {
+  /** Of the noise that was found: mean KL(edited ‖ edited without noise), nats a token. */
+  readonly kl: number;
+  /** What the noise was multiplied with. */
+  readonly factor: number;
+  /** How often the KL was measured. */
+  readonly evaluations: number;
+}
+
+/** @internal `EditHead.calibrate`. */
+export async function calibrateNoise(
+  head: EditHead,
+  readings: readonly Reading[],
+  texts: readonly TokenInput[],
+  options: CalibrateOptions,
+): Promise<Calibration> {
+  const { kl = 0.02, tolerance = 0.05, samples = 2, seed = 0, signal } = options;
+  for (const [name, value] of Object.entries({ kl, tolerance, samples })) {
+    if (value > 0 && Number.isFinite(value)) continue;
+    throw makeError('OPTION_INVALID', `${name} is ${value}; expected a number above 0`);
+  }
+  if (readings.length === 0 || texts.length === 0) {
+    throw makeError(
+      'INPUT_INVALID',
+      `calibration over ${readings.length} readings and ${texts.length} texts; expected at least one of each`,
+    );
+  }
+  const { model } = head.policy;
+  const tokens = texts.map((text, index) => toTokens(model, text, `text ${index}`));
+  const parent = options.parent ?? head.policy.fork();
+  const first = head.noise;
+  const draws = { samples, seed: deriveKey(seed, 'calibrate'), signal };
+  try {
+    return await searchFactor(
+      (factor) => {
+        head.setNoise(first.map((sigma) => sigma * factor));
+        return noiseDivergence(head, parent, readings, tokens, draws);
+      },
+      kl,
+      tolerance,
+    );
+  } catch (error) {
+    head.setNoise(first);
+    throw error;
+  } finally {
+    if (!options.parent) await parent.close();
+  }
+}
+
+/** Mean over draws, texts and positions of KL(drawn edit ‖ mean edit); infinite where a draw overflows. */
+async function noiseDivergence(
+  head: EditHead,
+  parent: Fork,
+  readings: readonly Reading[],
+  texts: readonly Int32Array[],
+  draws: { samples: number; seed: bigint; signal: AbortSignal | undefined },
+): Promise<number> {
+  const { signal } = draws;
+  const drawn = await head.write(readings, draws);
+  const means = await head.write(readings, { mean: true, signal });
+  const applied = ({ edit }: { edit: WeightEdit }) => parent.fork().apply(edit);
+  const forks = drawn.map(applied);
+  const references = means.map(applied);
+  try {
+    const rows = drawn.flatMap(({ group }, index) =>
+      texts.map((tokens) => ({ fork: forks[index]!, reference: references[group]!, tokens })),
+    );
+    const found = await divergence(rows, { signal });
+    const total = found.reduce((sum, row) => sum + row.reduce((part, value) => part + value, 0), 0);
+    return total / found.reduce((sum, row) => sum + row.length, 0);
+  } catch (error) {
+    if (error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE') return Number.POSITIVE_INFINITY;
+    throw error;
+  } finally {
+    for (const fork of [...forks, ...references]) await fork.close();
+    for (const edit of [...drawn, ...means]) await edit.close();
+  }
+}
+
+/** Finds the factor at which `measure` gives `target`; the last call was at the factor that is returned. */
+async function searchFactor(
+  measure: (factor: number) => Promise<number>,
+  target: number,
+  tolerance: number,
+): Promise<Calibration> {
+  let low = Number.NEGATIVE_INFINITY; // of log factor
+  let high = Number.POSITIVE_INFINITY;
+  let position = 0;
+  let slope = 2; // KL is quadratic in small noise
+  let last: { position: number; error: number } | undefined;
+  for (let evaluations = 1; evaluations <= 20; evaluations++) {
+    const kl = await measure(Math.exp(position));
+    const error = Math.log(kl / target);
+    if (Math.abs(error) <= Math.log1p(tolerance)) return { kl, factor: Math.exp(position), evaluations };
+    if (error > 0) high = Math.min(high, position);
+    else low = Math.max(low, position);
+    if (last && Number.isFinite(error) && Number.isFinite(last.error)) {
+      slope = Math.min(Math.max((error - last.error) / (position - last.position), 0.5), 8);
+    }
+    last = { position, error };
+    // At most a factor of 10 at once: far out the KL says little.
+    const step = Math.min(Math.max(-error / slope, -Math.LN10), Math.LN10);
+    position += Number.isNaN(step) ? -Math.LN10 : step;
+    if (position <= low || position >= high) position = (low + high) / 2;
+  }
+  throw makeError(
+    'INPUT_INVALID',
+    `no noise has a KL of ${target} on these texts (the last had ${target * Math.exp(last!.error)}); expected edits that change the model`,
+  );
+}
