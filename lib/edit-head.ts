@@ -245,6 +245,14 @@ export class EditHead extends Resource {
    * on (seed, round, index of the context, index of the edit). Given contexts, reads them first; given readings, these
    * stay open.
    */
+  write<C extends EditContext>(
+    readings: readonly Reading<C>[],
+    options?: WriteWeightOptions,
+  ): Promise<WrittenWeightEdit<C>[]>;
+  write<C extends EditContext>(
+    contexts: readonly C[],
+    options?: WriteWeightOptions,
+  ): Promise<WrittenWeightEdit<C>[]>;
   async write<C extends EditContext>(
     contexts: readonly C[] | readonly Reading<C>[],
     options: WriteWeightOptions = {},

@@ -167,6 +167,13 @@ export {
   type SealOptions,
   seal,
 } from './seal.js';
+export { sealWeights, type WeightSealOptions } from './seal-weights.js';
+export {
+  measureSequence,
+  type SequenceEdit,
+  type SequenceOptions,
+  type SequenceResult,
+} from './sequence.js';
 export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';

@@ -81,6 +81,8 @@ export interface EditResult {
   readonly sample: number;
   readonly text: string;
   readonly documents: readonly TrainingDocument[];
+  /** Length of a weight edit's vector. */
+  readonly vectorNorm?: number;
   /** How the edit wanted to be trained, where it said so. */
   readonly directives?: Directives;
   readonly invalid?: InvalidReason;
@@ -248,8 +250,12 @@ async function closeRound(forks: readonly EditedFork[], ...parents: readonly For
   for (const parent of parents) await parent.close();
 }
 
-/** The retention texts of a round, as tokens: a keyed choice, the same for all its edits. */
-function retentionTokens(round: number, options: SealOptions, settings: Settings): Int32Array[] {
+/** @internal The retention texts of a round, as tokens: a keyed choice, the same for all its edits. */
+export function retentionTokens(
+  round: number,
+  options: Pick<SealOptions, 'policy' | 'task'>,
+  settings: Pick<Settings, 'reward' | 'seed'>,
+): Int32Array[] {
   const { tokenizer, config } = options.policy.model;
   const { retention } = options.task;
   const { beta, retentionTexts } = settings.reward;

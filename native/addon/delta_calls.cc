@@ -256,9 +256,8 @@ Napi::Value GradientCall(const Napi::CallbackInfo& info) {
         [model = forks.model](Napi::Env env, GradientResult&& result) -> Napi::Value {
           Napi::Array deltas = Napi::Array::New(env, result.gradients.size());
           for (size_t i = 0; i < result.gradients.size(); ++i) {
-            deltas.Set(static_cast<uint32_t>(i), result.gradients[i]
-                                                     ? DeltaHandle::Make(env, model, result.gradients[i])
-                                                     : env.Null());
+            deltas.Set(static_cast<uint32_t>(i),
+                       result.gradients[i] ? DeltaHandle::Make(env, model, result.gradients[i]) : env.Null());
           }
           Napi::Object object = Napi::Object::New(env);
           object.Set("gradients", deltas);

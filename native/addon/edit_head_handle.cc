@@ -137,7 +137,8 @@ Napi::Function EditHeadHandle::Define(Napi::Env env) {
        InstanceAccessor<&EditHeadHandle::Offsets>("offsets"),
        InstanceAccessor<&EditHeadHandle::Noise, &EditHeadHandle::SetNoise>("noise"),
        InstanceMethod<&EditHeadHandle::Features>("features"), InstanceMethod<&EditHeadHandle::Means>("means"),
-       InstanceMethod<&EditHeadHandle::Sample>("sample"), InstanceMethod<&EditHeadHandle::Material>("material"),
+       InstanceMethod<&EditHeadHandle::Sample>("sample"),
+       InstanceMethod<&EditHeadHandle::Material>("material"),
        InstanceMethod<&EditHeadHandle::Compose>("compose"),
        InstanceMethod<&EditHeadHandle::PullBack>("pullBack"), InstanceMethod<&EditHeadHandle::Step>("step"),
        InstanceMethod<&EditHeadHandle::Gradients>("gradients"),
@@ -167,7 +168,8 @@ Napi::Value EditHeadHandle::Offsets(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
     CheckThis<EditHeadHandle>(info);
     std::vector<int32_t> offsets{0};
-    for (const SpaceBlock& block : Idle().space().blocks()) offsets.push_back(static_cast<int32_t>(block.end()));
+    for (const SpaceBlock& block : Idle().space().blocks())
+      offsets.push_back(static_cast<int32_t>(block.end()));
     return Ints(info.Env(), offsets);
   });
 }
@@ -296,7 +298,8 @@ Napi::Value EditHeadHandle::PullBack(const Napi::CallbackInfo& info) {
         [](Napi::Env env, Result&& result) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);
           o.Set("vectors", Floats(env, result.vectors));
-          at::Tensor basis = result.basis.defined() ? result.basis.to(at::kFloat) : at::empty({0}, at::kFloat);
+          at::Tensor basis =
+              result.basis.defined() ? result.basis.to(at::kFloat) : at::empty({0}, at::kFloat);
           o.Set("basis", Floats(env, basis.const_data_ptr<float>(), static_cast<size_t>(basis.numel())));
           return o;
         });

@@ -75,8 +75,7 @@ at::Tensor EditHead::Weights(const at::Tensor& flat) const {
 // A learnt basis moves into the flat parameters.
 void EditHead::PointBasis() {
   if (!learnt_basis_) return;
-  const at::Tensor place =
-      values_.narrow(0, values_.numel() - space_.basis_size(), space_.basis_size());
+  const at::Tensor place = values_.narrow(0, values_.numel() - space_.basis_size(), space_.basis_size());
   place.copy_(basis_);
   basis_ = place;
 }
@@ -88,7 +87,8 @@ std::vector<double> EditHead::Features(const DeltaStack& stack, const Ragged& ro
   std::vector<double> result(rows.rows() * c);
   const std::vector<int32_t> group(rows.rows(), 0);
   ForBatches(rows, group, kDefaultBatchTokens, control, "edit head", [&](const std::vector<int64_t>& batch) {
-    const at::Tensor hidden = HiddenStates(*model_, GatherRows(rows, batch), stack).to(at::kDouble).contiguous();
+    const at::Tensor hidden =
+        HiddenStates(*model_, GatherRows(rows, batch), stack).to(at::kDouble).contiguous();
     const double* h = hidden.const_data_ptr<double>();
     for (const int64_t row : batch) {
       double* out = result.data() + row * c;
@@ -192,7 +192,8 @@ HeadStepStats EditHead::Step(const HeadStepSpec& spec, const JobControl& control
   }
   for (const int32_t c : spec.context) {
     if (c < 0 || c >= contexts) {
-      throw Error("INPUT_INVALID", "context " + std::to_string(c) + "; there are " + std::to_string(contexts));
+      throw Error("INPUT_INVALID",
+                  "context " + std::to_string(c) + "; there are " + std::to_string(contexts));
     }
   }
   control.Check();
@@ -214,7 +215,8 @@ HeadStepStats EditHead::Step(const HeadStepSpec& spec, const JobControl& control
         const double z = spec.vectors[i * d + j], from = spec.old_means[i * d + j];
         const double u = (z - from) / old, v = (z - mu[j]) / sigma, shift = (from - mu[j]) / sigma;
         difference += 0.5 * (u * u - v * v) + std::log(old / sigma);
-        stats.kl_old += share * (std::log(sigma / old) + 0.5 * (old * old / (sigma * sigma) + shift * shift - 1));
+        stats.kl_old +=
+            share * (std::log(sigma / old) + 0.5 * (old * old / (sigma * sigma) + shift * shift - 1));
       }
       const double ratio = std::exp(difference);
       const double bounded = std::clamp(ratio, 1 - spec.clip_low, 1 + spec.clip_high);

@@ -22,11 +22,11 @@ struct EditHeadSpec {
 // At ratio 1 the first line's gradient is that of the whole vector's policy gradient. The second line stands
 // for a loss whose gradient the caller has; the third is the distance to the untrained head in closed form.
 struct HeadStepSpec {
-  std::vector<float> features;   // [C, c]
-  std::vector<int32_t> context;  // [N]
-  std::vector<float> vectors;    // [N, d]
-  std::vector<float> old_means;  // [N, d]
-  std::vector<float> old_noise;  // [M]; the standard deviations that the samples were drawn with
+  std::vector<float> features;        // [C, c]
+  std::vector<int32_t> context;       // [N]
+  std::vector<float> vectors;         // [N, d]
+  std::vector<float> old_means;       // [N, d]
+  std::vector<float> old_noise;       // [M]; the standard deviations that the samples were drawn with
   std::vector<float> advantages;      // [N]
   std::vector<float> gradient;        // [C, d], or empty
   std::vector<float> basis_gradient;  // or empty
@@ -83,7 +83,7 @@ class EditHead {
   void Load(const std::string& path);
 
  private:
-  at::Tensor Weights(const at::Tensor& flat) const;  // [d, c + 1]
+  at::Tensor Weights(const at::Tensor& flat) const;             // [d, c + 1]
   at::Tensor Inputs(const std::vector<float>& features) const;  // [C, c + 1], float64
   std::string Describe() const;
   void PointBasis();

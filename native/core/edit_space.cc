@@ -77,8 +77,9 @@ std::vector<const DeltaPart*> Modulated(const Delta& material, const SpaceBlock&
     if (part.matrix == block.matrix) parts.push_back(&part);
   }
   if (parts.empty()) {
-    throw Error("DELTA_SHAPE", "\"" + info.name + "\": the inner loop's delta has no part for it; expected a "
-                                                  "change to modulate");
+    throw Error("DELTA_SHAPE", "\"" + info.name +
+                                   "\": the inner loop's delta has no part for it; expected a "
+                                   "change to modulate");
   }
   return parts;
 }
@@ -247,9 +248,8 @@ at::Tensor EditSpace::FirstBasis(const Model& model, uint64_t key) const {
     if (rank == 0) continue;
     const MatrixInfo& info = model.tensors()[block.matrix];
     const bool gradient = block.kind == SpaceKind::kGradient;
-    const std::vector<int64_t> widths = gradient
-                                            ? std::vector<int64_t>{info.in, info.in, info.out, info.out}
-                                            : std::vector<int64_t>{info.in, info.out};
+    const std::vector<int64_t> widths = gradient ? std::vector<int64_t>{info.in, info.in, info.out, info.out}
+                                                 : std::vector<int64_t>{info.in, info.out};
     int64_t offset = block.basis;
     for (size_t side = 0; side < widths.size(); ++side) {
       const uint64_t own = MixKey(MixKey(key, static_cast<uint64_t>(block.matrix)), side);

@@ -17,7 +17,8 @@ const char* SpaceKindName(SpaceKind kind);  // "spectral" …
 //   lowRank    unit B diag(z) A, A [n, in] and B [n, out]^T of the basis
 //   sparse     entry j moves the j-th largest |value| of D by unit z_j along that value's sign; D holds minus
 //              the loss gradient on its support, so that entry j means the same in every context
-//   gradient   e^{z_0} (I + P' Z' Q'^T) D (I + Q Z P^T), Z = diag(z_1 … z_k), Z' = diag(z_{k+1} … z_2k), D one
+//   gradient   e^{z_0} (I + P' Z' Q'^T) D (I + Q Z P^T), Z = diag(z_1 … z_k), Z' = diag(z_{k+1} … z_2k), D
+//   one
 //              gradient step: its factors sum_t delta_t x_t^T, each side under a low-rank residual transform
 //              (after MEND, arXiv 2110.11309); n = 1 + 2 k. D stays dense, hence exact, shared by all edits
 //   modulated  (1 + z) D, D of any kind; n = 1

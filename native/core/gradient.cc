@@ -46,8 +46,8 @@ std::vector<double> BackwardPass(const Model& model, const Ragged& batch,
   if (term != nullptr && !term->rows.empty()) {
     const OverlayPlan other = MakeOverlayPlan(model, batch.offsets, term->reference);
     const at::Tensor reference = TransformerForward(model, tokens, positions, other, attention, nullptr);
-    term->found = HeadDivergenceBackward(model, plan, hidden, other, reference, term->rows, term->weights,
-                                         dhidden);
+    term->found =
+        HeadDivergenceBackward(model, plan, hidden, other, reference, term->rows, term->weights, dhidden);
   }
   TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
   return logprobs;
@@ -79,7 +79,8 @@ void Check(const GradientSpec& spec) {
     }
     for (size_t t = 0; t < spec.divergence_cotangents.size(); ++t) {
       if (std::isfinite(spec.divergence_cotangents[t])) continue;
-      throw Error("INPUT_INVALID", "the divergence's weight of token " + std::to_string(t) + " is not finite");
+      throw Error("INPUT_INVALID",
+                  "the divergence's weight of token " + std::to_string(t) + " is not finite");
     }
   }
   if (spec.level.size() != spec.forks.size()) {

@@ -27,7 +27,7 @@ struct GradientSpec {
 struct GradientResult {
   std::vector<DeltaPtr>
       gradients;  // a fork each (null at level -1): parts like the delta's, gradients for values
-  std::vector<double> logprobs;  // a token each; NaN at the first token of a row
+  std::vector<double> logprobs;    // a token each; NaN at the first token of a row
   std::vector<double> divergence;  // a token each; NaN in rows without a reference
 };
 

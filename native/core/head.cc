@@ -101,9 +101,9 @@ std::vector<double> DivergenceTyped(const Model& model, const OverlayPlan& plan_
 }
 
 template <typename T>
-std::vector<double> DivergenceBackwardTyped(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
-                                            const OverlayPlan& plan_b, const at::Tensor& b,
-                                            const std::vector<int64_t>& rows,
+std::vector<double> DivergenceBackwardTyped(const Model& model, const OverlayPlan& plan_a,
+                                            const at::Tensor& a, const OverlayPlan& plan_b,
+                                            const at::Tensor& b, const std::vector<int64_t>& rows,
                                             const std::vector<double>& weights, const at::Tensor& da) {
   std::vector<double> result(rows.size());
   std::vector<T> kl(kChunkRows), weight(kChunkRows);
@@ -159,8 +159,8 @@ std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a
 
 std::vector<double> HeadDivergenceBackward(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
                                            const OverlayPlan& plan_b, const at::Tensor& b,
-                                           const std::vector<int64_t>& rows, const std::vector<double>& weights,
-                                           const at::Tensor& da) {
+                                           const std::vector<int64_t>& rows,
+                                           const std::vector<double>& weights, const at::Tensor& da) {
   return a.scalar_type() == at::kDouble
              ? DivergenceBackwardTyped<double>(model, plan_a, a, plan_b, b, rows, weights, da)
              : DivergenceBackwardTyped<float>(model, plan_a, a, plan_b, b, rows, weights, da);

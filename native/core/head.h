@@ -40,12 +40,12 @@ std::vector<double> HeadDivergence(const Model& model, const OverlayPlan& plan_a
                                    const OverlayPlan& plan_b, const at::Tensor& b,
                                    const std::vector<int64_t>& rows);
 
-// The same, with the gradient: adds sum_i weights[i] dKL_i/da to da [n, hidden], and the gradients of trainable
-// changes of the head under plan_a. b is a constant.
+// The same, with the gradient: adds sum_i weights[i] dKL_i/da to da [n, hidden], and the gradients of
+// trainable changes of the head under plan_a. b is a constant.
 std::vector<double> HeadDivergenceBackward(const Model& model, const OverlayPlan& plan_a, const at::Tensor& a,
                                            const OverlayPlan& plan_b, const at::Tensor& b,
-                                           const std::vector<int64_t>& rows, const std::vector<double>& weights,
-                                           const at::Tensor& da);
+                                           const std::vector<int64_t>& rows,
+                                           const std::vector<double>& weights, const at::Tensor& da);
 
 // Logits of the named rows, [rows, vocabulary].
 at::Tensor HeadLogits(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,

@@ -1,9 +1,8 @@
 // The edit head: gradients of its objective against central finite differences in float64, closed forms
 // against sums over samples, draws, and files.
-#include "core/edit_head.h"
-
 #include <filesystem>
 
+#include "core/edit_head.h"
 #include "core/score.h"
 #include "core_delta_helpers.h"
 #include "core_helpers.h"
@@ -108,8 +107,8 @@ TEST(EditHead, TheObjectiveIsItsDefinition) {
         const double z = spec.vectors[i * d + j], mean = mu[spec.context[i] * d + j];
         const double from = spec.old_means[i * d + j], s = spec.old_noise[m];
         ratio *= density(z, mean, sigma[m]) / density(z, from, s);
-        old += std::log(sigma[m] / s) +
-               (s * s + (from - mean) * (from - mean)) / (2 * sigma[m] * sigma[m]) - 0.5;
+        old += std::log(sigma[m] / s) + (s * s + (from - mean) * (from - mean)) / (2 * sigma[m] * sigma[m]) -
+               0.5;
       }
       const double a = spec.advantages[i];
       policy -= std::min(ratio * a, std::clamp(ratio, 0.8, 1.2) * a) / 6;
@@ -201,7 +200,8 @@ TEST(EditHead, SamplesAreKeyedAntitheticAndOfTheStatedSpread) {
 TEST(EditHead, FilesRestoreEveryBitAndForeignOnesAreRefused) {
   const c10::InferenceMode inference;
   const auto model = Model::Random(TinyConfig(), Dtype::kFloat32, 7, 0.5);
-  const std::string path = (std::filesystem::temp_directory_path() / "selfedit-edit-head.safetensors").string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / "selfedit-edit-head.safetensors").string();
   EditHead head(model, TinyHead());
   head.SetNoise({0.06, 0.04, 0.05});
   HeadStepSpec spec = Objective(head);
@@ -243,7 +243,8 @@ TEST(EditHead, BadInputChangesNothing) {
   HeadStepSpec good = Objective(head);
   good.dry_run = false;
   const std::vector<double> before = head.Parameters();
-  const auto refuses = [&](const char* code, const char* mentions, const std::function<void(HeadStepSpec*)>& spoil) {
+  const auto refuses = [&](const char* code, const char* mentions,
+                           const std::function<void(HeadStepSpec*)>& spoil) {
     HeadStepSpec bad = good;
     spoil(&bad);
     ExpectCode(code, mentions, [&] { head.Step(bad, JobControl()); });

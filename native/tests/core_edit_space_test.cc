@@ -1,9 +1,8 @@
 // Vectors as weight changes, against definitions written out here, and their pull-back against central finite
 // differences through the whole model, in float64, for every space; the divergence loss likewise.
-#include "core/edit_space.h"
-
 #include <numeric>
 
+#include "core/edit_space.h"
 #include "core/score.h"
 #include "core_delta_helpers.h"
 #include "core_helpers.h"
@@ -38,8 +37,9 @@ struct Setting {
     below->parts = {TinyPart(*model, 2, DeltaKind::kLowRank, 5), TinyPart(*model, 13, DeltaKind::kSparse, 6)};
     parent = below;
     auto inner = std::make_shared<Delta>();
-    inner->parts = {TinyPart(*model, 8, DeltaKind::kLowRank, 10), TinyPart(*model, 12, DeltaKind::kSparse, 12),
-                    TinyPart(*model, 12, DeltaKind::kSpectral, 14), TinyPart(*model, 16, DeltaKind::kDense, 16)};
+    inner->parts = {
+        TinyPart(*model, 8, DeltaKind::kLowRank, 10), TinyPart(*model, 12, DeltaKind::kSparse, 12),
+        TinyPart(*model, 12, DeltaKind::kSpectral, 14), TinyPart(*model, 16, DeltaKind::kDense, 16)};
     adapted = inner;
     space = std::make_unique<EditSpace>(*model, choices);
     basis = space->FirstBasis(*model, 3);
@@ -84,7 +84,8 @@ struct Setting {
     divergence.forks = loss.forks;
     divergence.row_fork = {0, 0};
     divergence.row_reference = {1, 1};
-    const std::vector<double> logprobs = Score(score, JobControl()), kl = Divergence(divergence, JobControl());
+    const std::vector<double> logprobs = Score(score, JobControl()),
+                              kl = Divergence(divergence, JobControl());
     double sum = 0;
     for (size_t t = 0; t < logprobs.size(); ++t) {
       if (!std::isnan(logprobs[t])) sum += loss.cotangents[t] * logprobs[t];
@@ -195,28 +196,36 @@ TEST(EditSpace, PullBackAgreesWithFiniteDifferencesThroughTheModel) {
   ASSERT_EQ(result.gradients[1], nullptr);
   std::vector<double> found(s.vector.size(), 0.0);
   const at::Tensor dbasis = at::zeros_like(s.basis);
-  s.space->PullBack(*s.model, *s.material, s.vector.data(), s.basis, *result.gradients[0], found.data(), dbasis);
-  const auto check = [&](double gradient, const std::function<double(double)>& at, const char* what, int64_t i) {
+  s.space->PullBack(*s.model, *s.material, s.vector.data(), s.basis, *result.gradients[0], found.data(),
+                    dbasis);
+  const auto check = [&](double gradient, const std::function<double(double)>& at, const char* what,
+                         int64_t i) {
     const double expected = (at(1e-5) - at(-1e-5)) / 2e-5;
     EXPECT_NEAR(gradient, expected, 2e-7 * std::max(1.0, std::abs(expected))) << what << " " << i;
     return std::abs(expected);
   };
   double size = 0;
   for (size_t i = 0; i < s.vector.size(); ++i) {
-    size += check(found[i], [&](double step) {
-      std::vector<double> moved = s.vector;
-      moved[i] += step;
-      return s.Value(s.Compose(moved, s.basis));
-    }, "entry", static_cast<int64_t>(i));
+    size += check(
+        found[i],
+        [&](double step) {
+          std::vector<double> moved = s.vector;
+          moved[i] += step;
+          return s.Value(s.Compose(moved, s.basis));
+        },
+        "entry", static_cast<int64_t>(i));
   }
   EXPECT_GT(size, 1);
   size = 0;
   for (int64_t i = 0; i < s.basis.numel(); i += 5) {
-    size += check(dbasis[i].item<double>(), [&](double step) {
-      at::Tensor moved = s.basis.clone();
-      moved[i] += step;
-      return s.Value(s.Compose(s.vector, moved));
-    }, "basis", i);
+    size += check(
+        dbasis[i].item<double>(),
+        [&](double step) {
+          at::Tensor moved = s.basis.clone();
+          moved[i] += step;
+          return s.Value(s.Compose(s.vector, moved));
+        },
+        "basis", i);
   }
   EXPECT_GT(size, 0.1);
 }
@@ -280,10 +289,11 @@ TEST(EditSpace, FisherChoosesAnotherSupportAndKeepsTheSigns) {
   MaterialSpec spec;
   spec.selection = Selection::kFisher;
   const DeltaPtr fisher = ContextMaterial(*s.model, *s.space, {}, s.documents, nullptr, spec, JobControl());
-  const auto support = ChooseSupport(*s.model, {}, s.documents, {}, {9}, 20.0 / 96, Selection::kFisher,
-                                     JobControl());
+  const auto support =
+      ChooseSupport(*s.model, {}, s.documents, {}, {9}, 20.0 / 96, Selection::kFisher, JobControl());
   EXPECT_TRUE(at::equal(fisher->parts[0].columns, support->parts[0].columns));
-  const at::Tensor g = WeightGradients(*s.model, {}, s.documents, {}, {9}, Selection::kGradient, JobControl())[0];
+  const at::Tensor g =
+      WeightGradients(*s.model, {}, s.documents, {}, {9}, Selection::kGradient, JobControl())[0];
   const at::Tensor change = delta_test::Twin(*fisher, *s.model, 9);
   EXPECT_LE((g * change).max().item<double>(), 0);
 }
@@ -306,9 +316,8 @@ TEST(EditSpace, RefusesWhatDoesNotFit) {
   broken[5] = NAN;
   ExpectCode("INPUT_INVALID", "entry 5", [&] { s.Compose(broken, s.basis); });
   const Delta nothing;
-  ExpectCode("DELTA_SHAPE", "spectral", [&] {
-    s.space->Compose(*s.model, nothing, s.vector.data(), s.basis);
-  });
+  ExpectCode("DELTA_SHAPE", "spectral",
+             [&] { s.space->Compose(*s.model, nothing, s.vector.data(), s.basis); });
 }
 
 }  // namespace

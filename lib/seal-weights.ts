@@ -1,0 +1,200 @@
+/**
+ * The outer loop with edits that are the weight change itself: the edit head writes vectors, each changes a copy of the
+ * model, the copy is tested, and the head learns from the rewards (PPO) or from the loss's gradient through the edits.
+ */
+import type { WeightAlgorithm } from './algorithm/weight-algorithm.js';
+import { type WeightPpoOptions, weightPpo } from './algorithm/weight-ppo.js';
+import { applyEdits, type EditedFork } from './edit/apply.js';
+import type { Reading, WrittenWeightEdit } from './edit/weight.js';
+import type { EditHead } from './edit-head.js';
+import { makeError } from './errors.js';
+import type { CallOptions, Progress } from './native-job.js';
+import { deriveKey } from './random.js';
+import { answerLoss } from './reward/answer-loss.js';
+import {
+  askOptions,
+  BaselineCache,
+  type ContextAnswers,
+  type ForkReward,
+  type RewardOptions,
+  rewardForks,
+  rewardOptions,
+  scoresOf,
+} from './reward/evaluate.js';
+import type { MeasureName } from './reward/measure.js';
+import { type EditResult, type Phase, type RoundResult, retentionTokens, type ScorePair } from './seal.js';
+import type { Task, TaskContext } from './task/task.js';
+
+export interface WeightSealOptions {
+  /** The head and, through it, the policy that reads. */
+  head: EditHead;
+  task: Task;
+  /** Rounds are numbered from 0; the loop ends before `rounds`. */
+  rounds: number;
+  startRound?: number;
+  seed?: number | bigint;
+  contextsPerRound?: number;
+  /** At least 2; an even number makes mirrored pairs. */
+  editsPerContext?: number;
+  /** What edits are applied to and compared with: the present policy, or the base model. */
+  adaptFrom?: 'policy' | 'base';
+  reward?: Partial<RewardOptions>;
+  /** KL that the noise is calibrated to before every round's edits are drawn; 0 leaves the noise alone. 0.02. */
+  noiseKl?: number;
+  /** λ of the gradient path's loss; the reward's β by default. */
+  lambda?: number;
+  /** PPO by default, with these options or as a ready algorithm. */
+  algorithm?: Partial<WeightPpoOptions> | WeightAlgorithm;
+  signal?: AbortSignal;
+  onPhase?: (round: number, phase: Phase) => void;
+  onProgress?: (round: number, phase: Phase, progress: Progress) => void;
+}
+
+type Settings = ReturnType<typeof settle>;
+
+/**
+ * Runs rounds of weight edits and yields each round's result after the head's update, in the form of `seal`'s: an edit has
+ * no text and no documents, but the size of its vector. Only the head is changed. Throws as `seal`.
+ */
+export async function* sealWeights(options: WeightSealOptions): AsyncGenerator<RoundResult, void, void> {
+  const settings = settle(options);
+  const baselines = new BaselineCache();
+  for (let round = options.startRound ?? 0; round < options.rounds; round++) {
+    yield await playRound(round, options, settings, baselines);
+  }
+}
+
+function settle(options: WeightSealOptions) {
+  const whole = (name: string, value: number, least: number) => {
+    if (Number.isInteger(value) && value >= least) return value;
+    throw makeError('OPTION_INVALID', `${name} is ${value}; expected a whole number of at least ${least}`);
+  };
+  whole('rounds', options.rounds, 0);
+  whole('startRound', options.startRound ?? 0, 0);
+  const reward = rewardOptions(options.reward);
+  const { noiseKl = 0.02, lambda = reward.beta, algorithm = {} } = options;
+  for (const [name, value] of Object.entries({ noiseKl, lambda })) {
+    if (value >= 0 && Number.isFinite(value)) continue;
+    throw makeError('OPTION_INVALID', `${name} is ${value}; expected a number of at least 0`);
+  }
+  if (noiseKl > 0 && (options.task.retention.length === 0 || reward.retentionTexts === 0)) {
+    throw makeError('OPTION_INVALID', 'noiseKl is set but there are no retention texts; expected at least 1');
+  }
+  return {
+    seed: options.seed ?? 0,
+    contexts: whole('contextsPerRound', options.contextsPerRound ?? 5, 1),
+    samples: whole('editsPerContext', options.editsPerContext ?? 4, 2),
+    reward,
+    noiseKl,
+    lambda,
+    algorithm: 'update' in algorithm ? algorithm : weightPpo(algorithm),
+  };
+}
+
+async function playRound(
+  round: number,
+  options: WeightSealOptions,
+  settings: Settings,
+  baselines: BaselineCache,
+): Promise<RoundResult> {
+  const { head, task, signal } = options;
+  const { policy } = head;
+  const { seed, samples, reward, algorithm } = settings;
+  const timings: Record<Phase, number> = { write: 0, baseline: 0, adapt: 0, evaluate: 0, update: 0 };
+  const timed = async <T>(phase: Phase, work: (call: CallOptions) => Promise<T>): Promise<T> => {
+    options.onPhase?.(round, phase);
+    const start = performance.now();
+    const onProgress =
+      options.onProgress && ((progress: Progress) => options.onProgress?.(round, phase, progress));
+    const result = await work({ signal, onProgress });
+    timings[phase] = (performance.now() - start) / 1000;
+    return result;
+  };
+  const contexts = task.contexts(round, settings.contexts);
+  const retention = retentionTokens(round, { policy, task }, settings);
+  const base = options.adaptFrom === 'base';
+  const parent = base ? policy.model.fork() : policy.fork();
+  let readings: Reading<TaskContext>[] = [];
+  let written: WrittenWeightEdit<TaskContext>[] = [];
+  let forks: EditedFork[] = [];
+  try {
+    const baseline = await timed('baseline', (call) => {
+      const version = base ? 'base' : `policy ${policy.version}`;
+      return baselines.get(parent, version, contexts, askOptions(reward, policy.model.tokenizer, call));
+    });
+    // The inner loop, or the gradients, that the edits are made of.
+    readings = await timed('adapt', (call) => head.read(contexts, { parent, seed, round, ...call }));
+    const { noiseKl } = await timed('write', async (call) => {
+      const keyed = { parent, kl: settings.noiseKl, seed: deriveKey(seed, 'noise', [round]), signal };
+      const calibration = settings.noiseKl > 0 ? await head.calibrate(readings, retention, keyed) : undefined;
+      written = await head.write(readings, { samples, seed, round, ...call });
+      return { noiseKl: calibration?.kl ?? Number.NaN };
+    });
+    forks = await applyEdits(parent, written);
+    const rewarded = await timed('evaluate', (call) => {
+      const known = written.map(({ group }) => baseline[group]!);
+      return rewardForks(parent, written, forks, retention, { ...reward, ...call, baselines: known });
+    });
+    const edits = written.map((item, index) => judge(round, item, rewarded[index]!, reward));
+    const update = await timed('update', () => {
+      const loss = {
+        parent,
+        retention,
+        lambda: settings.lambda,
+        form: reward.form,
+        question: reward.question,
+      };
+      const objective = algorithm.differentiates ? answerLoss(head, { ...loss, signal }) : undefined;
+      return algorithm.update(head, written, edits, { seed, round, objective, signal });
+    });
+    const rewards = edits.map((edit) => edit.reward);
+    return {
+      round,
+      edits,
+      update: { ...update, noiseKl, noise: average([...head.noise]) },
+      reward: { mean: average(rewards), best: Math.max(...rewards), invalid: 0, invalidBy: {} },
+      timings,
+    };
+  } finally {
+    for (const fork of forks) await fork.close();
+    for (const edit of written) await edit.close();
+    for (const reading of readings) await reading.close();
+    await parent.close();
+  }
+}
+
+function judge(
+  round: number,
+  { context, sample, edit }: WrittenWeightEdit<TaskContext>,
+  { reward, parts, answers, baseline }: ForkReward,
+  options: RewardOptions,
+): EditResult {
+  const pairs = (side: keyof ContextAnswers) => {
+    const scores: Partial<Record<MeasureName, ScorePair>> = {};
+    for (const measure of new Set([options.measure, ...options.report])) {
+      const edited = average(scoresOf(answers[side], measure));
+      scores[measure] = { edited, unedited: average(scoresOf(baseline[side], measure)) };
+    }
+    return scores;
+  };
+  return {
+    round,
+    context: context.id,
+    title: context.title,
+    sample,
+    text: '',
+    documents: [],
+    vectorNorm: Math.hypot(...edit.vector),
+    reward,
+    spread: Number.NaN,
+    parts,
+    scores: { paying: pairs('paying'), report: pairs('report') },
+    tokens: 0,
+    finish: 'stop',
+    loss: { first: Number.NaN, last: Number.NaN },
+  };
+}
+
+function average(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
