@@ -4,7 +4,9 @@
  */
 import { applyEdits, type EditedFork, type InnerOptions, type Trainable } from './edit/apply.js';
 import { passageOnly } from './edit/parse.js';
+import type { WeightEdit } from './edit/weight.js';
 import { checkWriteOptions, type WriteOptions, writeEdits } from './edit/write.js';
+import type { EditHead } from './edit-head.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Policy } from './policy.js';
@@ -38,6 +40,8 @@ export interface CompareOptions {
   adaptFrom?: 'policy' | 'base';
   adapt?: InnerOptions;
   reward?: Partial<RewardOptions>;
+  /** Compares the mean weight edits of these heads instead of written texts, one a passage. */
+  heads?: { readonly untrained: EditHead; readonly trained: EditHead };
   signal?: AbortSignal;
   /** Called when the work on a method begins. */
   onMethod?: (method: Method) => void;
@@ -87,7 +91,8 @@ const PAIRS: readonly (readonly [Method, Method])[] = [
  * edits are drawn and trained under the same keys. Throws `INPUT_INVALID` when there is nothing to ask.
  */
 export async function compareMethods(options: CompareOptions): Promise<Comparison> {
-  const { policy, signal, samples = 1, seed = 0 } = options;
+  const { policy, signal, heads, seed = 0 } = options;
+  const samples = heads ? 1 : (options.samples ?? 1);
   const { model } = policy;
   const reward = rewardOptions(options.reward);
   const asking = askOptions(reward, model.tokenizer, { signal });
@@ -133,10 +138,12 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
       for (const fork of edited) await fork.close();
     }
   };
-  const written = async (fork: Fork): Promise<Trial[]> => {
+  const written = async (writer: Fork, parent: Fork): Promise<Trial[]> => {
     // Its own purpose: these keys belong to no round of training.
     const keyed = { seed: deriveKey(seed, 'compare'), samples, augmentations, signal };
-    return writeEdits(fork, contexts, { ...options.edit, ...keyed });
+    if (!heads) return writeEdits(writer, contexts, { ...options.edit, ...keyed });
+    const head = writer === base ? heads.untrained : heads.trained;
+    return head.write(contexts, { parent, mean: true, seed: keyed.seed, signal });
   };
   const alone = contexts.map((context, group) => ({
     group,
@@ -151,10 +158,10 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
       options.onMethod?.(method);
       if (method === 'unedited') methods.push(await measure(method, base, undefined));
       if (method === 'passage only') methods.push(await measure(method, base, alone));
-      if (method === 'untrained edits') methods.push(await measure(method, base, await written(base)));
+      if (method === 'untrained edits') methods.push(await measure(method, base, await written(base, base)));
       if (method === 'trained edits') {
         const parent = options.adaptFrom === 'base' ? base : trained;
-        methods.push(await measure(method, parent, await written(trained)));
+        methods.push(await measure(method, parent, await written(trained, parent)));
       }
       if (method === 'trained policy') methods.push(await measure(method, trained, undefined));
     }
@@ -175,7 +182,8 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
 
 interface Trial {
   readonly group: number;
-  readonly edit: Trainable;
+  readonly edit: Trainable | WeightEdit;
+  close?(): Promise<void>;
 }
 const NONE: Trainable = { documents: [] };
 
@@ -184,9 +192,10 @@ async function forksOf(
   trials: readonly Trial[],
   options: Pick<CompareOptions, 'adapt' | 'signal'> & { seed: number | bigint },
 ): Promise<EditedFork[]> {
-  const edits = trials.map(({ group, edit }) => ({
-    edit,
-    seed: deriveKey(options.seed, 'compare adapt', [group]),
+  const edits = trials.map((trial) => ({
+    edit: trial.edit,
+    seed: deriveKey(options.seed, 'compare adapt', [trial.group]),
+    ...('delta' in trial.edit ? { close: async () => trial.close?.() } : {}),
   }));
   return applyEdits(parent, edits, { ...options.adapt, signal: options.signal });
 }

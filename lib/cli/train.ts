@@ -31,7 +31,7 @@ export function addTrain(program: Command, session: Session): void {
       'after',
       `
 The run folder holds config.json, environment.json, journal.jsonl (a line a round and a line an edit), checkpoints/,
-and at the end policy/ (a PEFT adapter) and comparison.json.
+and at the end policy/ (a PEFT adapter; head.safetensors for weight edits) and comparison.json.
 
 Example:
   selfedit train config.yaml --out runs/first
@@ -89,6 +89,8 @@ function closing({ run: folder, comparison }: TrainResult): string {
   return `${[...lines, `run: ${folder}`].join('\n')}\n`;
 }
 
-function nextCommand({ model }: RunConfig, folder: string): string {
+function nextCommand({ model, edit }: RunConfig, folder: string): string {
+  if (edit.kind === 'weights')
+    return `EditHead.load('${join(folder, 'head.safetensors')}'), docs/weight-edits.md`;
   return `selfedit generate --model ${model} --adapter ${join(folder, 'policy')} --prompt "…"`;
 }

@@ -3,6 +3,7 @@
  * on. A folder is built under a temporary name and renamed, so one that bears its final name is whole.
  */
 import { join } from 'node:path';
+import type { EditHead } from '../edit-head.js';
 import { makeError } from '../errors.js';
 import type { Policy } from '../policy.js';
 import { type Disk, exists, ioError, syncFolder, writeSynced } from './disk.js';
@@ -17,18 +18,20 @@ export interface CheckpointState {
 
 const FOLDER = 'checkpoints';
 const POLICY = 'policy.safetensors';
+const HEAD = 'head.safetensors';
 const STATE = 'state.json';
 
 function nameOf(round: number): string {
   return `round-${String(round).padStart(4, '0')}`;
 }
 
-/** Saves the policy and state after a round. Throws `IO`; earlier checkpoints stay as they are. */
+/** Saves the policy, the edit head where there is one, and state after a round. Throws `IO`; earlier checkpoints stay as they are. */
 export async function saveCheckpoint(
   disk: Disk,
   run: string,
   policy: Pick<Policy, 'save'>,
   state: CheckpointState,
+  head?: Pick<EditHead, 'save'>,
 ): Promise<string> {
   const folder = join(run, FOLDER);
   const path = join(folder, nameOf(state.round));
@@ -37,6 +40,7 @@ export async function saveCheckpoint(
     await disk.rm(temporary, { recursive: true, force: true });
     await disk.mkdir(temporary, { recursive: true });
     await policy.save(join(temporary, POLICY));
+    await head?.save(join(temporary, HEAD));
     await writeSynced(disk, join(temporary, STATE), `${JSON.stringify(state, null, 2)}\n`);
     await syncFolder(disk, temporary);
     await disk.rename(temporary, path);
@@ -71,17 +75,19 @@ export async function pruneCheckpoints(disk: Disk, run: string, keep: number | u
   }
 }
 
-/** Loads the newest checkpoint into `policy`; undefined when there is none. Throws `RUN_INVALID`. */
+/** Loads the newest checkpoint into `policy`, and `head` where the run has one; undefined when there is none. Throws `RUN_INVALID`. */
 export async function loadCheckpoint(
   disk: Disk,
   run: string,
   policy: Pick<Policy, 'load'>,
+  head?: Pick<EditHead, 'load'>,
 ): Promise<CheckpointState | undefined> {
   const round = (await listCheckpoints(disk, run)).at(-1);
   if (round === undefined) return undefined;
   const path = join(run, FOLDER, nameOf(round));
   const state = await readState(disk, join(path, STATE), round);
   await policy.load(join(path, POLICY));
+  await head?.load(join(path, HEAD));
   return state;
 }
 

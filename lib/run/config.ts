@@ -14,6 +14,7 @@ import { REWARD_DEFAULTS } from '../reward/evaluate.js';
 import { MEASURES } from '../reward/measure.js';
 import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
 import { algorithmSections } from './config-algorithm.js';
+import { weightSections } from './config-weights.js';
 
 // What zod calls a kind of value, in words.
 const NAMES: Readonly<Record<string, string>> = {
@@ -95,6 +96,8 @@ const directives = z.strictObject({
 const form = z.enum(['auto', 'base', 'chat']);
 
 const edit = z.strictObject({
+  /** Text that the inner loop trains on, or weight changes; the settings of these are in `weights`. */
+  kind: z.enum(['text', 'weights']).default('text'),
   prompt: z
     .union([z.enum(EDIT_TEMPLATES as [string, ...string[]]), template], {
       error: `a name (${EDIT_TEMPLATES.join(', ')}) or a template with name, base and chat`,
@@ -163,9 +166,10 @@ const schema = z.strictObject({
   adapt: adapt.prefault({}),
   reward: reward.prefault({}),
   policy: policy.prefault({}),
-  /** The algorithm; the sections of the others are not read. */
-  algorithm: z.enum(ALGORITHM_NAMES as [AlgorithmName, ...AlgorithmName[]]).default('ppo'),
+  /** The algorithm; the sections of the others are not read. Weight edits know `ppo` and `gradient`, text edits not the last. */
+  algorithm: z.enum([...(ALGORITHM_NAMES as [AlgorithmName, ...AlgorithmName[]]), 'gradient']).default('ppo'),
   ...algorithmSections,
+  ...weightSections,
   /** Newest checkpoints kept; all by default. */
   keepCheckpoints: atLeast1.optional(),
   /** Edits a passage in the closing table. */
@@ -228,9 +232,19 @@ function parseYaml(text: string, path: string): unknown {
 /** Checks a configuration and fills in its defaults; `name` is what errors call it. Throws `OPTION_INVALID`. */
 export function resolveConfig(value: unknown, name = 'configuration'): RunConfig {
   const result = schema.safeParse(value);
-  if (result.success) return result.data;
+  if (result.success) return checkAlgorithm(result.data, name);
   const problems = result.error.issues.flatMap((issue) => problemsOf(issue, value));
   throw makeError('OPTION_INVALID', `${name}: ${problems.join('; ')}`);
+}
+
+function checkAlgorithm(config: RunConfig, name: string): RunConfig {
+  const { algorithm, edit } = config;
+  const known = edit.kind === 'weights' ? ['ppo', 'gradient'] : ALGORITHM_NAMES;
+  if (known.includes(algorithm)) return config;
+  throw makeError(
+    'OPTION_INVALID',
+    `${name}: algorithm is "${algorithm}", which does not train ${edit.kind === 'weights' ? 'weight' : 'text'} edits; expected one of ${known.join(', ')}`,
+  );
 }
 
 function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {

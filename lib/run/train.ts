@@ -1,14 +1,17 @@
 /** A SEAL run in a folder: begun, or resumed after its last complete round with the same result. */
 import { join } from 'node:path';
 import type { Algorithm } from '../algorithm/algorithm.js';
-import { algorithmNamed } from '../algorithm/named.js';
+import { type AlgorithmName, algorithmNamed } from '../algorithm/named.js';
+import type { WeightAlgorithm } from '../algorithm/weight-algorithm.js';
 import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
+import { EditHead } from '../edit-head.js';
 import { makeError } from '../errors.js';
 import { Model } from '../model.js';
 import type { Progress } from '../native-job.js';
 import { Policy } from '../policy.js';
-import { type Phase, type RoundResult, type SealOptions, seal } from '../seal.js';
+import { type Phase, type RoundResult, seal } from '../seal.js';
+import { sealWeights } from '../seal-weights.js';
 import { knowledge } from '../task/knowledge.js';
 import { readPassages, readTexts } from '../task/passages.js';
 import type { Task } from '../task/task.js';
@@ -19,6 +22,7 @@ import { describeSession, recordSession } from './environment.js';
 import { checkSameConfig, createRun } from './folder.js';
 import { appendJournal, journalLines, truncateJournal } from './journal.js';
 import { modelPath } from './model-path.js';
+import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
 export type TrainEvent =
@@ -81,48 +85,59 @@ async function trainModel(
   options: TrainOptions,
 ): Promise<TrainResult> {
   const { run, signal, onEvent } = options;
-  const algorithm = algorithmOf(config);
+  const weights = config.edit.kind === 'weights';
+  const algorithm = weights ? weightAlgorithmOf(config) : algorithmOf(config);
   const policy = Policy.create(model, {
     rank: config.policy.rank,
     alpha: config.policy.alpha,
     targets: config.policy.targets,
     seed: config.seed,
-    valueHead: config.algorithm === 'ppo' && config.ppo.baseline === 'value',
+    valueHead: !weights && config.algorithm === 'ppo' && config.ppo.baseline === 'value',
     valueBias: config.policy.valueBias,
   });
+  const head = weights ? await EditHead.create(policy, headOptions(config)) : undefined;
   try {
-    const firstRound = await restore(disk, run, policy, algorithm);
+    const firstRound = await restore(disk, run, policy, algorithm, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });
-    const loop: SealOptions = {
+    const loop = {
       ...loopOptions(config),
-      policy,
       task,
-      algorithm,
       startRound: firstRound,
-      onPhase: (round, phase) => onEvent?.({ type: 'phase', round, phase }),
-      onProgress: (round, phase, progress) => onEvent?.({ type: 'progress', round, phase, progress }),
-      signal,
+      onPhase: (round: number, phase: Phase) => onEvent?.({ type: 'phase', round, phase }),
+      onProgress: (round: number, phase: Phase, progress: Progress) =>
+        onEvent?.({ type: 'progress', round, phase, progress }),
+      ...(signal ? { signal } : {}),
     };
-    for await (const result of seal(loop)) {
-      await appendJournal(disk, run, journalLines(result, policy.version));
-      await saveCheckpoint(disk, run, policy, {
-        format: 1,
+    const { noiseKl, lambda } = config.weights;
+    const rounds =
+      head && !('state' in algorithm)
+        ? sealWeights({ ...loop, head, algorithm, noiseKl, ...(lambda === undefined ? {} : { lambda }) })
+        : seal({ ...loop, policy, algorithm: algorithm as Algorithm });
+    for await (const result of rounds) {
+      const version = head?.version ?? policy.version;
+      await appendJournal(disk, run, journalLines(result, version));
+      const state = 'state' in algorithm ? algorithm.state() : {};
+      const checkpoint = {
+        format: 1 as const,
         round: result.round,
-        policyVersion: policy.version,
-        algorithm: { name: algorithm.name, state: algorithm.state() },
-      });
+        policyVersion: version,
+        algorithm: { name: algorithm.name, state },
+      };
+      await saveCheckpoint(disk, run, policy, checkpoint, head);
       await pruneCheckpoints(disk, run, config.keepCheckpoints);
       onEvent?.({ type: 'round', result });
     }
-    const comparison = await close(config, policy, task, disk, options);
+    const comparison = await close(config, policy, head, task, disk, options);
     return { run, rounds: config.rounds - firstRound, ...(comparison ? { comparison } : {}) };
   } finally {
+    await head?.close();
     await policy.close();
   }
 }
 
 function algorithmOf({ algorithm, edit, ...sections }: RunConfig): Algorithm {
-  return algorithmNamed(algorithm, { maxTokens: edit.maxTokens, ...sections[algorithm] });
+  const name = algorithm as AlgorithmName; // the configuration has been checked
+  return algorithmNamed(name, { maxTokens: edit.maxTokens, ...sections[name] });
 }
 
 /** The task of a configuration, and the SHA-256 of its data. */
@@ -150,42 +165,55 @@ export function loopOptions(config: RunConfig) {
 }
 
 /** Loads the newest checkpoint, cuts the journal after it, and returns the next round. */
-async function restore(disk: Disk, run: string, policy: Policy, algorithm: Algorithm): Promise<number> {
+async function restore(
+  disk: Disk,
+  run: string,
+  policy: Policy,
+  algorithm: Algorithm | WeightAlgorithm,
+  head: EditHead | undefined,
+): Promise<number> {
   await pruneCheckpoints(disk, run, undefined);
-  const state = await loadCheckpoint(disk, run, policy);
+  const state = await loadCheckpoint(disk, run, policy, head);
   if (state && state.algorithm.name !== algorithm.name) {
     throw makeError(
       'RUN_INVALID',
       `checkpoint of ${run} is of ${state.algorithm.name}; expected ${algorithm.name}`,
     );
   }
-  if (state) algorithm.restore(state.algorithm.state);
+  if (state && 'restore' in algorithm) algorithm.restore(state.algorithm.state);
   await truncateJournal(disk, run, state?.round ?? -1);
   return state ? state.round + 1 : 0;
 }
 
-/** The trained delta for other tools, and the closing table. */
+/** The trained delta (or head) for other tools, and the closing table. */
 async function close(
   config: RunConfig,
   policy: Policy,
+  head: EditHead | undefined,
   task: Task,
   disk: Disk,
   { run, signal, onEvent }: TrainOptions,
 ): Promise<Comparison | undefined> {
-  const delta = policy.delta();
-  await delta.save(join(run, 'policy')).finally(() => delta.close());
+  if (head) {
+    await head.save(join(run, 'head.safetensors'));
+  } else {
+    const delta = policy.delta();
+    await delta.save(join(run, 'policy')).finally(() => delta.close());
+  }
   if (task.evaluation.length === 0) return undefined;
   const path = join(run, 'comparison.json');
   if (await exists(disk, path)) return JSON.parse(await disk.readFile(path, 'utf8')) as Comparison;
+  const untrained = head && (await EditHead.create(policy, headOptions(config)));
   const comparison = await compareMethods({
     ...loopOptions(config),
+    ...(head && untrained ? { heads: { trained: head, untrained } } : {}),
     policy,
     contexts: task.evaluation,
     augmentations: task.augmentations,
     samples: config.closingSamples,
     onMethod: (method) => onEvent?.({ type: 'method', method }),
     signal,
-  });
+  }).finally(() => untrained?.close());
   await writeAtomic(disk, join(run, 'comparison.txt'), `${comparisonText(comparison).join('\n')}\n`);
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);
   onEvent?.({ type: 'comparison', comparison });

@@ -168,11 +168,18 @@ describe('the packed package', { timeout: 240_000 }, () => {
     cpSync(join(repository, 'test/fixtures/models/llama-tied'), model, { recursive: true });
     const config = JSON.parse(readFileSync(join(model, 'config.json'), 'utf8'));
     writeFileSync(join(model, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: 2048 }));
-    const result = node(['loop.mjs', model]);
-    expect(result).toMatchObject({ status: 0, stderr: '' });
-    expect(result.stdout).toMatch(
-      /^round 1: mean reward -?\d+\.\d{3} .*6 edits\nround 2: mean reward -?\d+\.\d{3} .*\n$/,
-    );
+    for (const [options, edits] of [
+      [[], 6],
+      [['--edit', 'weights'], 8],
+    ] as const) {
+      const result = node(['loop.mjs', ...options, model]);
+      expect(result).toMatchObject({ status: 0, stderr: '' });
+      expect(result.stdout).toMatch(
+        new RegExp(
+          `^round 1: mean reward -?\\d+\\.\\d{3} .*${edits} edits\nround 2: mean reward -?\\d+\\.\\d{3} .*\n$`,
+        ),
+      );
+    }
   });
 
   it('finds another libtorch when the one it was built with is gone', () => {
