@@ -7,6 +7,8 @@ import { GRPO_DEFAULTS } from '../../lib/algorithm/grpo.js';
 import { PPO_DEFAULTS } from '../../lib/algorithm/ppo.js';
 import { RESTEM_DEFAULTS } from '../../lib/algorithm/restem.js';
 import { RLOO_DEFAULTS } from '../../lib/algorithm/rloo.js';
+import { WEIGHT_GRADIENT_DEFAULTS } from '../../lib/algorithm/weight-gradient.js';
+import { WEIGHT_PPO_DEFAULTS } from '../../lib/algorithm/weight-ppo.js';
 import { DIRECTIVE_DEFAULTS } from '../../lib/edit/directives.js';
 import { PARSE_DEFAULTS } from '../../lib/edit/parse.js';
 import { WRITE_DEFAULTS } from '../../lib/edit/write.js';
@@ -31,12 +33,14 @@ describe('a configuration', () => {
     const config = resolveConfig(MINIMAL);
     expect(config.algorithm).toBe('ppo');
     const sections = { ppo: PPO_DEFAULTS, grpo: GRPO_DEFAULTS, rloo: RLOO_DEFAULTS, restem: RESTEM_DEFAULTS };
+    expect(config.weightPpo).toEqual(WEIGHT_PPO_DEFAULTS);
+    expect(config.weightGradient).toEqual(WEIGHT_GRADIENT_DEFAULTS);
     for (const [name, defaults] of Object.entries(sections)) {
       // The longest edit is `edit.maxTokens`.
       const { maxTokens: _, ...rest } = { maxTokens: 0, ...defaults };
       expect(config[name as keyof typeof sections]).toEqual(rest);
     }
-    expect(config.edit).toEqual({ ...WRITE_DEFAULTS, parse: PARSE_DEFAULTS });
+    expect(config.edit).toEqual({ kind: 'text', ...WRITE_DEFAULTS, parse: PARSE_DEFAULTS });
     const { question: _, ...reward } = REWARD_DEFAULTS;
     expect(config.reward).toEqual(reward);
     // The inner loop of the paper.
