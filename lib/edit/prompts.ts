@@ -40,9 +40,8 @@ function implications(name: string, list: string, ask: string): EditTemplate {
   );
 }
 
-/** What an edit may choose about its own training (see `Directives`). */
-const DIRECTIVES_EXAMPLE =
-  '{"learningRate": 0.001, "epochs": 10, "rank": 32, "targets": ["q_proj", "v_proj"], "loss": "all"}';
+/** Short, so that a small model can copy it; an edit may choose more (see `Directives`). */
+const DIRECTIVES_EXAMPLE = '{"learningRate": 0.001, "epochs": 10}';
 
 const TEMPLATES: readonly EditTemplate[] = [
   implications('implications', 'a list', 'List what follows, directly or indirectly, from this passage.'),

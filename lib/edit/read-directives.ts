@@ -26,7 +26,10 @@ export function readDirectives(
     return notJson('the edit has no directives; expected a JSON object on a line of its own');
   }
   const end = endOfObject(text, start);
-  if (end === undefined) return notJson(`the object does not end within ${LONGEST} characters`);
+  if (end === undefined) {
+    const within = text.length - start > LONGEST ? ` within ${LONGEST} characters` : '';
+    return notJson(`the object does not end${within}: ${brief(text.slice(start, start + 100))}`);
+  }
   let value: object;
   try {
     // It begins with a brace: an object.

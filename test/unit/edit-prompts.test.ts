@@ -55,7 +55,7 @@ describe('edit prompts', () => {
       const prompt = renderEditPrompt(editTemplate('directives'), subject, fakeTokenizer({ chat }));
       const [example] = /\{"learningRate.*?\}/.exec(prompt.text)!;
       const found = readDirectives(example, DIRECTIVE_DEFAULTS, { layers: 1 });
-      expect(found).toMatchObject({ directives: { epochs: 10, rank: 32 } });
+      expect(found).toMatchObject({ directives: { learningRate: 0.001, epochs: 10 } });
       expect(prompt.text.endsWith(prompt.opening)).toBe(true);
       expect(example.startsWith(prompt.opening)).toBe(true);
     }
