@@ -1,6 +1,7 @@
 /** `selfedit adapt`: the inner loop. Text edits become PEFT adapters. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
+import { z } from 'zod';
 import {
   ADAPT_DEFAULTS,
   type AdaptCallOptions,
@@ -8,9 +9,11 @@ import {
   type Adapted,
   type AdaptOptions,
   adapt,
+  PADDING_LENGTH,
   planAdapt,
 } from '../adapt.js';
 import { Delta } from '../delta.js';
+import { bearsLoss, type MarkedDocument, type TrainingRow, toTrainingRow } from '../edit/documents.js';
 import { makeError, SelfeditError } from '../errors.js';
 import type { Model } from '../model.js';
 import { deriveKey } from '../random.js';
@@ -42,14 +45,21 @@ interface Options extends ModelOptions {
   init?: string;
   shuffle: boolean;
   slots: number;
+  faithfulPadding?: number | true;
   plan?: boolean;
 }
+
+const markedSchema = z.union([
+  z.strictObject({ text: z.string().min(1), spans: z.array(z.tuple([z.number(), z.number()])) }),
+  z.strictObject({ text: z.string().min(1), mask: z.array(z.union([z.literal(0), z.literal(1)])) }),
+]);
+type Document = string | readonly number[] | MarkedDocument;
 
 /** One line of the input. */
 interface Edit {
   readonly id: string;
   readonly line: InputLine;
-  readonly documents: readonly (string | readonly number[])[];
+  readonly documents: readonly Document[];
 }
 
 interface Slot extends AdaptEdit {
@@ -79,6 +89,11 @@ export function addAdapt(program: Command, session: Session): void {
     .addOption(seedOption('first values and document order'))
     .option('--init <dir>', 'PEFT adapter to start every adapter from, instead of seeded values')
     .option('--no-shuffle', 'visit the documents in the given order each epoch')
+    .option(
+      '--faithful-padding [n]',
+      `pad every document and take loss on the padding, as the published code does (n: ${PADDING_LENGTH})`,
+      integer(2),
+    )
     .option('--slots <n>', 'most edits trained together; does not change results', integer(1), 16)
     .option(
       '--plan',
@@ -87,7 +102,9 @@ export function addAdapt(program: Command, session: Session): void {
     .addHelpText(
       'after',
       `
-In, a line each:   {"id": "…", "documents": ["…" or [ids], …]}
+In, a line each:   {"id": "…", "documents": ["…" or [ids] or object, …]}
+                   An object is {"text", "spans": [[start, end], …]}, where tokens that share a character with a
+                   span bear loss, or {"text", "mask": [0 or 1 a token]}.
 Out, same order:   {"id", "steps", "loss": [per step]}, printed when DIR/<id>/ is there (adapter_config.json,
                    adapter_model.safetensors). A folder of that name is replaced.
 
@@ -149,26 +166,43 @@ async function* readEdits(input: string, session: Session): AsyncGenerator<Edit,
     }
     for (const [d, document] of documents.entries()) {
       if (typeof document === 'string' || isTokens(document)) continue;
-      throw invalid(line, `documents[${d}]`, document, 'a text or an array of token ids');
+      if (markedSchema.safeParse(document).success) continue;
+      throw invalid(line, `documents[${d}]`, document, 'a text, token ids, or a text with spans or a mask');
     }
-    yield { id, line, documents: documents as (string | number[])[] };
+    yield { id, line, documents: documents as Document[] };
   }
 }
 
 function toSlot(edit: Edit, model: Model, options: Options, init: Delta | undefined): Slot {
   const { id, line } = edit;
-  const documents = edit.documents.map((document, d) => {
-    const where = `${line.where}, document ${d}`;
+  const rows = edit.documents.map((document, d) => toRow(document, model, `${line.where}, document ${d}`));
+  const documents = rows.map(({ tokens }) => tokens);
+  const lossMask = rows.map(({ tokens, mask }) => mask ?? new Uint8Array(tokens.length).fill(1));
+  // By the place in the whole input, so that --slots changes nothing.
+  const key = deriveKey(options.seed, 'edit', [line.index]);
+  return { id, where: line.where, fork: model, documents, lossMask, seed: key, ...(init ? { init } : {}) };
+}
+
+function toRow(document: Document, model: Model, where: string): TrainingRow {
+  const isMarked = typeof document === 'object' && 'text' in document;
+  if (!isMarked) {
     const tokens = checkedTokens(model, document, where);
-    if (tokens.length >= 2) return tokens;
+    if (tokens.length >= 2) return { tokens };
     throw makeError(
       'INPUT_INVALID',
       `${where} has 1 token; expected at least 2, as the first is not predicted`,
     );
-  });
-  // By the place in the whole input, so that --slots changes nothing.
-  const key = deriveKey(options.seed, 'edit', [line.index]);
-  return { id, where: line.where, fork: model, documents, seed: key, ...(init ? { init } : {}) };
+  }
+  let row: TrainingRow;
+  try {
+    row = toTrainingRow(model.tokenizer, document);
+  } catch (error) {
+    if (!(error instanceof SelfeditError)) throw error;
+    throw makeError(error.code, `${where}: ${error.message}`, error);
+  }
+  checkedTokens(model, row.tokens, where);
+  if (bearsLoss(row)) return row;
+  throw makeError('INPUT_INVALID', `${where} has no token that bears loss; expected one behind the first`);
 }
 
 async function* streamSlots(
@@ -203,9 +237,11 @@ async function alone(slot: Slot, call: AdaptCallOptions): Promise<Adapted> {
 }
 
 /** Settings of the call: as given, else those of `init`, else SEAL's. Errors: `OPTION_INVALID` where they differ. */
-function settingsOf(options: Options, init: Delta | undefined): Partial<AdaptOptions> {
-  const { lr, epochs, schedule, shuffle } = options;
-  const settings: Partial<AdaptOptions> = { learningRate: lr, epochs, schedule, shuffle };
+function settingsOf(options: Options, init: Delta | undefined): AdaptCallOptions {
+  const { lr, epochs, schedule, shuffle, faithfulPadding } = options;
+  const settings: AdaptCallOptions = { learningRate: lr, epochs, schedule, shuffle };
+  if (faithfulPadding !== undefined) settings.faithfulPadding = true;
+  if (typeof faithfulPadding === 'number') settings.paddingLength = faithfulPadding;
   if (options.targets) settings.targets = options.targets;
   if (options.rank !== undefined) settings.rank = options.rank;
   if (options.alpha !== undefined) settings.alpha = options.alpha;

@@ -59,6 +59,63 @@ function bytesOf(...parts: string[]): Buffer {
 }
 
 describe('the inner loop', () => {
+  it('trains on marked documents and on padding, as the published code does', async () => {
+    const spec = readJson<{
+      texts: string[];
+      paddingLength: number;
+      loss: number[];
+      settings: Spec['settings'];
+    }>('padding', 'published', 'spec.json');
+    const { learningRate, epochs } = spec.settings;
+    const whole = spec.texts.map((text) => ({ text, spans: [[0, text.length]] }));
+    const args = [
+      '--init',
+      fixture('padding', 'published', 'init'),
+      '--no-shuffle',
+      '--lr',
+      String(learningRate),
+    ];
+    const { code, stdout, stderr } = await selfedit(
+      [
+        ...adaptTiny,
+        ...args,
+        '--epochs',
+        String(epochs),
+        '--input',
+        '-',
+        '--out',
+        'padded',
+        '--faithful-padding',
+        '96',
+      ],
+      {
+        input: jsonl([
+          { id: 'plain', documents: spec.texts },
+          { id: 'marked', documents: whole },
+        ]),
+        cwd: folder,
+      },
+    );
+    expect(code, stderr).toBe(0);
+    const [plain, marked] = lines<Adapted>(stdout);
+    expect(marked!.loss).toEqual(plain!.loss);
+    for (const [step, loss] of spec.loss.entries()) expect(plain!.loss[step]! / loss).toBeCloseTo(1, 4);
+  });
+
+  it.each([
+    [{ text: 'One two.', spans: [[0, 99]] }, /document 0: a loss span of a document is 0 to 99/],
+    [{ text: 'One two.', spans: [] }, /document 0 has no token that bears loss/],
+    [{ text: 'One two.', mask: [1] }, /document 0: the loss mask of a document has 1 entries/],
+    [{ text: 'One two.', span: [[0, 1]] }, /"documents\[0\]" is an object; expected a text, token ids, or/],
+  ])('refuses %j', async (document, message) => {
+    const { code, stdout, stderr } = await selfedit([...adaptTiny, '--input', '-', '--out', 'refused'], {
+      input: jsonl([{ id: 'a', documents: [document] }]),
+      cwd: folder,
+    });
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toMatch(message);
+  });
+
   it('gives the losses and adapters of PEFT from its initialisation, edits of one call apart', async () => {
     const spec = readJson<Spec>('peft', 'q-v', 'spec.json');
     const { learningRate, epochs } = spec.settings;

@@ -36,7 +36,8 @@ describe('help', () => {
 
   it('lists exactly the options of the contract, and those of loading a model', async () => {
     const model = ['--model', '--dtype', '--device', '--threads'];
-    const adapt = 'input out rank alpha lr epochs targets schedule seed init no-shuffle slots plan';
+    const adapt =
+      'input out rank alpha lr epochs targets schedule seed init no-shuffle faithful-padding slots plan';
     const generate = 'adapter input prompt max-tokens temperature top-p seed chat';
     const options = (names: string) => names.split(' ').map((name) => `--${name}`);
     const expected: Record<string, string[]> = {

@@ -64,6 +64,28 @@ describe('characters of a token', () => {
     expect([...alignTokens('abc', pieces)]).toEqual([0, 1, 1, 3, 1, 3]);
   });
 
+  it('follow one another over the whole text under SentencePiece', () => {
+    const { metadata, texts } = read('sentencepiece.json') as {
+      metadata: Record<string, unknown>;
+      texts: string[];
+    };
+    const tokenizer = Tokenizer.fromGguf(metadata);
+    for (const text of texts) {
+      const { tokens, offsets } = tokenizer.encodeWithOffsets(text, { specialTokens: false });
+      let reached = 0;
+      for (const index of tokens.keys()) {
+        const [start, end] = [offsets[2 * index]!, offsets[2 * index + 1]!];
+        // A byte of a character may share it with the token before.
+        expect(start, JSON.stringify(text)).toBeLessThanOrEqual(reached);
+        expect(end).toBeGreaterThanOrEqual(reached);
+        reached = end;
+        const own = tokenizer.decode([tokens[index]!]).trim();
+        if (own !== '' && !own.includes('\ufffd')) expect(text.slice(start, end).trim()).toBe(own);
+      }
+      expect(reached).toBe(text.length);
+    }
+  });
+
   it('are none for the tokens that the tokenizer adds', () => {
     const { tokens, offsets } = tokenizerOf('llama3').encodeWithOffsets('ab');
     expect(tokens[0]).toBe(0);
