@@ -9,10 +9,10 @@ const FORMS = ['NFC', 'NFD', 'NFKC', 'NFKD'] as const;
 const SPACE = 0x20;
 const encoder = new TextEncoder();
 
-/** What normalizers may have made of it. */
+/** What normalizers, and SentencePiece with its own mark of a space, may have made of it. */
 function variants(cluster: string): Uint8Array[] {
-  const cases = [cluster, cluster.toLowerCase()];
-  return cases.flatMap((text) => FORMS.map((form) => encoder.encode(text.normalize(form))));
+  const texts = [cluster, cluster.toLowerCase(), cluster.replaceAll('\u2581', ' ')];
+  return texts.flatMap((text) => FORMS.map((form) => encoder.encode(text.normalize(form))));
 }
 
 /**
@@ -35,24 +35,22 @@ export function alignTokens(text: string, tokens: readonly Uint8Array[]): Int32A
 
   for (const { 0: cluster, index } of text.matchAll(CLUSTER)) {
     const end = index + cluster.length;
-    const spelling = (place: number): Uint8Array | undefined => {
-      const plain = encoder.encode(cluster);
-      return follows(plain, place) ? plain : variants(cluster).find((variant) => follows(variant, place));
-    };
-    let found = spelling(at);
-    if (!found && bytes[at] === SPACE) {
-      found = spelling(at + 1);
-      if (found) cover(1, index, index + String.fromCodePoint(cluster.codePointAt(0)!).length);
-    }
-    if (found && follows(encoder.encode(cluster), at)) {
+    const plain = encoder.encode(cluster);
+    const fits = (spelling: Uint8Array): number =>
+      follows(spelling, at) ? 0 : bytes[at] === SPACE && follows(spelling, at + 1) ? 1 : -1;
+    let before = fits(plain);
+    const changed = before < 0 ? variants(cluster).find((variant) => fits(variant) >= 0) : undefined;
+    if (changed) before = fits(changed);
+    if (before > 0) cover(1, index, index + String.fromCodePoint(cluster.codePointAt(0)!).length);
+    if (before >= 0 && !changed) {
       // As it stands: each character by itself.
       let place = index;
       for (const character of cluster) {
         cover(encoder.encode(character).length, place, place + character.length);
         place += character.length;
       }
-    } else if (found) {
-      cover(found.length, index, end);
+    } else if (changed) {
+      cover(changed.length, index, end);
     } else if (cluster.trim() !== '') {
       // Spaces may be dropped beside an added token; anything else is unknown.
       cover(bytes.length - at, index, text.length);

@@ -80,7 +80,9 @@ describe('characters of a token', () => {
         expect(end).toBeGreaterThanOrEqual(reached);
         reached = end;
         const own = tokenizer.decode([tokens[index]!]).trim();
-        if (own !== '' && !own.includes('\ufffd')) expect(text.slice(start, end).trim()).toBe(own);
+        if (own === '' || own.includes('\ufffd')) continue;
+        // It reads its own mark of a space as a space.
+        expect(text.slice(start, end).replaceAll('\u2581', ' ').trim()).toBe(own);
       }
       expect(reached).toBe(text.length);
     }
