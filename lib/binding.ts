@@ -455,7 +455,7 @@ export interface MaterialSpec extends Ragged {
 export interface HeadStepSpec {
   /** [C, c]. */
   features: Float32Array;
-  /** [N]: the context of each sample. */
+  /** The context of each sample, [N]. */
   context: Int32Array;
   /** [N, d]; with the means and noise that they were drawn with, [N, d] and [M]. */
   vectors: Float32Array;

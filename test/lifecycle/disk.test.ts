@@ -30,6 +30,20 @@ describe.skipIf(process.platform === 'win32')('with a limit of 64 KiB (POSIX onl
     expect(await child(source, { fileLimit: 64 })).toEqual(wellEnded('WorkError IO true\ntrue 2\n1'));
   });
 
+  it('an edit head', async () => {
+    const source = `${open('head')}
+      const policy = se.Policy.create(model, { rank: 1 });
+      const small = await se.EditHead.create(policy, { targets: ['layers.0.self_attn.q_proj'] });
+      await small.save(path);
+      const before = readFileSync(path, 'base64');
+      const large = await se.EditHead.create(policy, { space: 'lowRank', targets: ['all'], size: 10 });
+      const error = await large.save(path).catch((error) => error);
+      console.log(error.name, error.code, error.message.includes('An earlier file of this name is unchanged'));
+      console.log(readFileSync(path, 'base64') === before, large.version);
+      await small.load(path);`;
+    expect(await child(source, { fileLimit: 64 })).toEqual(wellEnded('WorkError IO true\ntrue 0'));
+  });
+
   it('a policy', async () => {
     const source = `${open('policy')}
       const small = se.Policy.create(model, { rank: 1, targets: ['q_proj'] });

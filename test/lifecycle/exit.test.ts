@@ -9,10 +9,11 @@ const open = `
   fork.apply(delta).fork();
   const policy = se.Policy.create(model, { rank: 2, valueHead: true });
   policy.fork();
+  const head = await se.EditHead.create(policy, { space: 'lowRank', size: 2 });
 `;
 
 describe('the end of the program', () => {
-  it('with a model, forks, deltas and a policy open', async () => {
+  it('with a model, forks, deltas, a policy and an edit head open', async () => {
     expect(await child(`${open} console.log('end');`)).toEqual(wellEnded('end'));
   });
 
@@ -43,6 +44,7 @@ describe('process.exit', () => {
   it.each([0, 1, 5, 20, 50])('some %i turns of the event loop after the start', async (turns) => {
     const source = `${open}
       endless(fork); se.score([{ fork, tokens: tokens(9) }]); policy.values([tokens(9)]);
+      head.step({ readings: [{ features: new Float32Array(config.hiddenSize) }] });
       for (let i = 0; i < ${turns}; i++) await new Promise((turn) => setTimeout(turn, 1));
       process.exit(7);`;
     expect(await child(source)).toEqual(wellEnded('', 7));

@@ -2,7 +2,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import {
   type AdaptSpec,
+  type EditHeadSpec,
   type GenerateSpec,
+  type NativeEditHead,
   type NativeFork,
   type NativePolicy,
   type NativePolicySpec,
@@ -16,11 +18,13 @@ let model: Model;
 let fork: Fork;
 let delta: Delta;
 let policy: NativePolicy;
+let head: NativeEditHead;
 beforeAll(async () => {
   model = await tinyModel();
   fork = model.fork();
   delta = deltaOf(model);
   policy = model.handle.createPolicy(policySpec());
+  head = await native().editHead(model.handle, headSpec()).promise;
 });
 afterAll(() => model.close());
 
@@ -42,6 +46,11 @@ afterEach(async () => {
 
 function policySpec(): NativePolicySpec {
   return { matrices: Int32Array.of(0), rank: 1, alpha: 1, key: 1n, valueHead: false, valueBias: 0 };
+}
+
+function headSpec(): EditHeadSpec {
+  const ones = { spaces: Int32Array.of(1, 4), sizes: Int32Array.of(2, 1) };
+  return { matrices: Int32Array.of(0, 2), ...ones, learntBasis: false, key: 1n };
 }
 
 const scoreSpec = (): ScoreSpec => ({
@@ -84,7 +93,7 @@ describe('objects of another kind', () => {
   });
 
   it('getters and methods of one class do not run on objects of another', () => {
-    const handles: object[] = [model.handle, fork.handle, delta.handle, policy];
+    const handles: object[] = [model.handle, fork.handle, delta.handle, policy, head];
     for (const own of handles) {
       const members = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(own) as object);
       for (const [name, { get, value }] of Object.entries(members)) {
@@ -103,7 +112,7 @@ describe('objects of another kind', () => {
   });
 
   it('nobody else can construct one', () => {
-    for (const handle of [model.handle, fork.handle, delta.handle, policy]) {
+    for (const handle of [model.handle, fork.handle, delta.handle, policy, head]) {
       const construct = handle.constructor as new (...args: unknown[]) => unknown;
       for (const args of [[], [{}], [handle], [1n]]) {
         expect(() => new construct(...args)).toThrow(/not constructed from JavaScript/);
@@ -405,12 +414,106 @@ describe('adapt', () => {
   });
 });
 
+describe('an edit head', () => {
+  const material = () => ({
+    ...{ tokens: tokensOf(10, 1), offsets: Int32Array.of(0, 4, 10), fork: fork.handle, adapted: [null] },
+    ...{ contextDocuments: Int32Array.of(0, 2), rate: 0.1, fisher: false, folder: '' },
+  });
+  const vector = () => new Float32Array(3);
+
+  it.each<[string, () => unknown, string, RegExp]>([
+    [
+      'spaces shorter than matrices',
+      () => native().editHead(model.handle, { ...headSpec(), spaces: Int32Array.of(1) }),
+      'INPUT_INVALID',
+      /spaces/,
+    ],
+    [
+      'an unknown space',
+      () => native().editHead(model.handle, { ...headSpec(), spaces: Int32Array.of(1, 5) }),
+      'INPUT_INVALID',
+      /spaces/,
+    ],
+    [
+      'matrices that fall',
+      () => native().editHead(model.handle, { ...headSpec(), matrices: Int32Array.of(2, 0) }),
+      'TARGET_UNKNOWN',
+      /ascend/,
+    ],
+    [
+      'a matrix beyond the last',
+      () => native().editHead(model.handle, { ...headSpec(), matrices: Int32Array.of(0, 9999) }),
+      'TARGET_UNKNOWN',
+      /9999/,
+    ],
+    [
+      'sizes below 1',
+      () => native().editHead(model.handle, { ...headSpec(), sizes: Int32Array.of(-1, 1) }),
+      'OPTION_INVALID',
+      /-1 entries/,
+    ],
+    ['features of half a context', () => head.means(new Float32Array(5)), 'INPUT_INVALID', /features has 5/],
+    [
+      'documents of another number of contexts',
+      () => head.material({ ...material(), contextDocuments: Int32Array.of(0, 1) }, undefined),
+      'INPUT_INVALID',
+      /contextDocuments/,
+    ],
+    ['no delta to modulate', () => head.material(material(), undefined), 'DELTA_SHAPE', /inner loop/],
+    [
+      'a delta that lacks the matrix',
+      () => head.material({ ...material(), adapted: [native().makeDelta(model.handle, [])] }, undefined),
+      'DELTA_SHAPE',
+      /modulate/,
+    ],
+    [
+      'material of another kind',
+      () => head.compose([fork.handle as never], vector()),
+      'INPUT_INVALID',
+      /expected a delta/,
+    ],
+    ['no material', () => head.compose([null as never], vector()), 'INPUT_INVALID', /materials/],
+    [
+      'a vector too long',
+      () => head.compose([delta.handle], new Float32Array(4)),
+      'INPUT_INVALID',
+      /4 numbers for 1 vectors/,
+    ],
+    [
+      'the gradient of another delta',
+      () => head.pullBack([delta.handle], vector(), [native().makeDelta(model.handle, [])]),
+      'DELTA_SHAPE',
+      /the gradient has no/,
+    ],
+    [
+      'noise of another length',
+      () => {
+        head.noise = new Float32Array(1);
+      },
+      'INPUT_INVALID',
+      /noise has 1/,
+    ],
+    [
+      'keys of another number of contexts',
+      () => head.sample({ means: vector(), keys: BigUint64Array.of(1n, 2n), samples: 1, antithetic: true }),
+      'INPUT_INVALID',
+      /means has 3/,
+    ],
+  ])('refuses %s', async (_, use, code, message) => {
+    const found = await refusal(use);
+    expect(found.code).toBe(code);
+    expect(found.message).toMatch(message);
+    expect(head.steps).toBe(0);
+  });
+});
+
 describe('handles that are closed', () => {
   it('refuse every use, and may be closed again', async () => {
     const handle = model.handle.fork();
     const made = native().makeDelta(model.handle, []);
     const own = model.handle.createPolicy(policySpec());
-    for (const closing of [handle, made, own]) {
+    const emits = await native().editHead(model.handle, headSpec()).promise;
+    for (const closing of [handle, made, own, emits]) {
       closing.close();
       closing.close();
     }
@@ -431,11 +534,17 @@ describe('handles that are closed', () => {
       () => own.delta(),
       () => own.parameters(),
       () => own.save('never'),
+      () => emits.steps,
+      () => emits.noise,
+      () => emits.parameters(),
+      () => emits.means(new Float32Array(0)),
+      () => emits.compose([], new Float32Array(0)),
+      () => emits.save('never'),
     ];
     for (const use of uses) {
       const found = await refusal(use);
       expect(found.code, use.toString()).toBe('CLOSED');
-      expect(found.message).toMatch(/^the (fork|delta|policy) is closed$/);
+      expect(found.message).toMatch(/^the (fork|delta|policy|edit head) is closed$/);
     }
   });
 });
