@@ -3,81 +3,38 @@
  * vector over spaces chosen for each target matrix (docs/weight-edits.md).
  */
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
-import { adapt } from './adapt.js';
 import { type HeadStepSpec, type HeadStepStats, type NativeEditHead, native } from './binding.js';
 import { Delta } from './delta.js';
-import type { InnerOptions } from './edit/apply.js';
 import { type CalibrateOptions, type Calibration, calibrateNoise } from './edit/calibrate.js';
-import { toTrainingRow } from './edit/documents.js';
-import { passageOnly } from './edit/parse.js';
-import { type EditTemplate, editTemplate, type PromptForm, renderEditPrompt } from './edit/prompts.js';
-import { oneOf, resolveSpaces, SPACES, type SpaceBlock, type SpaceOptions } from './edit/spaces.js';
+import {
+  type EditHeadOptions,
+  HEAD_STEP_DEFAULTS,
+  type HeadSettings,
+  type HeadStep,
+  headSettings,
+  type ReadContextOptions,
+  type WriteWeightOptions,
+} from './edit/head-options.js';
+import { documentsOf, innerLoop } from './edit/material.js';
+import { editTemplate, renderEditPrompt } from './edit/prompts.js';
+import { resolveSpaces, SPACES, type SpaceBlock } from './edit/spaces.js';
 import { type EditContext, Reading, type WeightEdit, WrittenWeightEdit } from './edit/weight.js';
 import { makeError } from './errors.js';
-import type { Fork } from './fork.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
 import type { Policy } from './policy.js';
-import { cacheFolder } from './pull.js';
 import { deriveKey, toSeed } from './random.js';
 import { Resource } from './resource.js';
-import { splitBy, type TokenInput, toRagged } from './rows.js';
+import { joinFloats, splitEvenly, type TokenInput, toRagged } from './rows.js';
 
-export interface EditHeadOptions extends SpaceOptions {
-  /** Whether the basis of lowRank and gradient spaces is trained by gradients through the edit. `fixed`. */
-  basis?: 'fixed' | 'learnt';
-  /** Learning rate of the gradient space's step. 0.1. */
-  rate?: number;
-  /** How a sparse support is chosen. `gradient`. */
-  selection?: 'gradient' | 'fisher';
-  /** The inner loop of the modulated space; its targets are the head's. */
-  adapt?: Omit<InnerOptions, 'targets'>;
-  /** What the policy reads. `none`: the task description and the context. */
-  prompt?: string | EditTemplate;
-  form?: PromptForm;
-  /** Where singular factors are kept between runs; null: nowhere. `spectral` in the cache folder of `pull` by default. */
-  cacheDir?: string | null;
-  seed?: number | bigint;
-}
-
-export interface ReadContextOptions extends CallOptions {
-  /** What the edits are to change; the inner loop and gradients start from it. The present policy by default. */
-  parent?: Fork;
-  seed?: number | bigint;
-  round?: number;
-}
-
-export interface WriteWeightOptions extends ReadContextOptions {
-  /** Edits for each context. 1. */
-  samples?: number;
-  /** Edits 2 i and 2 i + 1 of a context are mirror images in the mean. true. */
-  antithetic?: boolean;
-  /** The mean edit itself, one a context, instead of samples. */
-  mean?: boolean;
-}
-
-/** One optimizer step; see `HeadStepSpec` in docs/weight-edits.md. Arrays that are left out are empty. */
-export interface HeadStep extends Partial<Omit<HeadStepSpec, 'features' | 'vectors' | 'oldMeans'>> {
-  readings: readonly Pick<Reading, 'features'>[];
-  samples?: readonly { reading: number; vector: Float32Array; mean: Float32Array; advantage: number }[];
-  signal?: AbortSignal | undefined;
-}
+export {
+  type EditHeadOptions,
+  HEAD_STEP_DEFAULTS,
+  type HeadStep,
+  type ReadContextOptions,
+  type WriteWeightOptions,
+} from './edit/head-options.js';
 
 const NONE = new Float32Array(0);
-export const HEAD_STEP_DEFAULTS = {
-  clipLow: 0.2,
-  clipHigh: 0.2,
-  klCoefficient: 0,
-  learningRate: 0.05,
-  beta1: 0.9,
-  beta2: 0.999,
-  epsilon: 1e-8,
-  weightDecay: 0,
-  maxGradNorm: 1,
-  dryRun: false,
-} as const;
-
-type Settings = Required<Omit<EditHeadOptions, keyof SpaceOptions | 'seed'>>;
 
 /**
  * Emits a Gaussian over the entries of its vector: the mean is linear in the policy's features of the context (0 until
@@ -92,13 +49,13 @@ export class EditHead extends Resource {
   /** Entries of a vector. */
   readonly size: number;
   readonly #handle: NativeEditHead;
-  readonly #settings: Settings;
+  readonly #settings: HeadSettings;
 
   private constructor(
     policy: Policy,
     handle: NativeEditHead,
     blocks: readonly SpaceBlock[],
-    settings: Settings,
+    settings: HeadSettings,
   ) {
     super();
     this.policy = policy;
@@ -114,24 +71,14 @@ export class EditHead extends Resource {
    */
   static async create(policy: Policy, options: EditHeadOptions = {}): Promise<EditHead> {
     policy.assertOpen();
-    const { basis = 'fixed', rate = 0.1, selection = 'gradient', seed = 0, prompt = 'none' } = options;
-    if (!(rate >= 0 && Number.isFinite(rate))) {
-      throw makeError('OPTION_INVALID', `rate is ${rate}; expected a number of at least 0`);
-    }
-    oneOf('basis', basis, ['fixed', 'learnt']);
-    oneOf('selection', selection, ['gradient', 'fisher']);
-    const settings = {
-      ...{ basis, rate, selection, prompt: editTemplate(prompt), form: options.form ?? 'auto' },
-      adapt: options.adapt ?? {},
-      cacheDir: options.cacheDir === undefined ? join(cacheFolder(), 'spectral') : options.cacheDir,
-    };
+    const settings = headSettings(options);
     const blocks = resolveSpaces(policy.model, options);
     const spec = {
       matrices: Int32Array.from(blocks, ({ matrix }) => matrix),
       spaces: Int32Array.from(blocks, ({ space }) => SPACES.indexOf(space)),
       sizes: Int32Array.from(blocks, ({ size }) => size),
-      learntBasis: basis === 'learnt',
-      key: toSeed(seed),
+      learntBasis: settings.basis === 'learnt',
+      key: toSeed(options.seed ?? 0),
     };
     const handle = await runJob(() => native().editHead(policy.model.handle, spec), {}, [policy]);
     return new EditHead(policy, handle, blocks, settings);
@@ -174,15 +121,7 @@ export class EditHead extends Resource {
     const prompts = contexts.map((context) =>
       renderEditPrompt(template, context, tokenizer, form).tokens.subarray(0, config.maxPositions),
     );
-    const documents = contexts.map((context, index) => {
-      const rows = passageOnly(context)
-        .documents.map((document) =>
-          toTrainingRow(tokenizer, document).tokens.subarray(0, config.maxPositions),
-        )
-        .filter((tokens) => tokens.length > 1);
-      if (rows.length > 0) return rows;
-      throw makeError('INPUT_INVALID', `context ${index} has no document of at least 2 tokens to learn from`);
-    });
+    const documents = contexts.map((context, index) => documentsOf(context, index, model));
     const policy = this.policy.fork();
     const parent = options.parent ?? policy;
     const adapted: Delta[] = [];
@@ -193,7 +132,8 @@ export class EditHead extends Resource {
         { signal },
         uses,
       );
-      adapted.push(...(await this.#innerLoop(parent, documents, { signal, onProgress, seed, round })));
+      const inner = { ...this.#settings.adapt, signal, onProgress, seed, round };
+      adapted.push(...(await innerLoop(parent, this.blocks, documents, inner)));
       if (cacheDir) await mkdir(cacheDir, { recursive: true }).catch(() => {});
       const contextDocuments = new Int32Array(contexts.length + 1);
       for (const [c, rows] of documents.entries())
@@ -220,24 +160,6 @@ export class EditHead extends Resource {
       for (const delta of adapted) await delta.close();
       await policy.close();
     }
-  }
-
-  /** The deltas that are modulated; none when no block is. */
-  async #innerLoop(
-    parent: Fork,
-    documents: readonly Int32Array[][],
-    { seed, round, ...call }: CallOptions & { seed: number | bigint; round: number },
-  ): Promise<Delta[]> {
-    const { tensors } = parent.model;
-    const targets = this.blocks.flatMap(({ matrix, space }) =>
-      space === 'modulated' ? [tensors[matrix]!.name] : [],
-    );
-    if (targets.length === 0) return [];
-    const edits = documents.map((rows, index) => {
-      return { fork: parent, documents: rows, seed: deriveKey(seed, 'modulated', [round, index]) };
-    });
-    const trained = await adapt(edits, { ...this.#settings.adapt, ...call, targets });
-    return trained.map(({ delta }) => delta);
   }
 
   /**
@@ -306,10 +228,11 @@ export class EditHead extends Resource {
     }
     const materials = readings.map(({ material }) => material);
     for (const material of materials) material.assertOpen();
-    const deltas = await runJob(() => this.#handle.compose(handles(materials), join32(vectors)), { signal }, [
-      this,
-      ...materials,
-    ]);
+    const deltas = await runJob(
+      () => this.#handle.compose(handles(materials), joinFloats(vectors)),
+      { signal },
+      [this, ...materials],
+    );
     return deltas.map((handle, index) => {
       return { kind: 'weight', vector: vectors[index]!, delta: new Delta(this.policy.model, handle) };
     });
@@ -329,7 +252,7 @@ export class EditHead extends Resource {
   ): Promise<{ vectors: Float32Array[]; basis: Float32Array }> {
     const materials = edits.map(({ reading }) => reading.material);
     for (const delta of [...materials, ...gradients]) delta.assertOpen();
-    const vectors = join32(edits.map(({ edit }) => edit.vector));
+    const vectors = joinFloats(edits.map(({ edit }) => edit.vector));
     const result = await runJob(
       () => this.#handle.pullBack(handles(materials), vectors, handles(gradients)),
       { signal },
@@ -363,10 +286,10 @@ export class EditHead extends Resource {
       basisGradient: NONE,
       oldNoise: this.noise,
       ...Object.fromEntries(Object.entries(scalars).filter(([, value]) => value !== undefined)),
-      features: join32(readings.map(({ features }) => features)),
+      features: joinFloats(readings.map(({ features }) => features)),
       context: Int32Array.from(samples, ({ reading }) => reading),
-      vectors: join32(samples.map(({ vector }) => vector)),
-      oldMeans: join32(samples.map(({ mean }) => mean)),
+      vectors: joinFloats(samples.map(({ vector }) => vector)),
+      oldMeans: joinFloats(samples.map(({ mean }) => mean)),
       advantages: Float32Array.from(samples, ({ advantage }) => advantage),
     };
     return runJob(() => this.#handle.step(spec), { signal }, [this]);
@@ -379,7 +302,7 @@ export class EditHead extends Resource {
 
   #means(readings: readonly Pick<Reading, 'features'>[]): Float32Array {
     this.assertOpen();
-    return runSync(() => this.#handle.means(join32(readings.map(({ features }) => features))));
+    return runSync(() => this.#handle.means(joinFloats(readings.map(({ features }) => features))));
   }
 
   /** Row by row the weights of an entry over the features, its bias last; then the basis, when it is learnt. */
@@ -420,22 +343,4 @@ export class EditHead extends Resource {
 
 function handles(deltas: readonly Delta[]) {
   return deltas.map(({ handle }) => handle);
-}
-
-function splitEvenly(flat: Float32Array, count: number): Float32Array[] {
-  const size = flat.length / count;
-  return splitBy(
-    flat,
-    Int32Array.from({ length: count + 1 }, (_, index) => index * size),
-  );
-}
-
-function join32(rows: readonly Float32Array[]): Float32Array {
-  const joined = new Float32Array(rows.reduce((sum, row) => sum + row.length, 0));
-  let offset = 0;
-  for (const row of rows) {
-    joined.set(row, offset);
-    offset += row.length;
-  }
-  return joined;
 }

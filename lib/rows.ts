@@ -37,6 +37,26 @@ export function splitBy<A extends Float32Array | Int32Array>(values: A, offsets:
   return Array.from({ length: offsets.length - 1 }, (_, r) => values.slice(offsets[r], offsets[r + 1]) as A);
 }
 
+/** @internal Splits a flat result into `count` rows of equal length. */
+export function splitEvenly(flat: Float32Array, count: number): Float32Array[] {
+  const size = flat.length / count;
+  return splitBy(
+    flat,
+    Int32Array.from({ length: count + 1 }, (_, index) => index * size),
+  );
+}
+
+/** @internal Rows end to end. */
+export function joinFloats(rows: readonly Float32Array[]): Float32Array {
+  const joined = new Float32Array(rows.reduce((sum, row) => sum + row.length, 0));
+  let offset = 0;
+  for (const row of rows) {
+    joined.set(row, offset);
+    offset += row.length;
+  }
+  return joined;
+}
+
 /**
  * @internal The distinct forks of a call and each row's index among them. A `Model` stands for an unedited fork of
  * itself.

@@ -34,6 +34,7 @@ import {
 } from './reward/evaluate.js';
 import type { MeasureName } from './reward/measure.js';
 import { floorReward, meanReward, type RewardParts } from './reward/shape.js';
+import { sealWeights, type WeightSealOptions } from './seal-weights.js';
 import type { Task } from './task/task.js';
 
 /** The parts of a round, in order. */
@@ -123,11 +124,18 @@ type Settings = ReturnType<typeof settle>;
 /**
  * Runs rounds of SEAL, one at a time, and yields each round's result after its policy update. Round r is a pure
  * function of (policy and algorithm state before it, options, r): nothing is drawn from the clock. The policy is
- * changed in place; forks and deltas of a round are closed before it is yielded.
+ * changed in place; forks and deltas of a round are closed before it is yielded. With a `head` the edits are weight
+ * changes and the head is what learns (`sealWeights`).
  *
  * Throws `OPTION_INVALID` for settings out of range and `ABORTED` when `signal` fires.
  */
-export async function* seal(options: SealOptions): AsyncGenerator<RoundResult, void, void> {
+export async function* seal(
+  options: SealOptions | WeightSealOptions,
+): AsyncGenerator<RoundResult, void, void> {
+  if ('head' in options) {
+    yield* sealWeights(options);
+    return;
+  }
   const settings = settle(options);
   const baselines = new BaselineCache();
   for (let round = options.startRound ?? 0; round < options.rounds; round++) {

@@ -5,8 +5,8 @@ import { EditHead } from '../../lib/edit-head.js';
 import type { Model } from '../../lib/model.js';
 import { Policy } from '../../lib/policy.js';
 import { rewardForks } from '../../lib/reward/evaluate.js';
-import type { RoundResult } from '../../lib/seal.js';
-import { sealWeights, type WeightSealOptions } from '../../lib/seal-weights.js';
+import { type RoundResult, seal } from '../../lib/seal.js';
+import type { WeightSealOptions } from '../../lib/seal-weights.js';
 import { measureSequence } from '../../lib/sequence.js';
 import { knowledge } from '../../lib/task/knowledge.js';
 import { bits, failureOf } from '../support/tiny.js';
@@ -46,8 +46,7 @@ const base = {
 };
 async function run(head: EditHead, more: Partial<WeightSealOptions> = {}): Promise<RoundResult[]> {
   const results: RoundResult[] = [];
-  for await (const result of sealWeights({ ...base, head, ...more } as WeightSealOptions))
-    results.push(result);
+  for await (const result of seal({ ...base, head, ...more } as WeightSealOptions)) results.push(result);
   return results;
 }
 
