@@ -183,14 +183,6 @@ DeltaPtr AddDeltas(const Model& model, const DeltaStack& given) {
   return Finished(model, std::move(parts));
 }
 
-DeltaPtr ScaleDelta(const Delta& delta, double factor) {
-  if (!std::isfinite(factor))
-    throw Error("OPTION_INVALID", "the factor is not finite; expected a finite number");
-  auto scaled = std::make_shared<Delta>(delta);
-  for (DeltaPart& part : scaled->parts) part.scale *= factor;
-  return scaled;
-}
-
 DeltaPtr DeltaDifference(const Fork& to, const Fork& from) {
   if (to.model != from.model)
     throw Error("INPUT_INVALID", "the two forks belong to different models; expected forks of one model");

@@ -12,9 +12,8 @@ namespace selfedit {
 // scale_0 D_0 + scale_1 D_1 + …: low-rank parts of one matrix are concatenated (ranks add up), sparse ones
 // united, dense ones and spectral ones of the same factors summed; spectral ones of other factors become
 // low-rank parts. Kinds of one matrix stay side by side. Values are rounded only where the scales differ or
-// values are added.
+// values are added; a part that is alone keeps its values as they are, under another scale.
 DeltaPtr AddDeltas(const Model& model, const DeltaStack& terms);
-DeltaPtr ScaleDelta(const Delta& delta, double factor);
 
 // Low-rank parts to their best approximation of at most `rank` (0: no limit) by the singular values, and of
 // no more than it takes to keep the part `energy` (of the sum of squared singular values; 0: no such rule) of

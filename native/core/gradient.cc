@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/score.h"
+#include "core/support.h"
 #include "core/trainable.h"
 #include "core/transformer.h"
 
@@ -222,55 +222,24 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
   return selection == Selection::kFisher ? sums : gradients;
 }
 
-std::vector<int64_t> LargestEntries(const at::Tensor& x, int64_t k) {
-  const at::Tensor magnitude = x.abs().reshape(-1).to(at::kDouble).contiguous();
-  const double* values = magnitude.const_data_ptr<double>();
-  std::vector<int64_t> order(magnitude.numel());
-  std::iota(order.begin(), order.end(), 0);
-  k = std::clamp<int64_t>(k, 0, static_cast<int64_t>(order.size()));
-  auto before = [&](int64_t a, int64_t b) { return values[a] != values[b] ? values[a] > values[b] : a < b; };
-  if (k > 0 && k < static_cast<int64_t>(order.size())) {
-    std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), before);
-  }
-  order.resize(k);
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
-DeltaPart SparseFromIndices(int64_t matrix, int64_t out, int64_t in, const std::vector<int64_t>& indices,
-                            at::Tensor values, const at::TensorOptions& options) {
-  const int64_t count = static_cast<int64_t>(indices.size());
-  if (count > std::numeric_limits<int32_t>::max()) {
-    throw Error("DELTA_INVALID", "a sparse change of " + std::to_string(count) +
-                                     " values; expected at most 2147483647 a matrix");
-  }
-  at::Tensor offsets = at::zeros({out + 1}, at::kInt), columns = at::empty({count}, at::kInt);
-  int32_t* starts = offsets.mutable_data_ptr<int32_t>();
-  int32_t* column = columns.mutable_data_ptr<int32_t>();
-  for (int64_t i = 0; i < count; ++i) {
-    ++starts[indices[i] / in + 1];
-    column[i] = static_cast<int32_t>(indices[i] % in);
-  }
-  for (int64_t row = 0; row < out; ++row) starts[row + 1] += starts[row];
-  if (!values.defined()) values = at::zeros({count}, options);
-  return DeltaPart::Sparse(matrix, offsets, columns, values, 1.0);
-}
-
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
                        double density, Selection selection, const JobControl& control) {
-  if (!(density > 0 && density <= 1)) {
-    throw Error("OPTION_INVALID",
-                "density is " + std::to_string(density) + "; expected a part above 0, at most 1");
-  }
+  SupportSize(density, 1);  // a wrong one is refused before the work
   const std::vector<at::Tensor> gradients =
       WeightGradients(model, stack, documents, loss_mask, matrices, selection, control);
   auto delta = std::make_shared<Delta>();
   for (size_t i = 0; i < matrices.size(); ++i) {
     const MatrixInfo& info = model.tensors()[matrices[i]];
-    const int64_t k = static_cast<int64_t>(std::ceil(density * static_cast<double>(info.out * info.in)));
-    delta->parts.push_back(SparseFromIndices(matrices[i], info.out, info.in, LargestEntries(gradients[i], k),
-                                             at::Tensor(), model.options()));
+    if (!at::isfinite(gradients[i]).all().item<bool>()) {
+      throw Error("LOSS_NOT_FINITE",
+                  "the gradient of \"" + info.name + "\" is not finite; the fork's values overflow");
+    }
+    const std::vector<int64_t> chosen =
+        LargestEntries(gradients[i], SupportSize(density, info.out * info.in));
+    delta->parts.push_back(
+        SparseFromIndices(matrices[i], info.out, info.in, chosen,
+                          at::zeros({static_cast<int64_t>(chosen.size())}, model.options())));
   }
   return delta;
 }

@@ -47,10 +47,4 @@ DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged
                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
                        double density, Selection selection, const JobControl& control);
 
-// Flat indices, ascending, of the k largest |x|; ties keep the lower index.
-std::vector<int64_t> LargestEntries(const at::Tensor& x, int64_t k);
-// A sparse part of an [out, in] weight over ascending flat indices; values may be undefined: zeros.
-DeltaPart SparseFromIndices(int64_t matrix, int64_t out, int64_t in, const std::vector<int64_t>& indices,
-                            at::Tensor values, const at::TensorOptions& options);
-
 }  // namespace selfedit

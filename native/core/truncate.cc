@@ -1,12 +1,12 @@
 // Deltas made smaller: by rank, and by their largest entries.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "core/algebra.h"
 #include "core/model.h"
 #include "core/parts.h"
+#include "core/support.h"
 #include "core/svd.h"
 
 namespace selfedit {
@@ -77,38 +77,18 @@ DeltaPtr TruncateDelta(const Model& model, const Delta& delta, int64_t rank, dou
 }
 
 DeltaPtr SparsifyDelta(const Model& model, const Delta& delta, double density) {
-  if (!(density > 0 && density <= 1))
-    throw Error("OPTION_INVALID",
-                "density is " + std::to_string(density) + "; expected more than 0, at most 1");
   std::vector<DeltaPart> result;
   for (const std::vector<DeltaPart>& group : ByMatrix(delta)) {
     const MatrixInfo& info = model.tensors().at(group.front().matrix);
     const at::Tensor sum = SumOf(group, info).contiguous();
     const double* values = sum.const_data_ptr<double>();
-    const int64_t count = info.out * info.in;
-    // 0.07 * 100 is 7.000000000000001: what rounding adds is no value more.
-    const double wanted = density * static_cast<double>(count);
-    const int64_t k = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(wanted * (1 - 1e-12))), 1, count);
-    at::Tensor sizes = sum.abs().view({-1});
-    double* begin = sizes.mutable_data_ptr<double>();
-    std::nth_element(begin, begin + (k - 1), begin + count, std::greater<>());
-    const double least = begin[k - 1];
-    int64_t ties = k - std::count_if(begin, begin + k, [&](double x) { return x > least; });
-    std::vector<int32_t> offsets{0}, columns;
-    std::vector<double> kept;
-    for (int64_t i = 0; i < info.out; ++i) {
-      for (int64_t j = 0; j < info.in; ++j) {
-        const double value = values[i * info.in + j], size = std::abs(value);
-        // An entry that is 0 changes nothing and is not stored.
-        if (size == 0 || size < least || (size == least && ties-- <= 0)) continue;
-        columns.push_back(static_cast<int32_t>(j));
-        kept.push_back(value);
-      }
-      offsets.push_back(static_cast<int32_t>(columns.size()));
-    }
-    result.push_back(DeltaPart::Sparse(group.front().matrix, at::tensor(offsets, at::kInt),
-                                       at::tensor(columns, at::kInt),
-                                       at::tensor(kept, at::kDouble).to(model.activation()), 1.0));
+    std::vector<int64_t> kept = LargestEntries(sum, SupportSize(density, info.out * info.in));
+    // An entry that is 0 changes nothing and is not stored.
+    std::erase_if(kept, [&](int64_t i) { return values[i] == 0; });
+    at::Tensor own = at::empty({static_cast<int64_t>(kept.size())}, at::kDouble);
+    for (size_t i = 0; i < kept.size(); ++i) own.mutable_data_ptr<double>()[i] = values[kept[i]];
+    result.push_back(
+        SparseFromIndices(group.front().matrix, info.out, info.in, kept, own.to(model.activation())));
   }
   return Finished(model, std::move(result));
 }

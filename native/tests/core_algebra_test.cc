@@ -121,17 +121,17 @@ TEST(AddDeltas, NothingAndZero) {
   ExpectCode("DELTA_INVALID", "q_proj", [&] { AddDeltas(*model, {{huge, 1}, {huge, 1}}); });
 }
 
-TEST(ScaleDelta, ChangesTheScaleAlone) {
+TEST(AddDeltas, OneAloneChangesItsScaleAlone) {
   const c10::InferenceMode inference;
   const auto model = TinyModel(Dtype::kFloat64);
-  const DeltaPtr a = MixedDelta(*model, 1), scaled = ScaleDelta(*a, -3);
+  const DeltaPtr a = MixedDelta(*model, 1), scaled = AddDeltas(*model, {{a, -3}});
   const auto twin = [&](int64_t id) { return Twin(*a, *model, id) * -3; };
   EXPECT_LT(Difference(
                 *model, [&](int64_t id) { return Twin(*scaled, *model, id); }, twin),
             1e-14);
   EXPECT_TRUE(scaled->parts[0].a.is_same(a->parts[0].a));
   EXPECT_EQ(a->parts[0].scale, 0.7);
-  ExpectCode("OPTION_INVALID", "factor", [&] { ScaleDelta(*a, NAN); });
+  ExpectCode("DELTA_INVALID", "scale", [&] { AddDeltas(*model, {{a, NAN}}); });
 }
 
 TEST(DeltaDifference, LeavesOutWhatBothBeginWith) {

@@ -4,12 +4,15 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/adapt.h"
 #include "core/generate.h"
 #include "core/gradient.h"
 #include "core/score.h"
+#include "core/support.h"
 #include "core_helpers.h"
 
 namespace selfedit {
@@ -313,6 +316,43 @@ TEST(DeltaKinds, TheChosenSupportHoldsTheLargestGradientsAndTheLargestSquares) {
       const double rest = score.masked_select(chosen == 0).max().item<double>();
       EXPECT_GE(least, rest * (1 - 1e-9));
     }
+  }
+}
+
+TEST(Support, LargestEntriesAgreeWithAFullSort) {
+  const c10::InferenceMode inference;
+  for (uint64_t key = 1; key <= 20; ++key) {
+    // Few different magnitudes, so that ties are everywhere, and zeros.
+    const at::Tensor x = at::round(Filled({7, 9}, key, key % 2 == 0 ? 2.5 : 50)).to(at::kFloat);
+    std::vector<int64_t> order(63);
+    std::iota(order.begin(), order.end(), 0);
+    const float* values = x.const_data_ptr<float>();
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return std::abs(values[a]) > std::abs(values[b]); });
+    for (int64_t k = -1; k <= 64; ++k) {
+      std::vector<int64_t> expected(order.begin(), order.begin() + std::clamp<int64_t>(k, 0, 63));
+      std::sort(expected.begin(), expected.end());
+      ASSERT_EQ(LargestEntries(x, k), expected) << key << " " << k;
+    }
+  }
+  EXPECT_EQ(SupportSize(0.07, 100), 7);  // 0.07 * 100 is 7.000000000000001
+  EXPECT_EQ(SupportSize(0.071, 100), 8);
+  EXPECT_EQ(SupportSize(1e-9, 100), 1);
+  EXPECT_EQ(SupportSize(1, 100), 100);
+}
+
+TEST(Support, AGradientThatOverflowsChoosesNothing) {
+  const c10::InferenceMode inference;
+  const auto model = TinyModel(false);
+  const auto huge = std::make_shared<Delta>();
+  // Queries and keys of the first layer: their products leave float64.
+  for (const int64_t id : {0, 1}) huge->parts.push_back(TinyPart(*model, id, DeltaKind::kLowRank, 1, 1e200));
+  try {
+    ChooseSupport(*model, {{huge, 1.0}}, TinyRows({6}, 7), {}, {0}, 0.1, Selection::kGradient, JobControl());
+    FAIL() << "expected LOSS_NOT_FINITE";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "LOSS_NOT_FINITE") << error.what();
+    EXPECT_NE(std::string(error.what()).find("model.layers.0.self_attn.q_proj"), std::string::npos);
   }
 }
 
