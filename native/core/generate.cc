@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <deque>
-#include <limits>
-#include <map>
 #include <numeric>
 
 #include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
+#include "core/prompt_reader.h"
 #include "core/score.h"
 #include "core/transformer.h"
 #include "core/workspace.h"
@@ -19,26 +17,8 @@
 namespace selfedit {
 namespace {
 
-// Keys and values of one sequence: [layers, 2, capacity, kv_heads * head_dim].
-struct Slab {
-  at::Tensor data;
-  int64_t capacity = 0, width = 0;
-  Slab() = default;
-  Slab(const Model& model, int64_t capacity)
-      : data(
-            at::empty({model.config().layers, 2, capacity, model.config().kv_heads * model.config().head_dim},
-                      model.options())),
-        capacity(capacity),
-        width(model.config().kv_heads * model.config().head_dim) {}
-  template <typename T>
-  T* At(int64_t layer, int kv, int64_t position) const {
-    return data.mutable_data_ptr<T>() + ((layer * 2 + kv) * capacity + position) * width;
-  }
-};
-
 struct Prompt {
-  Slab slab;
-  at::Tensor logits;         // of the last position, [vocab]
+  ReadPrompt read;
   std::deque<int64_t> rows;  // not started yet
   int64_t running = 0;
 };
@@ -53,125 +33,11 @@ struct Row {
   std::shared_ptr<const Materialised> weights;  // of its fork, when it runs on copied rows
 };
 
-// Reads prompts: causal attention, keys and values kept.
-class PrefillAttention : public RaggedAttention {
- public:
-  PrefillAttention(const ModelConfig& config, const std::vector<int32_t>& offsets, std::vector<Slab*> slabs)
-      : RaggedAttention(config, offsets), offsets_(offsets), slabs_(std::move(slabs)) {}
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const at::Tensor& out, const at::Tensor& lse) override {
-    const int64_t bytes = k.size(1) * static_cast<int64_t>(k.element_size());
-    for (size_t d = 0; d < slabs_.size(); ++d) {
-      const int64_t begin = offsets_[d] * bytes, count = (offsets_[d + 1] - offsets_[d]) * bytes;
-      for (int kv = 0; kv < 2; ++kv) {
-        const char* from = static_cast<const char*>((kv == 0 ? k : v).const_data_ptr()) + begin;
-        char* to = static_cast<char*>(slabs_[d]->data.mutable_data_ptr()) +
-                   (layer * 2 + kv) * slabs_[d]->capacity * bytes;
-        std::memcpy(to, from, count);
-      }
-    }
-    RaggedAttention::Forward(layer, q, k, v, out, lse);
-  }
-
- private:
-  const std::vector<int32_t>& offsets_;
-  std::vector<Slab*> slabs_;
-};
-
-// Reads the rests of prompts behind prefixes whose keys and values lie at the beginning of their slabs: every
-// token is a query of its own, over the prefix and over the rest up to itself.
-template <typename T>
-class RestAttention : public Attention {
- public:
-  RestAttention(const ModelConfig& config, const std::vector<int32_t>& offsets,
-                const std::vector<Slab*>& slabs, const std::vector<int32_t>& prefixes)
-      : config_(config), offsets_(offsets), slabs_(slabs), prefixes_(prefixes) {
-    for (size_t d = 0; d < slabs.size(); ++d) {
-      for (int32_t i = 0; i < offsets[d + 1] - offsets[d]; ++i) {
-        prefix_length_.push_back(prefixes[d]);
-        own_length_.push_back(i + 1);
-      }
-    }
-    for (auto* list : {&prefix_k_, &prefix_v_, &own_k_, &own_v_}) list->resize(own_length_.size());
-  }
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const at::Tensor& out, const at::Tensor&) override {
-    const int64_t width = k.size(1);
-    for (size_t d = 0; d < slabs_.size(); ++d) {
-      const int64_t begin = offsets_[d], count = offsets_[d + 1] - begin;
-      const Slab& slab = *slabs_[d];
-      std::copy_n(k.const_data_ptr<T>() + begin * width, count * width, slab.At<T>(layer, 0, prefixes_[d]));
-      std::copy_n(v.const_data_ptr<T>() + begin * width, count * width, slab.At<T>(layer, 1, prefixes_[d]));
-      for (int64_t t = begin; t < begin + count; ++t) {
-        prefix_k_[t] = slab.At<T>(layer, 0, 0);
-        prefix_v_[t] = slab.At<T>(layer, 1, 0);
-        own_k_[t] = slab.At<T>(layer, 0, prefixes_[d]);
-        own_v_[t] = slab.At<T>(layer, 1, prefixes_[d]);
-      }
-    }
-    cpu::AttentionDecode<T>(q.const_data_ptr<T>(), prefix_k_.data(), prefix_v_.data(), prefix_length_.data(),
-                            own_k_.data(), own_v_.data(), own_length_.data(),
-                            static_cast<int64_t>(own_k_.size()), config_.heads, config_.kv_heads,
-                            config_.head_dim, T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
-                            out.mutable_data_ptr<T>());
-  }
-
- private:
-  const ModelConfig& config_;
-  const std::vector<int32_t>& offsets_;
-  const std::vector<Slab*>& slabs_;
-  const std::vector<int32_t>& prefixes_;
-  std::vector<const T*> prefix_k_, prefix_v_, own_k_, own_v_;
-  std::vector<int32_t> prefix_length_, own_length_;
-};
-
-// One token a row behind its prompt's and its own keys and values.
-template <typename T>
-class DecodeAttention : public Attention {
- public:
-  DecodeAttention(const ModelConfig& config, const std::vector<Row*>& rows,
-                  const std::vector<Prompt>& prompts)
-      : config_(config), rows_(rows), prompts_(prompts) {
-    const size_t n = rows.size();
-    for (auto* list : {&prefix_k_, &prefix_v_, &own_k_, &own_v_}) list->resize(n);
-    for (const Row* row : rows) {
-      prefix_length_.push_back(static_cast<int32_t>(prompts[row->prompt].slab.capacity));
-      own_length_.push_back(row->length + 1);
-    }
-  }
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const at::Tensor& out, const at::Tensor&) override {
-    const int64_t width = k.size(1);
-    for (size_t b = 0; b < rows_.size(); ++b) {
-      const Slab& own = rows_[b]->slab;
-      const Slab& prefix = prompts_[rows_[b]->prompt].slab;
-      std::copy_n(k.const_data_ptr<T>() + b * width, width, own.At<T>(layer, 0, rows_[b]->length));
-      std::copy_n(v.const_data_ptr<T>() + b * width, width, own.At<T>(layer, 1, rows_[b]->length));
-      own_k_[b] = own.At<T>(layer, 0, 0);
-      own_v_[b] = own.At<T>(layer, 1, 0);
-      prefix_k_[b] = prefix.At<T>(layer, 0, 0);
-      prefix_v_[b] = prefix.At<T>(layer, 1, 0);
-    }
-    cpu::AttentionDecode<T>(q.const_data_ptr<T>(), prefix_k_.data(), prefix_v_.data(), prefix_length_.data(),
-                            own_k_.data(), own_v_.data(), own_length_.data(),
-                            static_cast<int64_t>(rows_.size()), config_.heads, config_.kv_heads,
-                            config_.head_dim, T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
-                            out.mutable_data_ptr<T>());
-  }
-
- private:
-  const ModelConfig& config_;
-  const std::vector<Row*>& rows_;
-  const std::vector<Prompt>& prompts_;
-  std::vector<const T*> prefix_k_, prefix_v_, own_k_, own_v_;
-  std::vector<int32_t> prefix_length_, own_length_;
-};
-
 template <typename T>
 class Generator {
  public:
   Generator(const GenerateSpec& spec, const JobControl& control)
-      : spec_(spec), control_(control), model_(*spec.model), prompts_(spec.prompts.rows()) {
+      : spec_(spec), control_(control), model_(*spec.model), prompts_(spec.prompts.rows()), reader_(spec) {
     const size_t rows = spec.row_prompt.size();
     result_.tokens.resize(rows);
     result_.logprobs.resize(rows);
@@ -257,6 +123,7 @@ class Generator {
 
   void Prefill() {
     std::vector<int64_t> chosen;
+    std::vector<ReadPrompt*> into;
     int64_t tokens = 0, rows = static_cast<int64_t>(active_.size());
     for (const int32_t p : queue_) {
       const int64_t length = spec_.prompts.length(p);
@@ -264,96 +131,13 @@ class Generator {
       chosen.push_back(p);
       tokens += length;
       rows += static_cast<int64_t>(prompts_[p].rows.size());
-      prompts_[p].slab = Slab(model_, length);
+      into.push_back(&prompts_[p].read);
     }
-    std::vector<int64_t> whole, rests;
-    for (const int64_t p : chosen) (PrefixOf(p) > 0 ? rests : whole).push_back(p);
-    if (!whole.empty()) ReadPrompts(whole);
-    if (!rests.empty()) ReadRests(rests);
+    reader_.Read(chosen, into);
     // Nothing can fail any more: the prompts are read.
     ready_.insert(ready_.end(), chosen.begin(), chosen.end());
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(chosen.size()));
     ++steps_;
-  }
-
-  int32_t PrefixOf(int64_t p) const { return spec_.shared_prefix.empty() ? 0 : spec_.shared_prefix[p]; }
-
-  // Prompts from their first token on.
-  void ReadPrompts(const std::vector<int64_t>& chosen) {
-    std::vector<Slab*> slabs;
-    std::vector<int32_t> forks;
-    for (const int64_t p : chosen) {
-      slabs.push_back(&prompts_[p].slab);
-      forks.push_back(spec_.prompt_fork[p]);
-    }
-    const Ragged batch = GatherRows(spec_.prompts, chosen);
-    PrefillAttention attention(model_.config(), batch.offsets, slabs);
-    KeepLogits(chosen, batch, Read(batch, forks, PositionTensor(batch.offsets), attention));
-  }
-
-  // Prefixes that nobody has read yet, then what comes behind them.
-  void ReadRests(const std::vector<int64_t>& chosen) {
-    Ragged fresh, rests;
-    std::vector<Slab*> fresh_slabs, slabs;
-    std::vector<int32_t> fresh_forks, forks, prefixes;
-    std::vector<const Slab*> sources;
-    std::map<PrefixKey, Slab> read;  // joins the others when all has gone well
-    for (const int64_t p : chosen) {
-      const int32_t* tokens = spec_.prompts.tokens.data() + spec_.prompts.offsets[p];
-      const int32_t prefix = PrefixOf(p), fork = spec_.prompt_fork[p];
-      const PrefixKey key{fork, {tokens, tokens + prefix}};
-      const auto known = prefixes_.find(key);
-      if (known != prefixes_.end()) {
-        sources.push_back(&known->second);
-      } else {
-        const auto [place, added] = read.try_emplace(key);
-        if (added) {
-          place->second = Slab(model_, prefix);
-          fresh.Append(tokens, prefix);
-          fresh_slabs.push_back(&place->second);
-          fresh_forks.push_back(fork);
-        }
-        sources.push_back(&place->second);
-      }
-      rests.Append(tokens + prefix, spec_.prompts.length(p) - prefix);
-      slabs.push_back(&prompts_[p].slab);
-      forks.push_back(fork);
-      prefixes.push_back(prefix);
-    }
-    if (fresh.rows() > 0) {
-      PrefillAttention attention(model_.config(), fresh.offsets, fresh_slabs);
-      Read(fresh, fresh_forks, PositionTensor(fresh.offsets), attention);
-    }
-    at::Tensor positions = PositionTensor(rests.offsets);
-    for (size_t d = 0; d < chosen.size(); ++d) {
-      for (int64_t lane = 0; lane < model_.config().layers * 2; ++lane) {
-        std::copy_n(sources[d]->template At<T>(lane / 2, lane % 2, 0), prefixes[d] * slabs[d]->width,
-                    slabs[d]->template At<T>(lane / 2, lane % 2, 0));
-      }
-      positions.narrow(0, rests.offsets[d], rests.length(d)).add_(prefixes[d]);
-    }
-    RestAttention<T> attention(model_.config(), rests.offsets, slabs, prefixes);
-    KeepLogits(chosen, rests, Read(rests, forks, positions, attention));
-    prefixes_.merge(read);
-  }
-
-  struct ReadPass {
-    OverlayPlan plan;
-    at::Tensor hidden;
-  };
-  ReadPass Read(const Ragged& batch, const std::vector<int32_t>& forks, const at::Tensor& positions,
-                Attention& attention) {
-    std::vector<DocumentDeltas> deltas;
-    for (const int32_t fork : forks) deltas.push_back({&spec_.forks[fork], nullptr});
-    OverlayPlan plan = MakeOverlayPlan(model_, batch.offsets, deltas);
-    at::Tensor hidden = TransformerForward(model_, TokenTensor(batch), positions, plan, attention, nullptr);
-    return {std::move(plan), std::move(hidden)};
-  }
-  void KeepLogits(const std::vector<int64_t>& chosen, const Ragged& batch, const ReadPass& pass) {
-    std::vector<int64_t> last;
-    for (size_t i = 0; i < chosen.size(); ++i) last.push_back(batch.offsets[i + 1] - 1);
-    const at::Tensor logits = HeadLogits(model_, pass.plan, pass.hidden, last);
-    for (size_t i = 0; i < chosen.size(); ++i) prompts_[chosen[i]].logits = logits.select(0, i).clone();
   }
 
   std::vector<std::unique_ptr<Row>> MakeRows(int32_t p, const std::vector<int64_t>& indices) {
@@ -380,9 +164,9 @@ class Generator {
       ++prompts_[p].running;
     }
     const at::Tensor logits =
-        prompts_[p].logits.unsqueeze(0).expand({static_cast<int64_t>(started.size()), -1}).contiguous();
+        prompts_[p].read.logits.unsqueeze(0).expand({static_cast<int64_t>(started.size()), -1}).contiguous();
     Sample(started, logits);
-    if (prompts_[p].rows.empty()) prompts_[p].logits = at::Tensor();
+    if (prompts_[p].rows.empty()) prompts_[p].read.logits = at::Tensor();
     Retire();
     std::stable_sort(active_.begin(), active_.end(), [](const auto& a, const auto& b) {
       return a->fork != b->fork ? a->fork < b->fork : (a->weights != nullptr) < (b->weights != nullptr);
@@ -437,6 +221,7 @@ class Generator {
     at::Tensor positions = at::empty_like(tokens);
     std::vector<int32_t> offsets{0};
     std::vector<DocumentDeltas> deltas;
+    std::vector<DecodedRow> decoded;
     for (size_t b = 0; b < rows.size(); ++b) {
       const Row* row = rows[b];
       tokens.mutable_data_ptr<int32_t>()[b] = row->last;
@@ -444,9 +229,10 @@ class Generator {
           static_cast<int32_t>(spec_.prompts.length(row->prompt)) + row->length;
       offsets.push_back(static_cast<int32_t>(b) + 1);
       deltas.push_back({&spec_.forks[row->fork], nullptr, row->weights.get()});
+      decoded.push_back({&prompts_[row->prompt].read.slab, &row->slab, row->length});
     }
     const OverlayPlan plan = MakeOverlayPlan(model_, offsets, deltas);
-    DecodeAttention<T> attention(model_.config(), rows, prompts_);
+    DecodeAttention<T> attention(model_.config(), decoded);
     const at::Tensor hidden = TransformerForward(model_, tokens, positions, plan, attention, nullptr);
     std::vector<int64_t> all(rows.size());
     std::iota(all.begin(), all.end(), 0);
@@ -512,7 +298,7 @@ class Generator {
       if (row->prompt >= 0) continue;
       Prompt& prompt = prompts_[-1 - row->prompt];
       ++finished_;
-      if (--prompt.running == 0 && prompt.rows.empty()) prompt.slab = Slab();
+      if (--prompt.running == 0 && prompt.rows.empty()) prompt.read.slab = Slab();
       row.reset();
     }
     std::erase(active_, nullptr);
@@ -522,8 +308,7 @@ class Generator {
   const JobControl& control_;
   const Model& model_;
   std::vector<Prompt> prompts_;
-  using PrefixKey = std::pair<int32_t, std::vector<int32_t>>;  // fork and tokens
-  std::map<PrefixKey, Slab> prefixes_;                         // keys and values, until the call ends
+  PromptReader<T> reader_;
   std::deque<int32_t> queue_, ready_;
   std::vector<std::unique_ptr<Row>> active_;
   GenerateResult result_;
@@ -533,54 +318,6 @@ class Generator {
 };
 
 }  // namespace
-
-void CheckGenerate(const GenerateSpec& spec) {
-  const Model& model = *spec.model;
-  CheckRagged(spec.prompts, model.config(), "prompt");
-  CheckRowForks(spec.prompt_fork, spec.prompts.rows(), spec.forks.size());
-  const size_t rows = spec.row_prompt.size();
-  if (spec.max_tokens.size() != rows || spec.top_k.size() != rows || spec.temperature.size() != rows ||
-      spec.top_p.size() != rows || spec.keys.size() != rows) {
-    throw Error("INPUT_INVALID", "every row needs maxTokens, temperature, topP, topK and a key");
-  }
-  if (!spec.shared_prefix.empty() && static_cast<int64_t>(spec.shared_prefix.size()) != spec.prompts.rows()) {
-    throw Error("INPUT_INVALID", "every prompt needs the length of its shared prefix");
-  }
-  for (size_t p = 0; p < spec.shared_prefix.size(); ++p) {
-    const int64_t length = spec.prompts.length(static_cast<int64_t>(p));
-    if (spec.shared_prefix[p] >= 0 && spec.shared_prefix[p] < length) continue;
-    throw Error("OPTION_INVALID", "prompt " + std::to_string(p) + ": the shared prefix has " +
-                                      std::to_string(spec.shared_prefix[p]) +
-                                      " tokens; expected less than the prompt's " + std::to_string(length));
-  }
-  for (size_t r = 0; r < rows; ++r) {
-    const std::string name = "row " + std::to_string(r) + ": ";
-    if (spec.row_prompt[r] < 0 || spec.row_prompt[r] >= spec.prompts.rows()) {
-      throw Error("INPUT_INVALID", name + "prompt index " + std::to_string(spec.row_prompt[r]) + " of " +
-                                       std::to_string(spec.prompts.rows()));
-    }
-    if (spec.max_tokens[r] < 1) throw Error("OPTION_INVALID", name + "maxTokens must be at least 1");
-    if (!(spec.temperature[r] >= 0) || !std::isfinite(spec.temperature[r])) {
-      throw Error("OPTION_INVALID", name + "temperature must be a number of at least 0");
-    }
-    if (!(spec.top_p[r] > 0 && spec.top_p[r] <= 1))
-      throw Error("OPTION_INVALID", name + "topP must lie in (0, 1]");
-    if (spec.top_k[r] < 0) throw Error("OPTION_INVALID", name + "topK must be at least 0");
-    const int64_t length = spec.prompts.length(spec.row_prompt[r]);
-    if (length >= model.config().max_positions) {
-      throw Error("CONTEXT_LENGTH", "prompt " + std::to_string(spec.row_prompt[r]) + " has " +
-                                        std::to_string(length) +
-                                        " tokens and leaves no room in a context of " +
-                                        std::to_string(model.config().max_positions));
-    }
-  }
-  if (!spec.stop_strings.empty() && !model.has_token_bytes()) {
-    throw Error("TOKENIZER_INVALID", "stop strings need the tokenizer's byte strings");
-  }
-  for (const std::string& stop : spec.stop_strings) {
-    if (stop.empty()) throw Error("OPTION_INVALID", "a stop string is empty");
-  }
-}
 
 GenerateResult Generate(const GenerateSpec& spec, const JobControl& control) {
   CheckGenerate(spec);
