@@ -8,6 +8,7 @@
 #include "core/parts.h"
 #include "core/philox.h"
 #include "core/spectral.h"
+#include "core/support.h"
 #include "core/svd.h"
 
 namespace selfedit {
@@ -420,8 +421,7 @@ DeltaPtr ContextMaterial(const Model& model, const EditSpace& space, const Delta
         std::copy(support.begin(), support.end(), index.mutable_data_ptr<int64_t>());
         const at::Tensor sign = at::where(at::take(g, index) > 0, -1.0, 1.0);
         parts.push_back(SparseFromIndices(block.matrix, info.out, info.in, support,
-                                          (at::take(size, index) * sign).to(model.activation()),
-                                          model.options()));
+                                          (at::take(size, index) * sign).to(model.activation())));
         break;
       }
       case SpaceKind::kGradient:
