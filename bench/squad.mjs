@@ -23,8 +23,24 @@ const METHODS = {
   ppo: { algorithm: 'ppo' },
   grpo: { algorithm: 'grpo' },
   restem: { algorithm: 'restem' },
+  ...Object.fromEntries(
+    ['modulated', 'gradient', 'sparse', 'lowRank', 'spectral'].flatMap((space) => [
+      [`${space}-ppo`, { edit: { kind: 'weights' }, algorithm: 'ppo', weights: { space } }],
+      [`${space}-gradient`, { edit: { kind: 'weights' }, algorithm: 'gradient', weights: { space } }],
+    ]),
+  ),
 };
-const COMMON = ['unedited', 'passage only', 'untrained edits'];
+const COMMON = ['unedited', 'passage only'];
+/** The configuration with a method's own values over it, section by section. */
+const withMethod = (config, method) =>
+  Object.fromEntries(
+    Object.entries({ ...config, ...method }).map(([key, value]) => [
+      key,
+      typeof value === 'object' && value !== null && !Array.isArray(value)
+        ? { ...config[key], ...value }
+        : value,
+    ]),
+  );
 
 const { values: options } = parseArgs({
   options: {
@@ -52,7 +68,7 @@ const columns = [];
 for (const name of names) {
   const run = join(options.out, name);
   const begin = performance.now();
-  const { comparison } = await train(resolveConfig({ ...config, ...METHODS[name] }), {
+  const { comparison } = await train(resolveConfig(withMethod(config, METHODS[name])), {
     run,
     resume: existsSync(join(run, 'config.json')),
     model,
@@ -70,20 +86,26 @@ for (const name of names) {
   const valuesOf = (method) => comparison.methods.find((result) => result.method === method).values;
   if (columns.length === 0)
     columns.push(...COMMON.map((method) => ({ name: method, values: valuesOf(method) })));
-  columns.push({ name: `trained edits (${name})`, values: valuesOf('trained edits') });
+  // Untrained text edits are the same whichever algorithm trains them; every space has its own untrained head.
+  const kind = METHODS[name].weights?.space ?? 'text';
+  const untrained = `untrained edits (${kind})`;
+  if (!columns.some((column) => column.name === untrained)) {
+    columns.push({ name: untrained, values: valuesOf('untrained edits') });
+  }
+  columns.push({ name: `trained edits (${name})`, values: valuesOf('trained edits'), before: untrained });
 }
 await model.close();
 
 const measures = Object.keys(columns[0].values);
-const table = columns.map(({ name, values }) => {
-  const row = { name };
+const table = columns.map(({ name, values, before = 'unedited' }) => {
+  const other = columns.find((column) => column.name === before);
+  const row = { name, before };
   for (const measure of measures) {
-    const untrained = columns.find((column) => column.name === 'untrained edits').values[measure];
-    const difference = bootstrapDifference(values[measure], untrained, { key: 2n });
+    const difference = bootstrapDifference(values[measure], other.values[measure], { key: 2n });
     row[measure] = {
       mean: bootstrapMean(values[measure], { key: 1n }),
-      minusUntrained: difference,
-      verdict: name === 'untrained edits' ? '–' : direction(difference),
+      difference,
+      verdict: name === before ? '–' : direction(difference),
     };
   }
   return row;
@@ -91,14 +113,14 @@ const table = columns.map(({ name, values }) => {
 const passages = columns[0].values[measures[0]].length;
 const text = ({ mean, low, high }) => `${mean.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
 console.log(
-  `${passages} unseen passages; mean [95 % interval over passages]; difference from untrained edits`,
+  `${passages} unseen passages; mean [95 % interval over passages] (difference from unedited; of trained edits from untrained ones)`,
 );
 for (const row of table) {
   const cells = measures.map(
     (measure) =>
-      `${measure} ${text(row[measure].mean)} (${text(row[measure].minusUntrained)}, ${row[measure].verdict})`,
+      `${measure} ${text(row[measure].mean)} (${text(row[measure].difference)}, ${row[measure].verdict})`,
   );
-  console.log(`${row.name.padEnd(28)} ${cells.join('   ')}`);
+  console.log(`${row.name.padEnd(36)} ${cells.join('   ')}`);
 }
 if (options.figures) {
   await mkdir(options.figures, { recursive: true });
