@@ -13,7 +13,7 @@ import type { Reading } from './weight.js';
 export interface EditHeadOptions extends SpaceOptions {
   /** Whether the basis of lowRank and gradient spaces is trained by gradients through the edit. `fixed`. */
   basis?: 'fixed' | 'learnt';
-  /** Learning rate of the gradient space's step. 0.1. */
+  /** Learning rate of the gradient space's step. 0.03. */
   rate?: number;
   /** How a sparse support is chosen. `gradient`. */
   selection?: 'gradient' | 'fisher';
@@ -68,7 +68,7 @@ export type HeadSettings = Required<Omit<EditHeadOptions, keyof SpaceOptions | '
 
 /** @internal Throws `OPTION_INVALID`. */
 export function headSettings(options: EditHeadOptions): HeadSettings {
-  const { basis = 'fixed', rate = 0.1, selection = 'gradient', prompt = 'none', form = 'auto' } = options;
+  const { basis = 'fixed', rate = 0.03, selection = 'gradient', prompt = 'none', form = 'auto' } = options;
   if (!(rate >= 0 && Number.isFinite(rate))) {
     throw makeError('OPTION_INVALID', `rate is ${rate}; expected a number of at least 0`);
   }

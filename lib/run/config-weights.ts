@@ -28,7 +28,7 @@ const weights = z.strictObject({
   targets: modules.default([...DEFAULT_TARGETS]),
   size: atLeast1.optional(),
   basis: z.enum(['fixed', 'learnt']).default('fixed'),
-  rate: notNegative.default(0.1),
+  rate: notNegative.default(0.03),
   selection: z.enum(['gradient', 'fisher']).default('gradient'),
   /** What the policy reads. */
   prompt: z.enum(EDIT_TEMPLATES as [string, ...string[]]).default('none'),
