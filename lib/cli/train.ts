@@ -91,6 +91,6 @@ function closing({ run: folder, comparison }: TrainResult): string {
 
 function nextCommand({ model, edit }: RunConfig, folder: string): string {
   if (edit.kind === 'weights')
-    return `EditHead.load('${join(folder, 'head.safetensors')}'), docs/weight-edits.md`;
+    return `await head.load('${join(folder, 'head.safetensors')}'); see docs/weight-edits.md`;
   return `selfedit generate --model ${model} --adapter ${join(folder, 'policy')} --prompt "…"`;
 }
