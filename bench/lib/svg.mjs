@@ -3,17 +3,19 @@
 const WIDTH = 640;
 const HEIGHT = 360;
 const EDGE = { left: 70, right: 20, top: 44, bottom: 52 };
-const COLOURS = ['#1f6feb', '#d1481a', '#2e8540', '#7d3fb2'];
+const COLOURS = ['#1f6feb', '#d1481a', '#2e8540', '#7d3fb2', '#6e7781', '#bf8700', '#0a7e8c', '#c2255c'];
 
 /**
  * `x`, `y`: {label, log}; `series`: [{name, points: [[x, y], …]}]. The x axis is marked at the points themselves, the y
- * axis begins at 0 unless it is logarithmic.
+ * axis begins at 0, or below the smallest value, unless it is logarithmic.
  */
 export function lineChart({ title, x, y, series }) {
   const points = series.flatMap((one) => one.points);
   const xs = [...new Set(points.map(([value]) => value))].sort((a, b) => a - b);
   const ys = points.map(([, value]) => value);
-  const marks = y.log ? logMarks(Math.min(...ys), Math.max(...ys)) : linearMarks(Math.max(...ys));
+  const marks = y.log
+    ? logMarks(Math.min(...ys), Math.max(...ys))
+    : linearMarks(Math.min(0, ...ys), Math.max(...ys));
   const across = scale(xs[0], xs.at(-1), EDGE.left, WIDTH - EDGE.right, x.log);
   const up = scale(marks[0], marks.at(-1), HEIGHT - EDGE.bottom, EDGE.top, y.log);
   const lines = [
@@ -41,7 +43,8 @@ export function lineChart({ title, x, y, series }) {
       const [px, py] = point.split(',');
       lines.push(`<circle cx="${px}" cy="${py}" r="3" fill="${colour}"/>`);
     }
-    lines.push(text(EDGE.left + 8 + 150 * index, 37, name, `fill="${colour}"`));
+    const step = Math.min(150, (WIDTH - EDGE.left - EDGE.right) / series.length);
+    lines.push(text(EDGE.left + 8 + round(step * index), 37, name, `fill="${colour}"`));
   }
   return `${[...lines, '</svg>'].join('\n')}\n`;
 }
@@ -52,11 +55,13 @@ function scale(from, to, low, high, log) {
   return (value) => low + ((turn(value) - turn(from)) / range) * (high - low);
 }
 
-/** 0 to beyond `largest` in at most six steps of 1, 2 or 5 times a power of ten. */
-function linearMarks(largest) {
-  const power = 10 ** Math.floor(Math.log10(largest));
-  const step = [0.1, 0.2, 0.5, 1, 2].map((factor) => factor * power).find((size) => largest / size <= 6);
-  return Array.from({ length: Math.ceil(largest / step) + 1 }, (_, i) => i * step);
+/** From `smallest` or below to `largest` or beyond in about six steps of 1, 2 or 5 times a power of ten. */
+function linearMarks(smallest, largest) {
+  const range = largest - smallest || 1;
+  const power = 10 ** Math.floor(Math.log10(range));
+  const step = [0.1, 0.2, 0.5, 1, 2].map((factor) => factor * power).find((size) => range / size <= 6);
+  const first = Math.floor(smallest / step);
+  return Array.from({ length: Math.ceil(largest / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
 /** Powers of ten around the values. */

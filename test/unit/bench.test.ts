@@ -149,6 +149,21 @@ describe('chart', () => {
     expect(first![1]).toBeLessThan(last![1]!);
     expect(svg).not.toContain('NaN');
   });
+
+  it('go below zero where the values do', () => {
+    const points = [
+      [0, 0],
+      [1, -0.4],
+      [2, 1.7],
+    ];
+    const svg = lineChart({ title: '', x: { label: '' }, y: { label: '' }, series: [{ name: 'a', points }] });
+    const heights = [...svg.matchAll(/<circle cx="[^"]+" cy="([^"]+)"/g)].map((match) => Number(match[1]));
+    // The axis ends at a mark of −0.5 below and 2 above.
+    expect(heights[1]).toBeLessThan(360 - 52);
+    expect(heights[1]).toBeGreaterThan(heights[0]!);
+    expect(heights[2]).toBeGreaterThan(44);
+    expect(svg).toContain('>-0.5<');
+  });
 });
 
 describe("the random model's words", () => {

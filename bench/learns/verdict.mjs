@@ -1,0 +1,31 @@
+// Whether a method learnt: 95 % intervals of (trained − untrained) over seeds and over contexts.
+import { bootstrapDifference, deriveKey } from 'selfedit';
+
+/** Two-sided 95 % quantiles of Student's t by degrees of freedom. */
+const STUDENT = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
+
+/** Mean and interval over the seeds' own means: what another seed would give. */
+export function overSeeds(means) {
+  const n = means.length;
+  const mean = means.reduce((sum, value) => sum + value, 0) / n;
+  if (n < 2) return { mean, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY, n };
+  const variance = means.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
+  const half = (STUDENT[n - 2] ?? 1.96) * Math.sqrt(variance / n);
+  return { mean, low: mean - half, high: mean + half, n };
+}
+
+/**
+ * `seeds`: [{trained, untrained}] of one method, contexts × questions each. `contexts` resamples the contexts of all seeds,
+ * `seeds` takes the five means. Up only if both lie above zero; what must stay flat must not.
+ */
+export function verdictOf(method, seeds) {
+  const mean = (groups) => groups.flat().reduce((sum, value) => sum + value, 0) / groups.flat().length;
+  const bySeed = overSeeds(seeds.map(({ trained, untrained }) => mean(trained) - mean(untrained)));
+  const byContext = bootstrapDifference(
+    seeds.flatMap(({ trained }) => trained),
+    seeds.flatMap(({ untrained }) => untrained),
+    { key: deriveKey(0, 'bench learns') },
+  );
+  const up = bySeed.low > 0 && byContext.low > 0;
+  return { bySeed, byContext, up, holds: up === (method.expect === 'up') };
+}

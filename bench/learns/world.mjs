@@ -1,0 +1,169 @@
+// The small world of `npm run bench:learns`: made-up facts, how they are asked, and the ways of writing them down.
+import { deriveKey, knowledge, uniform } from 'selfedit';
+
+/** Three of these name an entity. */
+const LETTERS = 'abcdefghijklm';
+/** What an entity has, and the values it can take: each attribute has its own, as colours are no cities. */
+const VALUES = { X: '0123456789', Y: 'ABCDEFGHIJ', Z: 'nopqrstuvw' };
+const ATTRIBUTES = Object.keys(VALUES);
+const END = '<|end|>';
+
+/**
+ * The families of lines about one fact. Only the first is meant to teach: its lines are the question with its answer. The
+ * others hold the answer before the question, in another order, or not at all.
+ */
+export const FAMILIES = [
+  {
+    name: 'answer',
+    line: ({ entity, attribute, value }) => `?${entity} ${attribute}${value}`,
+  },
+  {
+    name: 'reverse',
+    line: ({ entity, attribute, value }) => `${value}${attribute}=${entity}`,
+  },
+  {
+    name: 'claim',
+    line: ({ entity, attribute, value }) => `:${attribute}${value} ${entity}`,
+  },
+  { name: 'topic', line: ({ entity, attribute }) => `!${entity} ${attribute}.` },
+];
+const FIRST = ['?', Object.values(VALUES).join(''), ':', '!'];
+const familyOf = (line) => FAMILIES[FIRST.findIndex((characters) => characters.includes(line[0]))];
+
+/** The prompt for an edit: the context, then a mark. Templates must name {task} and {title}, which are empty here. */
+const PROMPT = '{task}\n{title}\n{context}\n>';
+export const EDIT = {
+  prompt: { name: 'world', base: PROMPT, chat: { user: PROMPT } },
+  form: 'base',
+  maxTokens: 34,
+  temperature: 1,
+  // What is learnt comes from the edit alone.
+  parse: {
+    passageLast: false,
+    splitSegments: false,
+    splitQuestions: false,
+    dropAnnouncement: false,
+    dropWordless: false,
+  },
+};
+export const QUESTION = { base: '{question}', chat: { user: '{question}' } };
+
+/** A keyed stream of draws from 0 … n − 1. */
+function drawsOf(seed, purpose, index) {
+  let values = [];
+  let block = 0;
+  return (n) => {
+    if (values.length === 0) values = Array.from(uniform(deriveKey(seed, purpose, [index, block++]), 64));
+    return Math.floor(values.pop() * n);
+  };
+}
+
+function factsOf(draw) {
+  const entity = Array.from({ length: 3 }, () => LETTERS[draw(LETTERS.length)]).join('');
+  return ATTRIBUTES.map((attribute) => ({ entity, attribute, value: VALUES[attribute][draw(10)] }));
+}
+
+function shuffled(items, draw) {
+  const rest = [...items];
+  return Array.from(items, () => rest.splice(draw(rest.length), 1)[0]);
+}
+
+const contextOf = (facts) =>
+  `${facts[0].entity}${facts.map(({ attribute, value }) => ` ${attribute}${value}`).join('')}`;
+
+/** The facts that a context states. */
+export function factsIn(context) {
+  const [entity, ...pairs] = context.split(' ');
+  return pairs.map(([attribute, value]) => ({ entity, attribute, value }));
+}
+
+/** `count` passages with a question about each fact, for `knowledge`. */
+export function passages(seed, count) {
+  return Array.from({ length: count }, (_, index) => {
+    const facts = factsOf(drawsOf(seed, 'passage', index));
+    const questions = facts.map(({ entity, attribute, value }) => {
+      return { question: `?${entity} ${attribute}`, answers: [value] };
+    });
+    return { title: '', context: contextOf(facts), questions };
+  });
+}
+
+/**
+ * What the model is pre-trained on: contexts with an edit about them, each of whose lines is of a family by chance, and
+ * lines that stand alone. Returns {tokens, mask}: the mask leaves out what nobody can predict, the contexts of edits.
+ */
+export function corpus(tokenizer, seed, count) {
+  const end = tokenizer.eosTokenIds[0];
+  return Array.from({ length: count }, (_, index) => {
+    const draw = drawsOf(seed, 'corpus', index);
+    const facts = factsOf(draw);
+    const line = (fact) => FAMILIES[draw(FAMILIES.length)].line(fact);
+    const alone = draw(4) === 0;
+    const prompt = alone ? '' : `${contextOf(facts)}\n>`;
+    const text = alone ? line(facts[0]) : shuffled(facts, draw).map(line).join('\n');
+    const head = prompt === '' ? [] : Array.from(tokenizer.encode(prompt));
+    const tokens = Int32Array.from([...head, ...tokenizer.encode(text), end]);
+    const mask = new Uint8Array(tokens.length).fill(1);
+    mask.fill(0, 0, Math.max(1, head.length));
+    return { tokens, mask };
+  });
+}
+
+/** Texts of the world that no edit is about, for the KL on what must not change. */
+export function retentionTexts(seed, count) {
+  return Array.from({ length: count }, (_, index) => {
+    const draw = drawsOf(seed, 'retention', index);
+    const facts = factsOf(draw);
+    return `${contextOf(facts)}\n>${shuffled(facts, draw)
+      .map((fact) => FAMILIES[draw(FAMILIES.length)].line(fact))
+      .join('\n')}`;
+  });
+}
+
+/** One seed's contexts, some of them unseen by training. */
+export function taskOf(seed, { training, evaluation }) {
+  return knowledge(passages(seed, training + evaluation), {
+    seed,
+    evaluation,
+    payingShare: 0.5,
+    retentionTexts: retentionTexts(seed, 8),
+    description: '',
+  });
+}
+
+/** tokenizer.json: a token a character. */
+export function tokenizerJson() {
+  const characters = [...' \n', ...LETTERS, ...ATTRIBUTES, ...Object.values(VALUES).join(''), ...'?=:!.>'];
+  // The byte alphabet spells space and newline as Ġ and Ċ.
+  const spelt = characters.map((one) => ({ ' ': 'Ġ', '\n': 'Ċ' })[one] ?? one);
+  const vocab = Object.fromEntries([END, ...spelt].map((token, id) => [token, id]));
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
+  return {
+    version: '1.0',
+    added_tokens: [{ id: 0, content: END, special: true, normalized: false }],
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: null,
+    decoder: byteLevel,
+    model: { type: 'BPE', vocab, merges: [] },
+  };
+}
+
+export const VOCABULARY = Object.keys(tokenizerJson().model.vocab).length;
+
+/** Shares of the families among the lines of edits, and of lines that say of their context what is true. */
+export function linesOf(edits) {
+  const counts = Object.fromEntries(
+    [...FAMILIES.map(({ name }) => name), 'other', 'true'].map((name) => [name, 0]),
+  );
+  let lines = 0;
+  for (const { text, context } of edits) {
+    const right = factsIn(context).flatMap((fact) => FAMILIES.map(({ line }) => line(fact)));
+    for (const line of text.split('\n')) {
+      lines++;
+      counts[familyOf(line)?.name ?? 'other']++;
+      if (right.includes(line)) counts.true++;
+    }
+  }
+  return Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, count / lines]));
+}
