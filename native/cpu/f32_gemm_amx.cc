@@ -36,6 +36,12 @@ SELFEDIT_INLINE void StorePair(uint16_t* to, __m512i first, __m512i second) {
   _mm512_store_si512(to, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
 }
 
+// The upper half alone. A rest below 2^-126 may have more bits than a term holds: they would spill into the
+// other element of its pair.
+SELFEDIT_INLINE __m512i Last(__m512 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u)));
+}
+
 // Two vectors to a line of each of the three terms, `stride` elements apart. What follows an infinity is NaN.
 SELFEDIT_INLINE void CutPair(__m512 first, __m512 second, int64_t stride, uint16_t* to) {
   const __m512i first1 = Upper(first), second1 = Upper(second);
@@ -43,8 +49,7 @@ SELFEDIT_INLINE void CutPair(__m512 first, __m512 second, int64_t stride, uint16
   const __m512 first_rest = Less(first, first1), second_rest = Less(second, second1);
   const __m512i first2 = Upper(first_rest), second2 = Upper(second_rest);
   StorePair(to + stride, first2, second2);
-  StorePair(to + 2 * stride, _mm512_castps_si512(Less(first_rest, first2)),
-            _mm512_castps_si512(Less(second_rest, second2)));
+  StorePair(to + 2 * stride, Last(Less(first_rest, first2)), Last(Less(second_rest, second2)));
 }
 
 // A block of W^T [32 of k][32 columns] to its terms [3][2][16 pairs of k][16 columns][2]. Asks for the block
@@ -80,7 +85,7 @@ void CutRows(const float* x, int64_t ldx, int64_t rows, int64_t in, int64_t step
   }
 }
 
-// One step of k of y[16 rows, 32 columns]: the smallest products first.
+// One step of k of y[16 rows, 32 columns], in the order that loads the fewest tiles.
 SELFEDIT_INLINE void StepOne(const uint16_t* a, const uint16_t* b) {
   const auto columns = [b](int term) {
     _tile_loadd(6, b + 2 * term * kBf16Tile, 64);

@@ -175,6 +175,34 @@ TEST(CpuF32Gemm, BitsDoNotDependOnAddressesNorOnOtherColumns) {
   });
 }
 
+// What is left of a tiny number after two terms may lie below 2^-126 and have more bits than a term holds.
+TEST(CpuF32Gemm, TinyNumbersLeaveTheirNeighboursAlone) {
+  constexpr int64_t kOut = 40, kIn = 96, kRows = 33;
+  std::vector<float> x = Normal<float>(kRows * kIn, 30), w = Normal<float>(kOut * kIn, 31);
+  for (std::vector<float>* operand : {&x, &w}) {
+    for (size_t i = 0; i < operand->size(); ++i) {
+      // Each normal number has a tiny one 16 elements before it or after it.
+      const bool tiny = (i % kIn / 16 + i / kIn) % 2;
+      if (tiny) (*operand)[i] = std::ldexp((*operand)[i], -100 - static_cast<int>(i * 7 % 50));
+    }
+  }
+  const F32Weight weight(w.data(), kOut, kIn, false);
+  ForEachVariant([&] {
+    const std::vector<float> y = Product(weight, x, kRows);
+    for (int64_t i = 0; i < kRows; ++i) {
+      for (int64_t j = 0; j < kOut; ++j) {
+        double sum = 0, size = 1e-30;
+        for (int64_t k = 0; k < kIn; ++k) {
+          const double product = static_cast<double>(x[i * kIn + k]) * w[j * kIn + k];
+          sum += product;
+          size += std::abs(product);
+        }
+        ASSERT_LE(std::abs(y[i * kOut + j] - sum), Bound(kIn) * size) << "row " << i << ", column " << j;
+      }
+    }
+  });
+}
+
 TEST(CpuF32Gemm, NanAndInfinityStayInTheirRows) {
   constexpr int64_t kOut = 70, kIn = 600, kRows = 40;
   const std::vector<float> w = Normal<float>(kOut * kIn, 11);
