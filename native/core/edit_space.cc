@@ -322,11 +322,15 @@ DeltaPtr EditSpace::Compose(const Model& model, const Delta& material, const dou
 void EditSpace::PullBack(const Model& model, const Delta& material, const double* vector,
                          const at::Tensor& basis, const Delta& gradient, double* dvector,
                          const at::Tensor& dbasis) const {
-  const auto values_of = [&](const SpaceBlock& block, DeltaKind kind) -> const DeltaPart& {
+  // B or the values, of which there must be `count`: a gradient of another edit has fewer or more.
+  const auto values_of = [&](const SpaceBlock& block, DeltaKind kind, int64_t count) -> const DeltaPart& {
     const DeltaPart* part = Find(gradient, block.matrix, kind);
-    if (part != nullptr) return *part;
-    throw Error("DELTA_SHAPE", "\"" + model.tensors()[block.matrix].name + "\": the gradient has no " +
-                                   DeltaKindName(kind) + " part; expected the gradient of this edit");
+    if (part != nullptr && LinearValues(*part).numel() == count) return *part;
+    const std::string found =
+        part == nullptr ? "no" : std::to_string(LinearValues(*part).numel()) + " values in its";
+    throw Error("DELTA_SHAPE", "\"" + model.tensors()[block.matrix].name + "\": the gradient has " + found +
+                                   " " + DeltaKindName(kind) + " part; expected " + std::to_string(count) +
+                                   " values, the gradient of this edit");
   };
   for (const SpaceBlock& block : blocks_) {
     const MatrixInfo& info = model.tensors()[block.matrix];
@@ -334,12 +338,13 @@ void EditSpace::PullBack(const Model& model, const Delta& material, const double
     double* dz = dvector + block.offset;
     switch (block.kind) {
       case SpaceKind::kSpectral: {
-        const at::Tensor d = values_of(block, DeltaKind::kSpectral).values.to(at::kDouble).contiguous();
+        const at::Tensor d =
+            values_of(block, DeltaKind::kSpectral, block.size).values.to(at::kDouble).contiguous();
         for (int64_t j = 0; j < block.size; ++j) dz[j] += d.const_data_ptr<double>()[j];
         break;
       }
       case SpaceKind::kLowRank: {
-        const DeltaPart& part = values_of(block, DeltaKind::kLowRank);
+        const DeltaPart& part = values_of(block, DeltaKind::kLowRank, info.out * block.size);
         int64_t offset = block.basis;
         Rows(basis, &offset, block.size, info.in);
         const at::Tensor b = Rows(basis, &offset, block.size, info.out);
@@ -354,7 +359,8 @@ void EditSpace::PullBack(const Model& model, const Delta& material, const double
       case SpaceKind::kSparse: {
         const at::Tensor directions =
             MaterialPart(material, block, info, DeltaKind::kSparse).values.to(at::kDouble).contiguous();
-        const at::Tensor d = values_of(block, DeltaKind::kSparse).values.to(at::kDouble).contiguous();
+        const at::Tensor d =
+            values_of(block, DeltaKind::kSparse, block.size).values.to(at::kDouble).contiguous();
         const std::vector<int64_t> order = ByMagnitude(directions);
         for (int64_t j = 0; j < block.size; ++j) {
           const double sign = SignOf(directions.const_data_ptr<double>()[order[j]]);
@@ -364,8 +370,8 @@ void EditSpace::PullBack(const Model& model, const Delta& material, const double
       }
       case SpaceKind::kGradient: {
         const DeltaPart& step = MaterialPart(material, block, info, DeltaKind::kDense);
-        values_of(block, DeltaKind::kDense);
-        if (block.size > 1) values_of(block, DeltaKind::kLowRank);
+        values_of(block, DeltaKind::kDense, step.values.numel());
+        if (block.size > 1) values_of(block, DeltaKind::kLowRank, info.out * (block.size - 1));
         GradientBasis into;
         if (dbasis.defined()) into = BasisOf(dbasis, block, info);
         PullBackGradient(step, BasisOf(basis, block, info), z, gradient, dz,
@@ -374,7 +380,8 @@ void EditSpace::PullBack(const Model& model, const Delta& material, const double
       }
       case SpaceKind::kModulated:
         for (const DeltaPart* given : Modulated(material, block, info)) {
-          dz[0] += Dot(LinearValues(values_of(block, given->kind)), LinearValues(*given));
+          const at::Tensor& values = LinearValues(*given);
+          dz[0] += Dot(LinearValues(values_of(block, given->kind, values.numel())), values);
         }
     }
   }

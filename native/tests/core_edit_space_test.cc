@@ -320,5 +320,23 @@ TEST(EditSpace, RefusesWhatDoesNotFit) {
              [&] { s.space->Compose(*s.model, nothing, s.vector.data(), s.basis); });
 }
 
+TEST(EditSpace, PullBackRefusesTheGradientOfAnotherEdit) {
+  const c10::InferenceMode inference;
+  const std::vector<double> z(7, 0.1);
+  for (const SpaceKind kind :
+       {SpaceKind::kSpectral, SpaceKind::kLowRank, SpaceKind::kSparse, SpaceKind::kGradient}) {
+    SCOPED_TRACE(SpaceKindName(kind));
+    const Setting smaller({{9, kind, 3}}), larger({{9, kind, 7}});
+    const DeltaPtr edit = smaller.space->Compose(*smaller.model, *smaller.material, z.data(), smaller.basis);
+    const auto pull = [&](const Delta& gradient) {
+      std::vector<double> found(7);
+      larger.space->PullBack(*larger.model, *larger.material, z.data(), larger.basis, gradient, found.data(),
+                             {});
+    };
+    ExpectCode("DELTA_SHAPE", "the gradient has", [&] { pull(*edit); });
+    ExpectCode("DELTA_SHAPE", "has no", [&] { pull(Delta()); });
+  }
+}
+
 }  // namespace
 }  // namespace selfedit
