@@ -20,7 +20,8 @@ export function readDirectives(
   bounds: DirectiveBounds,
   scope: DirectiveScope = {},
 ): DirectiveReading {
-  const start = /^[^\S\n]*\{/m.exec(text)?.index;
+  // All four characters that end a line for `^`: a run of any of them is tried once each, not again and again.
+  const start = /^[^\S\n\r\u2028\u2029]*\{/m.exec(text)?.index;
   if (start === undefined) {
     if (!bounds.required) return { text };
     return notJson('the edit has no directives; expected a JSON object on a line of its own');
@@ -61,6 +62,11 @@ function check(
   return { directives: Object.fromEntries(given) as Directives };
 }
 
+// Naming a thing twice changes nothing: a list of repeated augmentations would escape the bound of the epochs.
+function distinct<T>(items: readonly T[]): T[] {
+  return [...new Set(items)];
+}
+
 /** The schema that directives are held against. */
 function directiveSchema(bounds: DirectiveBounds, scope: DirectiveScope = {}) {
   const between = ([least, most]: ClosedRange) => `a number from ${least} to ${most}`;
@@ -88,15 +94,16 @@ function directiveSchema(bounds: DirectiveBounds, scope: DirectiveScope = {}) {
         .max(most, between([least, most])),
       epochs: whole(bounds.epochs),
       rank: whole(bounds.rank),
-      targets: z.array(oneOf(bounds.targets), list).min(1, list),
+      targets: z.array(oneOf(bounds.targets), list).min(1, list).transform(distinct),
       layers: z
         .array(
           whole(bounds.layers ? [bounds.layers[0], Math.min(bounds.layers[1], lastLayer)] : [0, lastLayer]),
           list,
         )
-        .min(1, list),
+        .min(1, list)
+        .transform(distinct),
       loss: oneOf(bounds.loss),
-      augmentations: z.array(oneOf(augmentations), 'a list'),
+      augmentations: z.array(oneOf(augmentations), 'a list').transform(distinct),
     })
     .partial();
 }

@@ -41,6 +41,16 @@ describe('reading directives', () => {
     expect(read('A b.', { required: true })).toMatchObject({ invalid: 'directives-not-json' });
   });
 
+  it('takes a name once, however often it is named', () => {
+    const twice = {
+      targets: ['q_proj', 'q_proj'],
+      layers: [3, 1, 3],
+      augmentations: Array(99).fill('repeat'),
+    };
+    const once = { targets: ['q_proj'], layers: [3, 1], augmentations: ['repeat'] };
+    expect(read(JSON.stringify(twice))).toEqual({ text: '', directives: once });
+  });
+
   it('reads the published form of the few-shot domain', () => {
     const data_generation = {
       use_basic_augmentations: true,
@@ -246,5 +256,7 @@ describe('an edit with directives', () => {
       `${' '.repeat(300_000)}{`,
     ];
     for (const text of hostile) expect(parse(`x\n${text}`).kind).toBe('text');
+    const lines = `x${'\u2028'.repeat(300_000)}x`;
+    expect(read(lines)).toEqual({ text: lines });
   });
 });
