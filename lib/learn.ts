@@ -13,7 +13,7 @@ export {
 export { PPO_DEFAULTS, type PpoOptions, ppo } from './algorithm/ppo.js';
 export { RESTEM_DEFAULTS, type RestemOptions, restem } from './algorithm/restem.js';
 export { RLOO_DEFAULTS, type RlooOptions, rloo } from './algorithm/rloo.js';
-export type { GradientOptions, UpdateOptions } from './algorithm/update-options.js';
+export type { PolicyGradientOptions, UpdateOptions } from './algorithm/update-options.js';
 export type {
   WeightAlgorithm,
   WeightLoss,

@@ -21,12 +21,12 @@ import {
   checkName,
   checkOptions,
   GRADIENT_DEFAULTS,
-  type GradientOptions,
   normalizerOf,
+  type PolicyGradientOptions,
 } from './update-options.js';
 import { average, deviation, takeSteps, updateStatistics } from './update-steps.js';
 
-export interface GrpoOptions extends GradientOptions {
+export interface GrpoOptions extends PolicyGradientOptions {
   /** 'group': divide by the standard deviation of the context's rewards. 'none': do not. */
   scale: 'group' | 'none';
   clipLow: number;

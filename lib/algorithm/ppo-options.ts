@@ -1,7 +1,7 @@
-import { checkName, checkOptions, GRADIENT_DEFAULTS, type GradientOptions } from './update-options.js';
+import { checkName, checkOptions, GRADIENT_DEFAULTS, type PolicyGradientOptions } from './update-options.js';
 
 /** Settings of PPO; the defaults suit one terminal reward an edit. */
-export interface PpoOptions extends GradientOptions {
+export interface PpoOptions extends PolicyGradientOptions {
   /** 'group': leave-one-out mean of the context's other edits. 'value': the policy's value head, with GAE. */
   baseline: 'group' | 'value';
   discount: number;

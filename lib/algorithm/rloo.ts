@@ -17,12 +17,12 @@ import {
   checkName,
   checkOptions,
   GRADIENT_DEFAULTS,
-  type GradientOptions,
   normalizerOf,
+  type PolicyGradientOptions,
 } from './update-options.js';
 import { average, deviation, takeSteps, updateStatistics } from './update-steps.js';
 
-export type RlooOptions = GradientOptions;
+export type RlooOptions = PolicyGradientOptions;
 
 export const RLOO_DEFAULTS: Readonly<RlooOptions> = { ...GRADIENT_DEFAULTS, epochs: 1, klIn: 'reward' };
 

@@ -20,7 +20,7 @@ export interface UpdateOptions {
 }
 
 /** What an update by a policy gradient needs beyond that. */
-export interface GradientOptions extends UpdateOptions {
+export interface PolicyGradientOptions extends UpdateOptions {
   klStop: number;
   /** 'loss': the k2 estimate in the loss. 'reward': the k1 estimate, detached, taken from the reward. */
   klIn: 'loss' | 'reward';
@@ -34,7 +34,7 @@ export interface GradientOptions extends UpdateOptions {
   maxTokens: number;
 }
 
-export const GRADIENT_DEFAULTS: Readonly<GradientOptions> = {
+export const GRADIENT_DEFAULTS: Readonly<PolicyGradientOptions> = {
   epochs: 2,
   minibatch: 8,
   learningRate: 1e-4,
@@ -50,7 +50,7 @@ export const GRADIENT_DEFAULTS: Readonly<GradientOptions> = {
 };
 
 /** The constant that sums over the tokens of a step are divided by. */
-export function normalizerOf(options: GradientOptions): number {
+export function normalizerOf(options: PolicyGradientOptions): number {
   return options.normalizer ?? options.minibatch * options.maxTokens;
 }
 

@@ -4,7 +4,7 @@ import { GRPO_DEFAULTS } from '../algorithm/grpo.js';
 import { PPO_DEFAULTS } from '../algorithm/ppo.js';
 import { RESTEM_DEFAULTS } from '../algorithm/restem.js';
 import { RLOO_DEFAULTS } from '../algorithm/rloo.js';
-import type { GradientOptions, UpdateOptions } from '../algorithm/update-options.js';
+import type { PolicyGradientOptions, UpdateOptions } from '../algorithm/update-options.js';
 
 const atLeast1 = z.int().min(1);
 const positive = z.number().positive();
@@ -24,7 +24,7 @@ const updates = (defaults: UpdateOptions) => ({
 });
 
 /** What the policy gradients have beyond it. */
-const gradients = (defaults: GradientOptions) => ({
+const gradients = (defaults: PolicyGradientOptions) => ({
   ...updates(defaults),
   klStop: positive.default(defaults.klStop),
   klIn: z.enum(['loss', 'reward']).default(defaults.klIn),
