@@ -219,7 +219,13 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
       gradients[i].zero_();
     }
   }
-  return selection == Selection::kFisher ? sums : gradients;
+  std::vector<at::Tensor>& result = selection == Selection::kFisher ? sums : gradients;
+  for (size_t i = 0; i < result.size(); ++i) {
+    if (at::isfinite(result[i]).all().item<bool>()) continue;
+    throw Error("LOSS_NOT_FINITE", "the gradient of \"" + model.tensors()[matrices[i]].name +
+                                       "\" is not finite; the fork's values overflow");
+  }
+  return result;
 }
 
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
@@ -231,10 +237,6 @@ DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged
   auto delta = std::make_shared<Delta>();
   for (size_t i = 0; i < matrices.size(); ++i) {
     const MatrixInfo& info = model.tensors()[matrices[i]];
-    if (!at::isfinite(gradients[i]).all().item<bool>()) {
-      throw Error("LOSS_NOT_FINITE",
-                  "the gradient of \"" + info.name + "\" is not finite; the fork's values overflow");
-    }
     const std::vector<int64_t> chosen =
         LargestEntries(gradients[i], SupportSize(density, info.out * info.in));
     delta->parts.push_back(
