@@ -8,6 +8,7 @@
 
 #include "core/adapt.h"
 #include "core/generate.h"
+#include "core/gradient.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/score.h"
@@ -46,6 +47,9 @@ struct Accelerator {
   std::vector<double> (*score)(const ScoreSpec& spec, const JobControl& control);
   std::vector<double> (*divergence)(const DivergenceSpec& spec, const JobControl& control);
   std::unique_ptr<DeviceTraining> (*train)(const Model& model, TrainableDelta& delta, int64_t batch_tokens);
+  GradientResult (*gradient)(const GradientSpec& spec, const JobControl& control);
+  // As the function of this name; tensors on the host.
+  decltype(&WeightGradients) weight_gradients;
   // Hidden states behind the last norm of rows under one stack, [n, hidden] on the host.
   at::Tensor (*hidden)(const Model& model, const Ragged& batch, const DeltaStack& stack);
 };

@@ -100,8 +100,8 @@ void Check(const GradientSpec& spec) {
 }  // namespace
 
 GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
-  RequireCpu(*spec.model, "the gradient of a delta");
   Check(spec);
+  if (OnDevice(*spec.model)) return CudaAccelerator().gradient(spec, control);
   const Model& model = *spec.model;
   // Changes add up, so the differentiated delta may lie on top of the others.
   std::vector<DeltaStack> rest = spec.forks;
@@ -171,32 +171,9 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   return result;
 }
 
-std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
-                                        const std::vector<uint8_t>& loss_mask,
-                                        const std::vector<int32_t>& matrices, Selection selection,
-                                        const JobControl& control) {
-  RequireCpu(model, "the gradient of the weights");
-  std::vector<at::Tensor> sums, gradients;
-  TrainableView view;
-  for (const int32_t id : matrices) {
-    if (id < 0 || id >= static_cast<int64_t>(model.tensors().size())) {
-      throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(id));
-    }
-    const MatrixInfo& info = model.tensors()[id];
-    gradients.push_back(at::zeros({info.out, info.in}, model.options()));
-    if (selection == Selection::kFisher) sums.push_back(at::zeros({info.out, info.in}, model.options()));
-    // A dense change without values: nothing is added to the products, only its gradient is taken.
-    PartView probe;
-    probe.kind = DeltaKind::kDense;
-    probe.matrix = id;
-    probe.out = info.out;
-    probe.in = info.in;
-    probe.dvalues = gradients.back().mutable_data_ptr();
-    view.views.push_back(probe);
-  }
-  const int64_t most =
-      selection == Selection::kFisher ? 1 : kDefaultBatchTokens;  // squares are a document's own
-  for (const auto& indices : PackRows(documents, std::vector<int32_t>(documents.rows(), 0), most)) {
+void ForDocumentBatches(const Ragged& documents, const std::vector<uint8_t>& loss_mask, int64_t most_tokens,
+                        const JobControl& control, const DocumentBatch& body) {
+  for (const auto& indices : PackRows(documents, std::vector<int32_t>(documents.rows(), 0), most_tokens)) {
     control.Check();
     const Ragged batch = GatherRows(documents, indices);
     std::vector<int64_t> source;
@@ -212,28 +189,70 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
     }
     for (const int64_t row : rows.row) count[document[row]] += 1;
     for (const int64_t row : rows.row) cotangents.push_back(-1.0 / count[document[row]]);
-    BackwardPass(model, batch, std::vector<DocumentDeltas>(batch.rows(), DocumentDeltas{&stack, &view}), rows,
-                 1.0, cotangents);
-    for (size_t i = 0; i < sums.size(); ++i) {
-      sums[i].addcmul_(gradients[i], gradients[i]);
-      gradients[i].zero_();
-    }
+    body(batch, rows, cotangents);
   }
-  std::vector<at::Tensor>& result = selection == Selection::kFisher ? sums : gradients;
-  for (size_t i = 0; i < result.size(); ++i) {
-    if (at::isfinite(result[i]).all().item<bool>()) continue;
+}
+
+void CheckWeightGradients(const Model& model, const std::vector<int32_t>& matrices,
+                          const std::vector<at::Tensor>& gradients) {
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (at::isfinite(gradients[i]).all().item<bool>()) continue;
     throw Error("LOSS_NOT_FINITE", "the gradient of \"" + model.tensors()[matrices[i]].name +
                                        "\" is not finite; the fork's values overflow");
   }
+}
+
+std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& stack, const Ragged& documents,
+                                        const std::vector<uint8_t>& loss_mask,
+                                        const std::vector<int32_t>& matrices, Selection selection,
+                                        const JobControl& control) {
+  for (const int32_t id : matrices) {
+    if (id >= 0 && id < static_cast<int64_t>(model.tensors().size())) continue;
+    throw Error("TARGET_UNKNOWN", "there is no matrix with id " + std::to_string(id));
+  }
+  if (OnDevice(model)) {
+    return CudaAccelerator().weight_gradients(model, stack, documents, loss_mask, matrices, selection,
+                                              control);
+  }
+  std::vector<at::Tensor> sums, gradients;
+  TrainableView view;
+  for (const int32_t id : matrices) {
+    const MatrixInfo& info = model.tensors()[id];
+    gradients.push_back(at::zeros({info.out, info.in}, model.options()));
+    if (selection == Selection::kFisher) sums.push_back(at::zeros({info.out, info.in}, model.options()));
+    // A dense change without values: nothing is added to the products, only its gradient is taken.
+    PartView probe;
+    probe.kind = DeltaKind::kDense;
+    probe.matrix = id;
+    probe.out = info.out;
+    probe.in = info.in;
+    probe.dvalues = gradients.back().mutable_data_ptr();
+    view.views.push_back(probe);
+  }
+  // Squares are a document's own.
+  const int64_t most = selection == Selection::kFisher ? 1 : kDefaultBatchTokens;
+  ForDocumentBatches(documents, loss_mask, most, control,
+                     [&](const Ragged& batch, const HeadRows& rows, const std::vector<double>& cotangents) {
+                       BackwardPass(model, batch,
+                                    std::vector<DocumentDeltas>(batch.rows(), DocumentDeltas{&stack, &view}),
+                                    rows, 1.0, cotangents);
+                       for (size_t i = 0; i < sums.size(); ++i) {
+                         sums[i].addcmul_(gradients[i], gradients[i]);
+                         gradients[i].zero_();
+                       }
+                     });
+  std::vector<at::Tensor>& result = selection == Selection::kFisher ? sums : gradients;
+  CheckWeightGradients(model, matrices, result);
   return result;
 }
 
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
-                       double density, Selection selection, const JobControl& control) {
+                       double density, Selection selection, const JobControl& control,
+                       const WeightGradientFunction& gradients_of) {
   SupportSize(density, 1);  // a wrong one is refused before the work
   const std::vector<at::Tensor> gradients =
-      WeightGradients(model, stack, documents, loss_mask, matrices, selection, control);
+      gradients_of(model, stack, documents, loss_mask, matrices, selection, control);
   auto delta = std::make_shared<Delta>();
   for (size_t i = 0; i < matrices.size(); ++i) {
     const MatrixInfo& info = model.tensors()[matrices[i]];

@@ -1,9 +1,12 @@
 // The gradient of a loss of edited models with respect to the values of their deltas, of any kind, through
 // the whole model (decision 1): the backward half of the one numeric primitive.
 #pragma once
+#include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "core/delta.h"
+#include "core/head.h"
 #include "core/model.h"
 
 namespace selfedit {
@@ -40,11 +43,24 @@ std::vector<at::Tensor> WeightGradients(const Model& model, const DeltaStack& st
                                         const std::vector<uint8_t>& loss_mask,
                                         const std::vector<int32_t>& matrices, Selection selection,
                                         const JobControl& control);
+// Throws LOSS_NOT_FINITE, naming the first weight whose gradient is not finite.
+void CheckWeightGradients(const Model& model, const std::vector<int32_t>& matrices,
+                          const std::vector<at::Tensor>& gradients);
+using WeightGradientFunction = std::function<std::remove_pointer_t<decltype(&WeightGradients)>>;
+
+// Batches of these documents, and what each token of a batch adds to the loss: the gradients of log-probs are
+// -1 / (targets of the document). `batch` is called with the documents' rows, the rows that predict, and
+// their gradients, in order.
+using DocumentBatch =
+    std::function<void(const Ragged& batch, const HeadRows& rows, const std::vector<double>& cotangents)>;
+void ForDocumentBatches(const Ragged& documents, const std::vector<uint8_t>& loss_mask, int64_t most_tokens,
+                        const JobControl& control, const DocumentBatch& batch);
 
 // A sparse delta of zeros whose support is the `density` (0 to 1, rounded up to whole values) of each weight
 // with the largest magnitudes of WeightGradients; ties keep the lower index.
 DeltaPtr ChooseSupport(const Model& model, const DeltaStack& stack, const Ragged& documents,
                        const std::vector<uint8_t>& loss_mask, const std::vector<int32_t>& matrices,
-                       double density, Selection selection, const JobControl& control);
+                       double density, Selection selection, const JobControl& control,
+                       const WeightGradientFunction& gradients = WeightGradients);
 
 }  // namespace selfedit

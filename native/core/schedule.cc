@@ -143,7 +143,8 @@ void CheckAdapt(const AdaptSpec& spec) {
   }
 }
 
-TrainableDelta StartDelta(const AdaptSpec& spec, const SlotSpec& slot, const JobControl& control) {
+TrainableDelta StartDelta(const AdaptSpec& spec, const SlotSpec& slot, const JobControl& control,
+                          const WeightGradientFunction& gradients) {
   const Model& model = *spec.model;
   if (slot.init && !slot.init->Only(DeltaKind::kLowRank)) return TrainableDelta(model, *slot.init);
   if (slot.kind == DeltaKind::kSparse) {
@@ -154,8 +155,9 @@ TrainableDelta StartDelta(const AdaptSpec& spec, const SlotSpec& slot, const Job
       mask.assign(spec.loss_mask.begin() + spec.documents.offsets[slot.first_document],
                   spec.loss_mask.begin() + spec.documents.offsets[slot.last_document]);
     }
-    return TrainableDelta(model, *ChooseSupport(model, slot.stack, GatherRows(spec.documents, own), mask,
-                                                slot.matrices, slot.density, slot.selection, control));
+    return TrainableDelta(
+        model, *ChooseSupport(model, slot.stack, GatherRows(spec.documents, own), mask, slot.matrices,
+                              slot.density, slot.selection, control, gradients));
   }
   TrainableDelta delta(model, slot.matrices, slot.rank, slot.alpha);
   if (slot.init) {

@@ -37,7 +37,8 @@ std::vector<size_t> FirstFit(const std::vector<const SlotSteps*>& slots, const R
 // Throws what is wrong with a call of adapt.
 void CheckAdapt(const AdaptSpec& spec);
 
-// A slot's delta before its first step.
-TrainableDelta StartDelta(const AdaptSpec& spec, const SlotSpec& slot, const JobControl& control);
+// A slot's delta before its first step. Gradients choose the support of a sparse one.
+TrainableDelta StartDelta(const AdaptSpec& spec, const SlotSpec& slot, const JobControl& control,
+                          const WeightGradientFunction& gradients = WeightGradients);
 
 }  // namespace selfedit

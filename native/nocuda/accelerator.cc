@@ -26,6 +26,9 @@ const Accelerator& CudaAccelerator() {
       Unavailable<std::vector<double>, const ScoreSpec&, const JobControl&>,
       Unavailable<std::vector<double>, const DivergenceSpec&, const JobControl&>,
       Unavailable<std::unique_ptr<DeviceTraining>, const Model&, TrainableDelta&, int64_t>,
+      Unavailable<GradientResult, const GradientSpec&, const JobControl&>,
+      Unavailable<std::vector<at::Tensor>, const Model&, const DeltaStack&, const Ragged&,
+                  const std::vector<uint8_t>&, const std::vector<int32_t>&, Selection, const JobControl&>,
       Unavailable<at::Tensor, const Model&, const Ragged&, const DeltaStack&>};
   return accelerator;
 }

@@ -234,9 +234,12 @@ TEST(DeviceAdapt, RefusesWhatItCannotTrain) {
     }
     return std::string("nothing");
   };
-  EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots[1].rank = 129; }), "DEVICE_UNSUPPORTED");
-  EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots[1].kind = DeltaKind::kSparse; }), "DEVICE_UNSUPPORTED");
-  EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots[1].matrices = {21}; }), "DEVICE_UNSUPPORTED");
+  EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots[1].rank = 0; }), "OPTION_INVALID");
+  EXPECT_EQ(code([](AdaptSpec& spec) {
+              spec.slots[1].kind = DeltaKind::kSparse;
+              spec.slots[1].density = 1.5;
+            }),
+            "OPTION_INVALID");
   EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots[1].matrices = {1000}; }), "TARGET_UNKNOWN");
   EXPECT_EQ(code([](AdaptSpec& spec) { spec.slots.clear(); }), "INPUT_INVALID");
   const std::atomic<bool> stop = true;

@@ -8,6 +8,7 @@
 #include "core/generate.h"
 #include "core/policy.h"
 #include "core/score.h"
+#include "cuda/runtime/prompt_reader.h"
 #include "device_testing.h"
 
 namespace selfedit {
@@ -112,26 +113,6 @@ TEST(DeviceScore, BitsDoNotDependOnBatchMates) {
   }
 }
 
-TEST(DeviceScore, RefusesDenseChangesAndThoseOfOtherWeights) {
-  const c10::InferenceMode inference;
-  const auto model = Model::Random(DeviceConfig(), Dtype::kFloat32, 34, 0.2);
-  const cuda::DeviceModel on_device(*model, at::kCPU);
-  ScoreSpec spec = Scores(model, false);
-  for (const int64_t matrix : {int64_t{4}, model->ids().embedding}) {
-    const MatrixInfo& info = model->tensors()[matrix];
-    auto dense = std::make_shared<Delta>();
-    dense->parts.push_back(DeltaPart::Dense(matrix, DeviceNoise({info.out, info.in}, 1, 0.1), 1));
-    spec.forks[1] = {{dense, 1.0}};
-    try {
-      cuda::Score(spec, on_device, {});
-      FAIL() << "nothing was thrown";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), "DEVICE_UNSUPPORTED");
-      EXPECT_NE(std::string(error.what()).find(info.name), std::string::npos);
-    }
-  }
-}
-
 TEST(DeviceDivergence, AgreesWithTheCpu) {
   const c10::InferenceMode inference;
   const auto model = Model::Random(DeviceConfig(), Dtype::kFloat32, 35, 0.2);
@@ -218,6 +199,69 @@ TEST(DeviceGenerate, EndsAtStopStringsAndAtTheContext) {
     spec.max_rows = most;
     ExpectSameRows(cuda::Generate(spec, on_device, {}), expected);
   }
+}
+
+// Prompts of three forks; those of one begin alike.
+GenerateSpec SharedPrompts(const std::shared_ptr<Model>& model) {
+  GenerateSpec spec = Sampling(model);
+  const Ragged begins = DeviceRows({20, 13}, 44), ends = DeviceRows({3, 1, 7, 2, 5, 4}, 45);
+  spec.prompts = Ragged();
+  for (int64_t p = 0; p < 6; ++p) {
+    std::vector<int32_t> tokens;
+    const int64_t b = p < 4 ? 0 : 1;
+    tokens.assign(begins.tokens.begin() + begins.offsets[b], begins.tokens.begin() + begins.offsets[b + 1]);
+    tokens.insert(tokens.end(), ends.tokens.begin() + ends.offsets[p],
+                  ends.tokens.begin() + ends.offsets[p + 1]);
+    spec.prompts.Append(tokens.data(), static_cast<int64_t>(tokens.size()));
+  }
+  // The third asks for nothing to be shared, the fourth begins alike under another fork.
+  spec.shared_prefix = {20, 20, 0, 20, 13, 13};
+  spec.prompt_fork = {2, 2, 2, 1, 3, 3};
+  for (size_t r = 0; r < spec.row_prompt.size(); ++r) spec.row_prompt[r] = static_cast<int32_t>(r % 6);
+  return spec;
+}
+
+TEST(DeviceGenerate, SharesPrefixesOfPrompts) {
+  const c10::InferenceMode inference;
+  ModelConfig config = DeviceConfig(true);
+  config.max_positions = 40;  // some rows end at the context
+  const auto model = Model::Random(config, Dtype::kFloat32, 39, 0.2);
+  const cuda::DeviceModel on_device(*model, at::kCPU);
+  GenerateSpec spec = SharedPrompts(model);
+  const GenerateResult expected = Generate(spec, {});
+  EXPECT_NE(std::count(expected.finish.begin(), expected.finish.end(), Finish::kContext), 0);
+  for (const int64_t most : {0, 3}) {
+    spec.max_rows = most;
+    ExpectSameRows(cuda::Generate(spec, on_device, {}), expected);
+  }
+}
+
+TEST(DeviceGenerate, ReadsAPrefixOnce) {
+  const c10::InferenceMode inference;
+  const auto model = Model::Random(DeviceConfig(true), Dtype::kFloat32, 39, 0.2);
+  const cuda::DeviceModel on_device(*model, at::kCPU);
+  const GenerateSpec spec = SharedPrompts(model);
+  GenerateSpec apart = spec;
+  apart.shared_prefix.clear();
+  cuda::FrozenDeltas deltas(on_device);
+  cuda::PromptReader reader(spec, on_device, deltas, {64, 3, 40});
+  cuda::PromptReader whole(apart, on_device, deltas, {64, 3, 40});
+  std::vector<cuda::ReadPrompt> read, expected;
+  for (const std::vector<int32_t>& some : std::vector<std::vector<int32_t>>{{0, 3}, {1, 2}, {4, 5}}) {
+    for (const cuda::ReadPrompt& prompt : reader.Read(some)) read.push_back(prompt);
+    for (const cuda::ReadPrompt& prompt : whole.Read(some)) expected.push_back(prompt);
+  }
+  for (size_t i = 0; i < read.size(); ++i) {
+    EXPECT_LT(at::sub(read[i].logits, expected[i].logits).abs().max().item<float>(), 1e-4) << i;
+    EXPECT_EQ(read[i].begin.length + read[i].rest.length, expected[i].begin.length);
+  }
+  const auto same = [&](size_t a, size_t b) {
+    return read[a].begin.slab.is_same(read[b].begin.slab) && read[a].begin.offset == read[b].begin.offset;
+  };
+  EXPECT_TRUE(same(0, 2));   // prompts 0 and 1, in two calls
+  EXPECT_FALSE(same(0, 1));  // another fork
+  EXPECT_EQ(read[3].rest.length, 0);
+  EXPECT_TRUE(same(4, 5));
 }
 
 TEST(DevicePolicy, GradientAgreesWithTheCpu) {

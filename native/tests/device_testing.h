@@ -54,6 +54,64 @@ inline DeltaPart DeviceLowRank(const Model& model, int64_t matrix, int64_t rank,
                             DeviceNoise({info.out, rank}, key + 1, 0.3), scale);
 }
 
+// A part of any kind on any weight; every third value of a sparse one, row 1 of a matrix without any.
+inline DeltaPart DevicePart(const Model& model, int64_t id, DeltaKind kind, uint64_t key,
+                            double scale = 0.7) {
+  const MatrixInfo& info = model.tensors()[id];
+  const int64_t rank = std::min<int64_t>(3, info.out);
+  switch (kind) {
+    case DeltaKind::kLowRank:
+      return DeltaPart::LowRank(id, DeviceNoise({rank, info.in}, key, 0.3),
+                                DeviceNoise({info.out, rank}, key + 1, 0.3), scale);
+    case DeltaKind::kDense:
+      return DeltaPart::Dense(id, DeviceNoise({info.out, info.in}, key, 0.1), scale);
+    case DeltaKind::kSpectral:
+      return DeltaPart::Spectral(
+          id, DeviceNoise({info.out, rank}, key, 0.3), at::add(DeviceNoise({rank}, key + 1, 0.5), 1.0),
+          DeviceNoise({rank, info.in}, key + 2, 0.3), DeviceNoise({rank}, key + 3, 0.5), scale);
+    case DeltaKind::kSparse:
+      break;
+  }
+  at::Tensor offsets = at::zeros({info.out + 1}, at::kInt);
+  std::vector<int32_t> columns;
+  for (int64_t i = 0; i < info.out; ++i) {
+    for (int64_t j = (i + static_cast<int64_t>(key)) % 3; i != 1 && j < info.in; j += 3) {
+      columns.push_back(static_cast<int32_t>(j));
+    }
+    offsets.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(columns.size());
+  }
+  at::Tensor index = at::empty({static_cast<int64_t>(columns.size())}, at::kInt);
+  std::copy(columns.begin(), columns.end(), index.mutable_data_ptr<int32_t>());
+  return DeltaPart::Sparse(id, offsets, index, DeviceNoise({index.numel()}, key, 0.2), scale);
+}
+
+constexpr DeltaKind kDeviceKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense,
+                                      DeltaKind::kSpectral};
+
+// Weights of every sort: linear maps, embedding, head, gains, biases where the model has them; by id.
+inline std::vector<int32_t> DeviceWeightsOfEverySort(const Model& model) {
+  const TensorIds& ids = model.ids();
+  std::vector<int64_t> all{
+      0, 8, 20, ids.embedding, ids.head, ids.attention_norm[0], ids.mlp_norm[1], ids.final_norm};
+  for (const int64_t matrix : {1, 13}) all.push_back(ids.bias[matrix]);
+  std::erase(all, -1);
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return {all.begin(), all.end()};
+}
+
+inline DeltaPtr DeviceDelta(const Model& model, const std::vector<int32_t>& ids,
+                            const std::vector<DeltaKind>& kinds, uint64_t key) {
+  auto delta = std::make_shared<Delta>();
+  for (const int32_t id : ids) {
+    for (const DeltaKind kind : kinds) {
+      delta->parts.push_back(DevicePart(model, id, kind, key + 10 * id + 1000 * static_cast<int>(kind)));
+    }
+  }
+  delta->Check(model);
+  return delta;
+}
+
 // Frobenius norm of the difference of all ΔW over the norm of the second's.
 inline double DeviceDifference(const Model& model, const Delta& found, const Delta& expected) {
   EXPECT_EQ(found.parts.size(), expected.parts.size());
@@ -62,7 +120,7 @@ inline double DeviceDifference(const Model& model, const Delta& found, const Del
     const DeltaPart &f = found.parts[i], &e = expected.parts[i];
     EXPECT_EQ(f.matrix, e.matrix);
     EXPECT_EQ(f.rank(), e.rank());
-    const MatrixInfo& info = model.matrices()[e.matrix];
+    const MatrixInfo& info = model.tensors()[e.matrix];
     const at::Tensor a = f.Materialise(info.out, info.in).to(at::kDouble);
     const at::Tensor b = e.Materialise(info.out, info.in).to(at::kDouble);
     difference += at::sub(a, b).square().sum().item<double>();
@@ -75,7 +133,10 @@ inline double DeviceDifference(const Model& model, const Delta& found, const Del
 inline bool DeviceSameBits(const Delta& a, const Delta& b) {
   if (a.parts.size() != b.parts.size()) return false;
   for (size_t i = 0; i < a.parts.size(); ++i) {
-    if (!at::equal(a.parts[i].a, b.parts[i].a) || !at::equal(a.parts[i].b, b.parts[i].b)) return false;
+    const std::vector<at::Tensor> left = a.parts[i].trainable(), right = b.parts[i].trainable();
+    for (size_t t = 0; t < left.size(); ++t) {
+      if (!at::equal(left[t], right[t])) return false;
+    }
   }
   return true;
 }

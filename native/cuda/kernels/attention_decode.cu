@@ -180,10 +180,11 @@ __global__ void __launch_bounds__(kThreads)
     state.own_length[b] += appended;
     bool stops = false;
     for (int64_t i = 0; i < state.stops; ++i) stops = stops || state.stop_tokens[i] == token[b];
-    state.finish[b] = stops                                                       ? 1
-                      : count + 1 >= state.max_tokens[b]                          ? 2
-                      : state.prefix_length[b] + count + 1 >= state.max_positions ? 3
-                                                                                  : 0;
+    const int64_t length = state.prefix_length[b] + state.own_length[b] + 1;
+    state.finish[b] = stops                              ? 1
+                      : count + 1 >= state.max_tokens[b] ? 2
+                      : length >= state.max_positions    ? 3
+                                                         : 0;
     running += state.finish[b] == 0;
   }
   running = BlockSum<kThreads>(running);

@@ -370,7 +370,8 @@ struct DecodeState {
 void DecodeInput(const DecodeState& state, int32_t* tokens, int32_t* positions, Stream stream);
 // For rows that run: writes token and logprob at out[b, count[b]], last = token, count += 1, own_length +=
 // appended (0 after the prefill, 1 after a decode step), and finish in the order 4, 1, 2, 3: token < 0 ends
-// as 4 and writes nothing else; context: prefix_length + count >= max_positions. Recounts running.
+// as 4 and writes nothing else; context: prefix_length + own_length (the new one) + 1 >= max_positions.
+// Recounts running.
 void DecodeUpdate(const DecodeState& state, const int32_t* token, const float* logprob, int32_t appended,
                   Stream stream);
 

@@ -49,6 +49,17 @@ std::vector<double> DivergenceOn(const DivergenceSpec& spec, const JobControl& c
 std::unique_ptr<DeviceTraining> TrainOn(const Model& model, TrainableDelta& delta, int64_t batch_tokens) {
   return Guarded([&] { return cuda::Train(On(model), delta, batch_tokens); });
 }
+GradientResult GradientOn(const GradientSpec& spec, const JobControl& control) {
+  return Guarded([&] { return cuda::Gradient(spec, On(*spec.model), control); });
+}
+std::vector<at::Tensor> WeightGradientsOn(const Model& model, const DeltaStack& stack,
+                                          const Ragged& documents, const std::vector<uint8_t>& loss_mask,
+                                          const std::vector<int32_t>& matrices, Selection selection,
+                                          const JobControl& control) {
+  return Guarded([&] {
+    return cuda::WeightGradients(On(model), stack, documents, loss_mask, matrices, selection, control);
+  });
+}
 at::Tensor HiddenOn(const Model& model, const Ragged& batch, const DeltaStack& stack) {
   return Guarded([&] { return cuda::Hidden(On(model), batch, stack); });
 }
@@ -56,8 +67,9 @@ at::Tensor HiddenOn(const Model& model, const Ragged& batch, const DeltaStack& s
 }  // namespace
 
 const Accelerator& CudaAccelerator() {
-  static const Accelerator accelerator{Upload,  PlanAdaptOn,  PlanGenerateOn, AdaptOn, GenerateOn,
-                                       ScoreOn, DivergenceOn, TrainOn,        HiddenOn};
+  static const Accelerator accelerator{Upload,     PlanAdaptOn,       PlanGenerateOn, AdaptOn,
+                                       GenerateOn, ScoreOn,           DivergenceOn,   TrainOn,
+                                       GradientOn, WeightGradientsOn, HiddenOn};
   return accelerator;
 }
 

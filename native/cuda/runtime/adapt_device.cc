@@ -2,8 +2,10 @@
 #include <cmath>
 #include <set>
 
+#include "core/host_delta.h"
 #include "core/memory.h"
 #include "core/schedule.h"
+#include "core/support.h"
 #include "cuda/runtime/calls.h"
 #include "cuda/runtime/train_step.h"
 
@@ -14,37 +16,32 @@ namespace {
 constexpr int64_t kWindow = 8;
 
 struct Shape {
-  std::vector<int32_t> matrices;  // of all edits
-  int64_t rank = 0, longest = 0, largest_batch = 0;
+  std::vector<TrainedPart> parts;  // the widest of all edits
+  int64_t longest = 0, largest_batch = 0;
 };
 
-void CheckSlot(const SlotSpec& slot, const std::string& name, const Model& model) {
-  const bool other_init = slot.init && !slot.init->Only(DeltaKind::kLowRank);
-  if (slot.kind != DeltaKind::kLowRank || other_init) {
-    throw Error("DEVICE_UNSUPPORTED", name + ": a GPU trains lowRank deltas; train other kinds on the CPU");
-  }
-  if (slot.rank > kMostRank) {
-    throw Error("DEVICE_UNSUPPORTED", name + ": rank is " + std::to_string(slot.rank) +
-                                          "; a GPU trains up to rank " + std::to_string(kMostRank));
-  }
+// What a slot will train, known before its support is chosen.
+std::vector<TrainedPart> SlotParts(const Model& model, const SlotSpec& slot, const std::string& name) {
+  if (slot.init && !slot.init->Only(DeltaKind::kLowRank)) return PartsOf(*slot.init);
   if (slot.matrices.empty()) throw Error("TARGET_UNKNOWN", "no matrix is chosen for the delta");
+  std::vector<TrainedPart> parts;
   for (const int32_t id : slot.matrices) {
-    if (id >= 0 && id < static_cast<int64_t>(model.matrices().size())) continue;
-    throw Error(id >= 0 && id < static_cast<int64_t>(model.tensors().size()) ? "DEVICE_UNSUPPORTED"
-                                                                             : "TARGET_UNKNOWN",
-                name + ": matrix " + std::to_string(id) + "; a GPU trains deltas of the " +
-                    std::to_string(model.matrices().size()) + " linear maps of the layers");
+    if (id < 0 || id >= static_cast<int64_t>(model.tensors().size())) {
+      throw Error("TARGET_UNKNOWN", name + ": there is no matrix with id " + std::to_string(id));
+    }
+    const MatrixInfo& info = model.tensors()[id];
+    const bool sparse = slot.kind == DeltaKind::kSparse;
+    parts.push_back({id, slot.kind, sparse ? SupportSize(slot.density, info.out * info.in) : slot.rank});
   }
+  return parts;
 }
 
 Shape ShapeOf(const AdaptSpec& spec) {
   Shape shape;
-  std::set<int32_t> matrices;
   for (size_t s = 0; s < spec.slots.size(); ++s) {
     const SlotSpec& slot = spec.slots[s];
-    CheckSlot(slot, "edit " + std::to_string(s), *spec.model);
-    matrices.insert(slot.matrices.begin(), slot.matrices.end());
-    shape.rank = std::max(shape.rank, slot.rank);
+    for (const TrainedPart& part : SlotParts(*spec.model, slot, "edit " + std::to_string(s)))
+      shape.parts.push_back(part);
     // The most that a batch can hold, whatever the shuffling.
     std::vector<int64_t> lengths;
     for (int64_t d = slot.first_document; d < slot.last_document; ++d)
@@ -55,8 +52,25 @@ Shape ShapeOf(const AdaptSpec& spec) {
     for (size_t i = 0; i < std::min<size_t>(lengths.size(), slot.batch_size); ++i) batch += lengths[i];
     shape.largest_batch = std::max(shape.largest_batch, batch);
   }
-  shape.matrices.assign(matrices.begin(), matrices.end());
+  shape.parts = Widest(std::move(shape.parts));
   return shape;
+}
+
+// Supports that gradients choose, made before the training takes its memory; null for other edits.
+std::vector<DeltaPtr> ChosenSupports(const AdaptSpec& spec, const DeviceModel& model,
+                                     const JobControl& control) {
+  const auto gradients = [&](const Model&, const DeltaStack& stack, const Ragged& documents,
+                             const std::vector<uint8_t>& mask, const std::vector<int32_t>& matrices,
+                             Selection selection, const JobControl& stop) {
+    return WeightGradients(model, stack, documents, mask, matrices, selection, stop);
+  };
+  std::vector<DeltaPtr> chosen;
+  for (const SlotSpec& slot : spec.slots) {
+    const bool as_it_is = slot.init && !slot.init->Only(DeltaKind::kLowRank);
+    const bool chooses = slot.kind == DeltaKind::kSparse && !as_it_is;
+    chosen.push_back(chooses ? StartDelta(spec, slot, control, gradients).Share() : nullptr);
+  }
+  return chosen;
 }
 
 SlotOptimizer OptimizerOf(const SlotSpec& slot) {
@@ -76,17 +90,19 @@ std::string EditStep(int64_t edit, int64_t step) {
 class Run {
  public:
   Run(const AdaptSpec& spec, const DeviceModel& model, const AdaptPlan& plan, const AdaptOptions& options,
-      const Shape& shape, const JobControl& control)
+      const Shape& shape, const std::vector<DeltaPtr>& chosen, const JobControl& control)
       : spec_(spec),
         model_(model),
         control_(control),
+        chosen_(chosen),
         keep_(plan.results_on_device),
         plan_(PlanSteps(spec, plan.memory.count, plan.step_tokens)),
         schedule_(spec, plan_, model.device()),
         sizes_(ChooseSizes(plan_, plan.step_tokens, options.fixed_shapes)),
-        deltas_(model, shape.matrices, plan.memory.count, shape.rank, sizes_.front().tokens),
         copies_(model),
         frozen_(model, copies_, StacksOf(spec), plan.memory.count, TokensOf(sizes_)),
+        deltas_(model, shape.parts, plan.memory.count, sizes_.front().tokens, SlotDeltas::Keep::kMoments,
+                &frozen_.vectors()),
         step_(model, schedule_.view(), sizes_, shape.longest, deltas_, frozen_) {
     const int64_t edits = static_cast<int64_t>(spec.slots.size());
     result_.deltas.resize(edits);
@@ -115,7 +131,10 @@ class Run {
            ++next_start, moved = true) {
         Start(plan_.starts[next_start]);
       }
-      if (moved) frozen_.Upload();
+      if (moved) {
+        frozen_.Upload();
+        deltas_.Upload();
+      }
       step_.Run(SizeOf(sizes_, plan_.tokens[step]));
       for (; next_end < plan_.ends.size() && plan_.ends[next_end].step == step; ++next_end)
         End(plan_.ends[next_end]);
@@ -142,7 +161,8 @@ class Run {
 
   void Start(const StepPlan::Move& move) {
     const SlotSpec& slot = spec_.slots[move.edit];
-    started_[move.edit] = StartDelta(spec_, slot, control_).Share();
+    const DeltaPtr& chosen = chosen_[move.edit];
+    started_[move.edit] = chosen ? chosen : HostDelta(StartDelta(spec_, slot, control_).Share());
     deltas_.Start(move.slot, *started_[move.edit], OptimizerOf(slot));
     frozen_.Set(move.slot, &slot.stack);
   }
@@ -153,12 +173,7 @@ class Run {
     Convert(deltas_.failed_step().select(0, move.slot), failed_.select(0, move.edit));
     Convert(at::isfinite(deltas_.values().select(0, move.slot)).all(), finite_.select(0, move.edit));
     if (!keep_) {
-      auto host = std::make_shared<Delta>(*delta);
-      for (DeltaPart& part : host->parts) {
-        part.a = part.a.cpu();
-        part.b = part.b.cpu();
-      }
-      delta = host;
+      delta = HostDelta(delta);
     }
     result_.deltas[move.edit] = delta;
   }
@@ -219,13 +234,14 @@ class Run {
   const AdaptSpec& spec_;
   const DeviceModel& model_;
   const JobControl& control_;
+  const std::vector<DeltaPtr>& chosen_;
   bool keep_;
   StepPlan plan_;
   DeviceSchedule schedule_;
   std::vector<StepSize> sizes_;
-  SlotDeltas deltas_;
   FrozenDeltas copies_;
   FrozenStacks frozen_;
+  SlotDeltas deltas_;
   TrainStep step_;
   AdaptResult result_;
   std::vector<DeltaPtr> started_;
@@ -239,23 +255,24 @@ AdaptPlan Plan(const AdaptSpec& spec, const DeviceModel& model, const Shape& sha
   AdaptPlan plan;
   MemoryPlan& memory = plan.memory;
   plan.step_tokens = spec.max_step_tokens > 0 ? spec.max_step_tokens : DefaultStepTokens(model.config());
-  const int64_t recorded = model.config().layers - shape.matrices.front() / kModulesPerLayer;
+  const int64_t layers = model.config().layers;
+  const int64_t lowest = SlotLayout(*spec.model, shape.parts).lowest();
+  const int64_t recorded = layers - std::clamp<int64_t>(lowest, 0, layers);
   const int64_t edits = static_cast<int64_t>(spec.slots.size());
   memory.free = FreeBytes(model.device());
   memory.budget = Usable(memory.free);
   memory.tokens = std::max(plan.step_tokens, shape.largest_batch) + 15;
-  memory.token =
-      TrainStep::TokenBytes(model, recorded) + SlotDeltas::TokenBytes(model, shape.matrices, shape.rank);
+  memory.token = TrainStep::TokenBytes(model, recorded) + SlotDeltas::TokenBytes(model, shape.parts);
   memory.fixed = TrainStep::FixedBytes(model, memory.tokens, edits);
-  memory.each = SlotDeltas::SlotBytes(model, shape.matrices, shape.rank);
+  memory.each = SlotDeltas::SlotBytes(model, shape.parts, SlotDeltas::Keep::kMoments);
   memory.count = 1;
-  const int64_t results = edits * SlotDeltas::Count(*spec.model, shape.matrices, shape.rank) * 4;
+  const int64_t results = edits * SlotDeltas::ValueBytes(model, shape.parts);
   plan.results_on_device = results <= (memory.budget - memory.total() + memory.each) / 4;
   if (plan.results_on_device) memory.fixed += results;
   if (memory.total() > memory.budget) {
     throw Error("OUT_OF_MEMORY", "one edit needs " + std::to_string(memory.total() >> 20) +
                                      " MiB on the device; " + std::to_string(memory.free >> 20) +
-                                     " MiB are free; lower the rank, the targets or maxStepTokens");
+                                     " MiB are free; train fewer values, or lower maxStepTokens");
   }
   memory.count = std::min(edits, 1 + (memory.budget - memory.total()) / memory.each);
   if (spec.max_active_slots > 0) memory.count = std::min(memory.count, spec.max_active_slots);
@@ -275,12 +292,13 @@ AdaptResult Adapt(const AdaptSpec& spec, const DeviceModel& model, const AdaptOp
   CheckAdapt(spec);
   const DeviceScope scope(model.device());
   const Shape shape = ShapeOf(spec);
+  const std::vector<DeltaPtr> chosen = ChosenSupports(spec, model, control);
   AdaptPlan plan = Plan(spec, model, shape);
   AdaptResult result;
   // Somebody else may have taken what was free: then once more, with half of the slots.
   WithHalving(plan.memory.count, control, "adapt", [&](int64_t slots) {
     plan.memory.count = slots;
-    result = Run(spec, model, plan, options, shape, control).Go();
+    result = Run(spec, model, plan, options, shape, chosen, control).Go();
   });
   return result;
 }

@@ -4,6 +4,7 @@
 #include "core/accelerator.h"
 #include "core/adapt.h"
 #include "core/generate.h"
+#include "core/gradient.h"
 #include "core/score.h"
 #include "cuda/runtime/device_model.h"
 
@@ -36,6 +37,13 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& mo
 at::Tensor Hidden(const DeviceModel& model, const Ragged& batch, const DeltaStack& stack);
 
 GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control);
+
+GradientResult Gradient(const GradientSpec& spec, const DeviceModel& model, const JobControl& control);
+// On the host, [out, in] float each.
+std::vector<at::Tensor> WeightGradients(const DeviceModel& model, const DeltaStack& stack,
+                                        const Ragged& documents, const std::vector<uint8_t>& loss_mask,
+                                        const std::vector<int32_t>& matrices, Selection selection,
+                                        const JobControl& control);
 
 std::unique_ptr<DeviceTraining> Train(const DeviceModel& model, TrainableDelta& delta, int64_t batch_tokens);
 

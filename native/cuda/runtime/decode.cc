@@ -31,7 +31,7 @@ DecodeStep::DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std
       splits_(std::clamp<int64_t>(positions / 256, 1, kMostSplits)),
       stops_(static_cast<int64_t>(stop_tokens.size())),
       rows_(places),
-      pass_(model, places, positions, model.config().layers),
+      pass_(model, places, positions, std::nullopt),
       head_(model, places, false),
       forks_(model, deltas, forks, {places, places, 1}) {
   const ModelConfig& config = model.config();
@@ -68,7 +68,18 @@ int64_t DecodeStep::PlaceBytes(const DeviceModel& model, int64_t capacity) {
          8 * config.vocab_size + 8 * capacity;
 }
 
-void DecodeStep::SetPrefix(int64_t place, const at::Tensor& slab, int64_t offset) {
+void DecodeStep::SetPrompt(int64_t place, const ReadPrompt& prompt) {
+  SetAddresses(place, prompt.begin.slab, prompt.begin.offset);
+  if (prompt.rest.length > 0) {
+    Convert(prompt.rest.slab.narrow(2, prompt.rest.offset, prompt.rest.length),
+            slab_.select(2, place).narrow(2, 0, prompt.rest.length));
+  }
+  Convert(prompt.logits, logits_.select(0, place));
+}
+
+void DecodeStep::Free(int64_t place) { SetAddresses(place, at::Tensor(), 0); }
+
+void DecodeStep::SetAddresses(int64_t place, const at::Tensor& slab, int64_t offset) {
   int64_t* table = pointers_host_.mutable_data_ptr<int64_t>();
   for (int64_t l = 0; l < model_.config().layers; ++l) {
     for (int64_t kv = 0; kv < 2; ++kv) {
@@ -108,10 +119,6 @@ void DecodeStep::Upload() {
   UploadInto(count, count_);
   UploadInto(pointers_host_, pointers_);
   forks_.Load(offsets, fork);
-}
-
-void DecodeStep::SetLogits(int64_t place, const at::Tensor& logits) {
-  Convert(logits, logits_.select(0, place));
 }
 
 DecodeState DecodeStep::State() const {
@@ -169,13 +176,14 @@ void DecodeStep::Body() {
   int32_t* positions = positions_of_.mutable_data_ptr<int32_t>();
   const Type type = model_.type();
   Launch(DecodeInput, State(), tokens, positions);
-  pass_.Forward({tokens, positions, places_}, forks_.overlays(), [&](const LayerAttention& a) {
+  const Overlays overlays = forks_.overlays();
+  pass_.Forward({tokens, positions, places_}, overlays, [&](const LayerAttention& a) {
     const DecodeShape shape = Shape(a.layer);
     Launch(AppendKeyValue, type, shape, a.k.const_data_ptr(), a.v.const_data_ptr());
     Launch(AttentionDecode, type, shape, a.q.const_data_ptr(), int32_t{1}, splits_,
            scratch_.mutable_data_ptr<float>(), a.out.mutable_data_ptr());
   });
-  head_.Logits(pass_.hidden(), places_, logits_);
+  head_.Logits(pass_.hidden(), overlays, places_, logits_);
   Draw(1);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/generate.h"
+#include "cuda/runtime/prompt_reader.h"
 #include "cuda/runtime/row_pass.h"
 
 namespace selfedit::cuda {
@@ -40,13 +41,12 @@ class DecodeStep {
 
   int64_t places() const { return places_; }
   std::vector<DecodeRow>& rows() { return rows_; }
-  // The prompt's keys and values [layers, 2, prompts' tokens, G d], its own from token `offset` on;
-  // undefined: none.
-  void SetPrefix(int64_t place, const at::Tensor& slab, int64_t offset);
+  // The prompt of a place, and the logits from which its first token is drawn. Keys and values of its
+  // beginning stay where they are; those of a rest are copied before the row's own.
+  void SetPrompt(int64_t place, const ReadPrompt& prompt);
+  void Free(int64_t place);
   // Makes the device's copy that of rows().
   void Upload();
-  // Logits from which a place's first token is drawn, [V].
-  void SetLogits(int64_t place, const at::Tensor& logits);
   // Draws a token for all that run, from the logits set: the end of the prefill.
   void SampleFirst();
   // One decode step of all that run. Waits for nothing.
@@ -57,6 +57,7 @@ class DecodeStep {
   const float* logprobs(int64_t place) const;
 
  private:
+  void SetAddresses(int64_t place, const at::Tensor& slab, int64_t offset);
   void Body();
   void Draw(int32_t appended);
   DecodeState State() const;

@@ -1,252 +1,197 @@
 #include "cuda/runtime/frozen.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "cuda/runtime/backend.h"
 
 namespace selfedit::cuda {
-namespace {
-
-// Rows of the pointer table.
-enum Slot : int64_t {
-  kA,
-  kB,
-  kGain,
-  kRowOffsets = 0,
-  kColumns,
-  kValues,
-  kColumnOffsets,
-  kRows,
-  kOrder,
-  kPointers
-};
-
-at::Tensor IntTensor(const std::vector<int32_t>& values) {
-  at::Tensor t = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
-  std::copy(values.begin(), values.end(), t.mutable_data_ptr<int32_t>());
-  return t;
-}
-
-// On the device, whatever it was on before.
-at::Tensor Place(const DeviceModel& model, const at::Tensor& t, at::ScalarType dtype) {
-  if (t.device() == model.device() && !t.is_cpu()) return t.to(dtype).contiguous();
-  return Upload(t.contiguous().to(dtype), model.device());
-}
-
-void AddLowRank(const DeviceModel& model, const DeltaPart& part, std::vector<FrozenPiece>& pieces) {
-  const at::ScalarType type = ScalarOf(model.type());
-  const at::Tensor gain = part.kind == DeltaKind::kSpectral ? at::mul(part.sigma, part.values) : at::Tensor();
-  for (int64_t from = 0; from < part.rank(); from += kMostRank) {
-    const int64_t r = std::min(kMostRank, part.rank() - from);
-    FrozenPiece piece;
-    piece.a = Place(model, part.a.narrow(0, from, r), type);
-    piece.b = Place(model, part.b.narrow(1, from, r), type);
-    if (gain.defined()) piece.gain = Place(model, gain.narrow(0, from, r), at::kFloat);
-    piece.scale = part.scale;
-    pieces.push_back(std::move(piece));
-  }
-}
-
-void AddSparse(const DeviceModel& model, const DeltaPart& part, const MatrixInfo& info,
-               std::vector<FrozenPiece>& pieces) {
-  const at::Tensor offsets = part.row_offsets.cpu().contiguous(), columns = part.columns.cpu().contiguous();
-  const int32_t* begin = offsets.const_data_ptr<int32_t>();
-  const int32_t* column = columns.const_data_ptr<int32_t>();
-  // The same entries by column, for the gradient of the input.
-  std::vector<int32_t> column_offsets(info.in + 1, 0), rows(columns.numel()), order(columns.numel());
-  for (int64_t k = 0; k < columns.numel(); ++k) ++column_offsets[column[k] + 1];
-  for (int64_t j = 0; j < info.in; ++j) column_offsets[j + 1] += column_offsets[j];
-  std::vector<int32_t> next(column_offsets.begin(), column_offsets.end() - 1);
-  for (int64_t i = 0; i < info.out; ++i) {
-    for (int32_t k = begin[i]; k < begin[i + 1]; ++k) {
-      const int32_t place = next[column[k]]++;
-      rows[place] = static_cast<int32_t>(i);
-      order[place] = k;
-    }
-  }
-  FrozenPiece piece;
-  piece.row_offsets = Upload(offsets, model.device());
-  piece.columns = Upload(columns, model.device());
-  piece.values = Place(model, part.values, ScalarOf(model.type()));
-  piece.column_offsets = Upload(IntTensor(column_offsets), model.device());
-  piece.rows = Upload(IntTensor(rows), model.device());
-  piece.order = Upload(IntTensor(order), model.device());
-  piece.scale = part.scale;
-  pieces.push_back(std::move(piece));
-}
-
-}  // namespace
-
-std::shared_ptr<const FrozenDelta> FrozenDeltas::Get(const DeltaPtr& delta) {
-  auto& entry = made_[delta.get()];
-  if (entry.second) return entry.second;
-  auto made = std::make_shared<FrozenDelta>();
-  for (const DeltaPart& part : delta->parts) {
-    const MatrixInfo& info = model_.host().tensors().at(part.matrix);
-    if (part.matrix >= static_cast<int64_t>(model_.host().matrices().size()) ||
-        part.kind == DeltaKind::kDense) {
-      throw Error("DEVICE_UNSUPPORTED", "\"" + info.name +
-                                            "\": a GPU applies lowRank, sparse and spectral changes of "
-                                            "the linear maps; this one is " +
-                                            DeltaKindName(part.kind) + "; compute on the CPU");
-    }
-    if (part.kind == DeltaKind::kSparse) {
-      AddSparse(model_, part, info, made->sparse[part.matrix]);
-    } else {
-      AddLowRank(model_, part, made->low_rank[part.matrix]);
-    }
-  }
-  entry = {delta, made};
-  return made;
-}
 
 FrozenOverlay::FrozenOverlay(const DeviceModel& model, FrozenDeltas& deltas,
                              const std::vector<DeltaStack>& stacks, size_t first_level, int64_t segments,
                              int64_t rows)
     : model_(model), deltas_(deltas), segments_(segments) {
-  // For every matrix, level and kind as many products as the stack that has most needs.
-  std::map<int64_t, std::map<std::pair<size_t, bool>, std::vector<int64_t>>> widths;
-  int64_t widest = 8;
+  // For every weight, level and kind as many products as the stack that has most needs, as wide as the
+  // widest.
+  std::map<int64_t, std::map<std::tuple<size_t, DeltaKind, size_t>, int64_t>> needed;
+  int64_t widest = 8, tables = 0;
   for (const DeltaStack& stack : stacks) {
     for (size_t level = first_level; level < stack.size(); ++level) {
-      const auto delta = deltas.Get(stack[level].delta);
-      for (const bool sparse : {false, true}) {
-        for (const auto& [matrix, pieces] : sparse ? delta->sparse : delta->low_rank) {
-          std::vector<int64_t>& ranks = widths[matrix][{level, sparse}];
-          ranks.resize(std::max(ranks.size(), pieces.size()), 0);
-          for (size_t i = 0; i < pieces.size() && !sparse; ++i) {
-            ranks[i] = std::max(ranks[i], (pieces[i].a.size(0) + 7) / 8 * 8);
-            widest = std::max(widest, ranks[i]);
-          }
+      for (const auto& [key, pieces] : deltas.Get(stack[level].delta)->pieces) {
+        for (size_t piece = 0; piece < pieces.size(); ++piece) {
+          int64_t& rank = needed[key.first][{level, key.second, piece}];
+          rank = std::max(rank, (pieces[piece].rank() + 7) / 8 * 8);
+          widest = std::max(widest, rank);
         }
       }
     }
   }
-  for (const auto& [matrix, levels] : widths) {
-    for (const auto& [key, ranks] : levels) {
-      for (size_t piece = 0; piece < ranks.size(); ++piece) {
-        products_[matrix].push_back(
-            {static_cast<int64_t>(key.first), key.second, piece, ranks[piece], tables_++});
-      }
+  for (const auto& [id, products] : needed) {
+    for (const auto& [key, rank] : products) {
+      const auto& [level, kind, piece] = key;
+      products_[id].push_back({level, kind, piece, rank, tables++});
     }
   }
   if (empty()) return;
-  pointers_host_ = at::zeros({tables_, kPointers, segments}, at::kLong);
-  ranks_host_ = at::zeros({tables_, segments}, at::kInt);
-  scales_host_ = at::zeros({tables_, segments}, at::kFloat);
-  pointers_ = at::zeros({tables_, kPointers, segments}, model.options(at::kLong));
-  ranks_ = at::zeros({tables_, segments}, model.options(at::kInt));
-  scales_ = at::zeros({tables_, segments}, model.options(at::kFloat));
+  tables_ = ChangeTables(model, tables, segments);
   u_ = at::empty({rows, widest}, model.options());
+  clipped_ = at::zeros({segments + 1}, model.options(at::kInt));
 }
 
 void FrozenOverlay::Set(int64_t segment, const DeltaStack* stack) {
-  if (empty()) return;
-  for (const auto& [matrix, products] : products_) {
+  using Tables = ChangeTables;
+  for (const auto& [id, products] : products_) {
     for (const Product& product : products) {
-      const size_t level = static_cast<size_t>(product.level);
-      const FrozenPiece* piece = nullptr;
-      double scale = 0;
-      if (stack != nullptr && level < stack->size()) {
-        const auto delta = deltas_.Get((*stack)[level].delta);
-        const auto& all = product.sparse ? delta->sparse : delta->low_rank;
-        const auto found = all.find(matrix);
-        if (found != all.end() && product.piece < found->second.size()) piece = &found->second[product.piece];
-        if (piece != nullptr) scale = piece->scale * (*stack)[level].scale;
-      }
-      auto set = [&](int64_t slot, const at::Tensor* t) {
-        const void* address = t != nullptr && t->defined() ? t->const_data_ptr() : nullptr;
-        pointers_host_.mutable_data_ptr<int64_t>()[(product.table * kPointers + slot) * segments_ + segment] =
-            static_cast<int64_t>(reinterpret_cast<intptr_t>(address));
+      tables_.Clear(product.table, segment);
+      if (stack == nullptr || product.level >= stack->size()) continue;
+      const AppliedDelta& applied = (*stack)[product.level];
+      const auto delta = deltas_.Get(applied.delta);
+      const auto found = delta->pieces.find({id, product.kind});
+      if (found == delta->pieces.end() || product.piece >= found->second.size()) continue;
+      const FrozenPiece& piece = found->second[product.piece];
+      const auto set = [&](Tables::Address which, const at::Tensor& t) {
+        tables_.Set(product.table, segment, which, t);
       };
-      if (product.sparse) {
-        set(kRowOffsets, piece ? &piece->row_offsets : nullptr);
-        set(kColumns, piece ? &piece->columns : nullptr);
-        set(kValues, piece ? &piece->values : nullptr);
-        set(kColumnOffsets, piece ? &piece->column_offsets : nullptr);
-        set(kRows, piece ? &piece->rows : nullptr);
-        set(kOrder, piece ? &piece->order : nullptr);
-      } else {
-        set(kA, piece ? &piece->a : nullptr);
-        set(kB, piece ? &piece->b : nullptr);
-        set(kGain, piece ? &piece->gain : nullptr);
-        ranks_host_.mutable_data_ptr<int32_t>()[product.table * segments_ + segment] =
-            piece ? static_cast<int32_t>(piece->a.size(0)) : 0;
+      switch (product.kind) {
+        case DeltaKind::kSparse:
+          set(Tables::kRowOffsets, piece.row_offsets);
+          set(Tables::kColumns, piece.columns);
+          set(Tables::kColumnOffsets, piece.column_offsets);
+          set(Tables::kRows, piece.rows);
+          set(Tables::kOrder, piece.order);
+          [[fallthrough]];
+        case DeltaKind::kDense:
+          set(Tables::kValues, piece.values);
+          break;
+        default:
+          set(Tables::kA, piece.a);
+          set(Tables::kB, piece.b);
+          set(Tables::kGain, piece.gain);
+          tables_.SetRank(product.table, segment, piece.rank());
       }
-      scales_host_.mutable_data_ptr<float>()[product.table * segments_ + segment] = static_cast<float>(scale);
+      tables_.SetScale(product.table, segment, piece.scale * applied.scale);
     }
   }
 }
 
-void FrozenOverlay::Upload() {
-  if (empty()) return;
-  UploadInto(pointers_host_, pointers_);
-  UploadInto(ranks_host_, ranks_);
-  UploadInto(scales_host_, scales_);
-}
-
-LowRank FrozenOverlay::LowRankOf(int64_t matrix, const Product& product) const {
-  const MatrixInfo& info = model_.host().matrices()[matrix];
-  const int64_t* table = pointers_.const_data_ptr<int64_t>() + product.table * kPointers * segments_;
-  LowRank view;
-  view.a_pointers = reinterpret_cast<const void* const*>(table + kA * segments_);
-  view.b_pointers = reinterpret_cast<const void* const*>(table + kB * segments_);
-  view.gain_pointers = reinterpret_cast<const float* const*>(table + kGain * segments_);
-  view.ranks = ranks_.const_data_ptr<int32_t>() + product.table * segments_;
-  view.scale = scales_.const_data_ptr<float>() + product.table * segments_;
-  view.rank = product.rank;
-  view.in = info.in;
-  view.out = info.out;
-  return view;
-}
-
-Sparse FrozenOverlay::SparseOf(int64_t matrix, const Product& product) const {
-  const MatrixInfo& info = model_.host().matrices()[matrix];
-  const int64_t* table = pointers_.const_data_ptr<int64_t>() + product.table * kPointers * segments_;
-  auto ints = [&](int64_t slot) { return reinterpret_cast<const int32_t* const*>(table + slot * segments_); };
-  Sparse view;
-  view.row_offsets = ints(kRowOffsets);
-  view.columns = ints(kColumns);
-  view.values = reinterpret_cast<const void* const*>(table + kValues * segments_);
-  view.column_offsets = ints(kColumnOffsets);
-  view.rows = ints(kRows);
-  view.order = ints(kOrder);
-  view.scale = scales_.const_data_ptr<float>() + product.table * segments_;
-  view.in = info.in;
-  view.out = info.out;
-  return view;
+template <typename Body>
+void FrozenOverlay::ForChanges(int64_t id, Body body) const {
+  const auto found = products_.find(id);
+  if (found == products_.end()) return;
+  const MatrixInfo& info = model_.host().tensors()[id];
+  for (const Product& p : found->second) body(tables_.View(p.table, p.kind, p.rank, info.in, info.out));
 }
 
 void FrozenOverlay::Forward(int64_t matrix, int64_t rows, const void* x, void* y) const {
-  const auto found = products_.find(matrix);
-  if (found == products_.end()) return;
-  const Segments segments{offsets_, segments_, rows};
-  for (const Product& product : found->second) {
-    if (product.sparse) {
-      Launch(SparseForward, model_.type(), model_.type(), segments, SparseOf(matrix, product), x, y);
-      continue;
+  ForChanges(matrix, [&](const Change& change) {
+    ChangeForward(model_.type(), model_.type(), {offsets_, segments_, rows}, change, x, u_.mutable_data_ptr(),
+                  y);
+  });
+}
+
+void FrozenOverlay::Backward(int64_t matrix, int64_t rows, const void* x, const void* dy, void* dx) const {
+  ForChanges(matrix, [&](const Change& change) {
+    ChangeBackward(model_.type(), {offsets_, segments_, rows}, change, nullptr, x, dy, nullptr,
+                   u_.mutable_data_ptr(), dx);
+  });
+}
+
+void FrozenOverlay::EmbedForward(const RowBatch& batch, void* y) const {
+  ForChanges(model_.host().ids().embedding, [&](const Change& change) {
+    ChangeLookup(model_.type(), {offsets_, segments_, batch.rows}, change, batch.tokens,
+                 u_.mutable_data_ptr(), y);
+  });
+}
+
+void FrozenOverlay::HeadForward(int64_t begin, int64_t count, const void* x, float* logits) const {
+  if (products_.count(model_.host().ids().head) == 0) return;
+  Launch(ClipSegments, Segments{offsets_, segments_, begin + count}, begin, count,
+         clipped_.mutable_data_ptr<int32_t>());
+  ForChanges(model_.host().ids().head, [&](const Change& change) {
+    ChangeForward(model_.type(), Type::kFloat32, {clipped_.const_data_ptr<int32_t>(), segments_, count},
+                  change, x, u_.mutable_data_ptr(), logits);
+  });
+}
+
+void FrozenOverlay::HeadBackward(int64_t begin, int64_t count, const void* x, const void* dlogits,
+                                 void* dx) const {
+  if (products_.count(model_.host().ids().head) == 0) return;
+  Launch(ClipSegments, Segments{offsets_, segments_, begin + count}, begin, count,
+         clipped_.mutable_data_ptr<int32_t>());
+  ForChanges(model_.host().ids().head, [&](const Change& change) {
+    ChangeBackward(model_.type(), {clipped_.const_data_ptr<int32_t>(), segments_, count}, change, nullptr, x,
+                   dlogits, nullptr, u_.mutable_data_ptr(), dx);
+  });
+}
+
+FrozenVectors::FrozenVectors(const DeviceModel& model, FrozenDeltas& deltas,
+                             const std::vector<DeltaStack>& stacks, int64_t segments)
+    : model_(model), segments_(segments) {
+  for (const DeltaStack& stack : stacks) {
+    const auto [place, added] = of_stack_.try_emplace(KeyOf(stack));
+    if (!added) continue;
+    Vectors sums;
+    for (const AppliedDelta& applied : stack) {
+      for (const auto& [id, change] : deltas.Get(applied.delta)->vectors) {
+        const at::Tensor scaled = at::mul(change, applied.scale);
+        const auto [sum, first] = sums.try_emplace(id, scaled);
+        if (!first) sum->second = at::add(sum->second, scaled);
+      }
     }
-    const LowRank view = LowRankOf(matrix, product);
-    void* u = u_.mutable_data_ptr();
-    Launch(LowRankShrink, model_.type(), segments, view, x, u);
-    Launch(LowRankExpand, model_.type(), model_.type(), segments, view, u, y);
+    for (const auto& [id, sum] : sums) {
+      place->second[id] = cuda::Upload(sum, model.device());
+      index_.try_emplace(id, 0);
+    }
+  }
+  int64_t next = 0;
+  for (auto& [id, place] : index_) place = next++;
+  if (empty()) return;
+  table_host_ = at::zeros({next, segments}, at::kLong);
+  table_ = at::zeros({next, segments}, model.options(at::kLong));
+}
+
+FrozenVectors::Key FrozenVectors::KeyOf(const DeltaStack& stack) {
+  Key key;
+  for (const AppliedDelta& applied : stack) key.emplace_back(applied.delta.get(), applied.scale);
+  return key;
+}
+
+void FrozenVectors::Set(int64_t segment, const DeltaStack* stack) {
+  if (empty()) return;
+  const Vectors* vectors = stack == nullptr ? nullptr : &of_stack_.at(KeyOf(*stack));
+  for (const auto& [id, place] : index_) {
+    const void* address = nullptr;
+    if (vectors != nullptr) {
+      const auto found = vectors->find(id);
+      if (found != vectors->end()) address = found->second.const_data_ptr();
+    }
+    table_host_.mutable_data_ptr<int64_t>()[place * segments_ + segment] =
+        static_cast<int64_t>(reinterpret_cast<intptr_t>(address));
   }
 }
 
-void FrozenOverlay::Backward(int64_t matrix, int64_t rows, const void*, const void* dy, void* dx) const {
-  const auto found = products_.find(matrix);
-  if (found == products_.end() || dx == nullptr) return;
-  const Segments segments{offsets_, segments_, rows};
-  for (const Product& product : found->second) {
-    if (product.sparse) {
-      Launch(SparseBackwardInput, model_.type(), segments, SparseOf(matrix, product), dy, dx);
-      continue;
-    }
-    const LowRank view = LowRankOf(matrix, product);
-    void* v = u_.mutable_data_ptr();
-    Launch(LowRankShrinkBackward, model_.type(), segments, view, dy, v);
-    Launch(LowRankExpandBackward, model_.type(), segments, view, v, dx);
-  }
+void FrozenVectors::Upload() {
+  if (!empty()) UploadInto(table_host_, table_);
+}
+
+const float* const* FrozenVectors::Table(int64_t id) const {
+  const auto found = index_.find(id);
+  if (found == index_.end()) return nullptr;
+  return reinterpret_cast<const float* const*>(table_.const_data_ptr<int64_t>() + found->second * segments_);
+}
+
+void FrozenVectors::Forward(int64_t matrix, int64_t rows, const void*, void* y) const {
+  const int64_t bias = model_.host().ids().bias[matrix];
+  const float* const* table = bias < 0 ? nullptr : Table(bias);
+  if (table == nullptr) return;
+  Launch(VectorAdd, model_.type(), Segments{offsets_, segments_, rows}, table,
+         model_.host().matrices()[matrix].out, y);
+}
+
+NormGain FrozenVectors::Gain(int64_t id) const {
+  const float* const* table = Table(id);
+  if (table == nullptr) return {};
+  return {table, {offsets_, segments_, 0}};
 }
 
 size_t CommonLevels(const std::vector<DeltaStack>& stacks) {
@@ -266,7 +211,9 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
   int64_t most = 0;
   for (const int64_t rows : batch_rows) {
     most = std::max(most, rows);
-    whole_[rows] = cuda::Upload(IntTensor({0, static_cast<int32_t>(rows)}), model.device());
+    at::Tensor whole = at::zeros({2}, at::kInt);
+    whole.mutable_data_ptr<int32_t>()[1] = static_cast<int32_t>(rows);
+    whole_[rows] = cuda::Upload(whole, model.device());
   }
   const size_t common = CommonLevels(stacks);
   DeltaStack shared;
@@ -276,6 +223,20 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
   common_->Set(0, &shared);
   common_->Upload();
   own_ = std::make_unique<FrozenOverlay>(model, deltas, stacks, common, segments, most);
+  vectors_ = std::make_unique<FrozenVectors>(model, deltas, stacks, segments);
+}
+
+void FrozenStacks::SetSegments(const int32_t* offsets) {
+  own_->SetSegments(offsets);
+  vectors_->SetSegments(offsets);
+}
+void FrozenStacks::Set(int64_t segment, const DeltaStack* stack) {
+  own_->Set(segment, stack);
+  vectors_->Set(segment, stack);
+}
+void FrozenStacks::Upload() {
+  own_->Upload();
+  vectors_->Upload();
 }
 
 Overlays FrozenStacks::For(int64_t rows) {
@@ -286,6 +247,7 @@ Overlays FrozenStacks::For(int64_t rows) {
     overlays.push_back(common_.get());
   }
   if (!own_->empty()) overlays.push_back(own_.get());
+  if (!vectors_->empty()) overlays.push_back(vectors_.get());
   return overlays;
 }
 

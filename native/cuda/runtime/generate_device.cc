@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
-#include <numeric>
 
 #include "core/memory.h"
 #include "cuda/runtime/calls.h"
 #include "cuda/runtime/decode.h"
+#include "cuda/runtime/prompt_reader.h"
 
 namespace selfedit::cuda {
 namespace {
@@ -17,9 +17,7 @@ constexpr int64_t kPrefillTokens = 4096;
 constexpr int64_t kMostPlaces = 256;
 
 struct Prompt {
-  at::Tensor slab;  // of all prompts read with it
-  int64_t offset = 0;
-  at::Tensor logits;         // of its last position, until all rows have begun
+  ReadPrompt read;           // its logits until all rows have begun
   std::deque<int64_t> rows;  // not begun
   int64_t running = 0;
 };
@@ -37,9 +35,15 @@ struct Generated {
   double finished = 0, steps = 0;
 };
 
+// Most tokens of a row's own keys and values: what it generates, behind the rest of a prompt whose beginning
+// is shared.
 int64_t LongestRow(const GenerateSpec& spec, const DeviceModel& model) {
   int64_t longest = 1;
-  for (const int32_t count : spec.max_tokens) longest = std::max<int64_t>(longest, count);
+  for (size_t r = 0; r < spec.row_prompt.size(); ++r) {
+    const int32_t p = spec.row_prompt[r], prefix = PrefixOf(spec, p);
+    const int64_t rest = prefix > 0 ? spec.prompts.length(p) - prefix : 0;
+    longest = std::max<int64_t>(longest, rest + spec.max_tokens[r]);
+  }
   return std::min(longest, model.config().max_positions);
 }
 
@@ -55,10 +59,7 @@ class Generator {
         prompts_(spec.prompts.rows()),
         order_(Order(spec, *result)),
         deltas_(model),
-        prefill_capacity_(PrefillCapacity(spec, order_, plan.tokens)),
-        prefill_(model, prefill_capacity_, model.config().layers),
-        prefill_forks_(model, deltas_, spec.forks, prefill_capacity_),
-        head_(model, prefill_capacity_.rows, false),
+        reader_(spec, model, deltas_, PrefillCapacity(spec, order_, plan.tokens)),
         step_(model, deltas_, spec.forks, plan.count, LongestRow(spec, model), Positions(spec, model),
               spec.stop_tokens),
         places_(step_.places()) {
@@ -169,7 +170,9 @@ class Generator {
     places_[b] = {r, p, {}};
     DecodeRow row;
     row.finish = kRuns;
-    row.prefix_length = static_cast<int32_t>(spec_.prompts.length(p));
+    // What comes behind a shared prefix becomes the beginning of the row's own text.
+    row.prefix_length = static_cast<int32_t>(prompt.read.begin.length);
+    row.own_length = static_cast<int32_t>(prompt.read.rest.length);
     row.max_tokens =
         static_cast<int32_t>(std::min<int64_t>(spec_.max_tokens[r], model_.config().max_positions));
     row.top_k = spec_.top_k[r];
@@ -178,51 +181,31 @@ class Generator {
     row.top_p = spec_.top_p[r];
     row.key = spec_.keys[r];
     step_.rows()[b] = row;
-    step_.SetPrefix(static_cast<int64_t>(b), prompt.slab, prompt.offset);
-    step_.SetLogits(static_cast<int64_t>(b), prompt.logits);
-    if (prompt.rows.empty()) prompt.logits = at::Tensor();
+    step_.SetPrompt(static_cast<int64_t>(b), prompt.read);
+    if (prompt.rows.empty()) prompt.read.logits = at::Tensor();
   }
 
   // Reads prompts until the rows that they bring fill the places.
   void Prefill(int64_t places) {
     control_.Check();
-    Ragged batch;
-    std::vector<int32_t> chosen, fork;
-    int64_t rows = 0;
+    std::vector<int32_t> chosen;
+    int64_t rows = 0, tokens = 0;
     while (!queue_.empty()) {
       const int32_t p = queue_.front();
       const int64_t length = spec_.prompts.length(p);
       if (!chosen.empty() &&
-          (static_cast<int64_t>(batch.tokens.size()) + length > prefill_capacity_.tokens ||
-           static_cast<int64_t>(chosen.size()) == prefill_capacity_.rows || rows >= places)) {
+          (tokens + length > reader_.capacity().tokens ||
+           static_cast<int64_t>(chosen.size()) == reader_.capacity().rows || rows >= places)) {
         break;
       }
       queue_.pop_front();
-      batch.Append(spec_.prompts.tokens.data() + spec_.prompts.offsets[p], length);
       chosen.push_back(p);
-      fork.push_back(spec_.prompt_fork[p]);
+      tokens += length;
       rows += static_cast<int64_t>(prompts_[p].rows.size());
     }
-    const ModelConfig& config = model_.config();
-    const int64_t n = batch.offsets.back();
-    const at::Tensor slab =
-        at::empty({config.layers, 2, n, config.kv_heads * config.head_dim}, model_.options());
-    prefill_.Load(batch, std::vector<int32_t>(batch.tokens.size(), -1));
-    prefill_forks_.Load(batch.offsets, fork);
-    prefill_.Forward(prefill_forks_.overlays(), [&](const LayerAttention& a) {
-      Convert(a.k.narrow(0, 0, n), slab.select(0, a.layer).select(0, 0));
-      Convert(a.v.narrow(0, 0, n), slab.select(0, a.layer).select(0, 1));
-    });
-    at::Tensor last = at::empty({static_cast<int64_t>(chosen.size())}, at::kLong);
-    for (size_t i = 0; i < chosen.size(); ++i) last.mutable_data_ptr<int64_t>()[i] = batch.offsets[i + 1] - 1;
-    const at::Tensor hidden = at::index_select(prefill_.pass().hidden(), 0, Upload(last, model_.device()));
-    const at::Tensor logits = at::empty({hidden.size(0), config.vocab_size}, model_.options(at::kFloat));
-    head_.Logits(hidden, hidden.size(0), logits);
+    const std::vector<ReadPrompt> read = reader_.Read(chosen);
     for (size_t i = 0; i < chosen.size(); ++i) {
-      Prompt& prompt = prompts_[chosen[i]];
-      prompt.slab = slab;
-      prompt.offset = batch.offsets[i];
-      prompt.logits = logits.select(0, static_cast<int64_t>(i));
+      prompts_[chosen[i]].read = read[i];
       ready_.push_back(chosen[i]);
     }
     ++result_.steps;
@@ -262,10 +245,10 @@ class Generator {
       result_.done[place.row] = true;
       ++result_.finished;
       Prompt& prompt = prompts_[place.prompt];
-      if (--prompt.running == 0 && prompt.rows.empty()) prompt.slab = at::Tensor();
+      if (--prompt.running == 0 && prompt.rows.empty()) prompt.read = ReadPrompt();
       place.row = -1;
       row = DecodeRow();
-      step_.SetPrefix(static_cast<int64_t>(b), at::Tensor(), 0);
+      step_.Free(static_cast<int64_t>(b));
     }
   }
 
@@ -287,10 +270,7 @@ class Generator {
   std::vector<Prompt> prompts_;
   std::vector<int32_t> order_;
   FrozenDeltas deltas_;
-  BatchCapacity prefill_capacity_;
-  RowPass prefill_;
-  ForkSegments prefill_forks_;
-  DeviceHead head_;
+  PromptReader reader_;
   DecodeStep step_;
   std::vector<Place> places_;
   std::deque<int32_t> queue_, ready_;

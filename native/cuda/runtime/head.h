@@ -3,7 +3,7 @@
 #pragma once
 #include <ATen/ATen.h>
 
-#include "cuda/runtime/device_model.h"
+#include "cuda/runtime/pass.h"
 
 namespace selfedit::cuda {
 
@@ -14,28 +14,32 @@ class DeviceHead {
   static int64_t Bytes(const DeviceModel& model, int64_t chunk);
   static int64_t DefaultChunk(const DeviceModel& model, int64_t rows);
 
+  // Overlays say what the rows see on top of the head, here and below.
   // For rows [0, rows): log-prob of target (device, -1: none) and dhidden = the gradient of -weight log-prob.
-  void CrossEntropy(const at::Tensor& hidden, const int32_t* target, const float* weight, int64_t rows,
-                    float* logprob, const at::Tensor& dhidden) const;
+  void CrossEntropy(const at::Tensor& hidden, const Overlays& overlays, const int32_t* target,
+                    const float* weight, int64_t rows, float* logprob, const at::Tensor& dhidden) const;
   // Log-probs, lse and entropies (those may be null) of target under softmax(logits / temperature).
-  void Logprobs(const at::Tensor& hidden, const int32_t* target, int64_t rows, float temperature,
-                float* logprob, float* lse, float* entropy) const;
+  void Logprobs(const at::Tensor& hidden, const Overlays& overlays, const int32_t* target, int64_t rows,
+                float temperature, float* logprob, float* lse, float* entropy) const;
   // dhidden from g = dLoss/dlogprob and e = dLoss/dentropy (e, entropy may be null), with Logprobs' lse and
   // entropy.
-  void LogprobsBackward(const at::Tensor& hidden, const int32_t* target, const float* lse, const float* g,
-                        const float* e, const float* entropy, int64_t rows, float temperature,
-                        const at::Tensor& dhidden) const;
+  void LogprobsBackward(const at::Tensor& hidden, const Overlays& overlays, const int32_t* target,
+                        const float* lse, const float* g, const float* e, const float* entropy, int64_t rows,
+                        float temperature, const at::Tensor& dhidden) const;
   // Of each row: KL(softmax(a's logits) || softmax(b's)).
-  void Divergence(const at::Tensor& a, const at::Tensor& b, int64_t rows, float* kl) const;
+  void Divergence(const at::Tensor& a, const Overlays& of_a, const at::Tensor& b, const Overlays& of_b,
+                  int64_t rows, float* kl) const;
   // Logits [rows, V] float.
-  void Logits(const at::Tensor& hidden, int64_t rows, const at::Tensor& logits) const;
+  void Logits(const at::Tensor& hidden, const Overlays& overlays, int64_t rows,
+              const at::Tensor& logits) const;
 
  private:
   template <typename F>
   void Chunks(int64_t rows, F&& body) const;
-  at::Tensor LogitsOf(const at::Tensor& hidden, int64_t begin, int64_t count, const at::Tensor& buffer) const;
-  void HiddenGradient(const at::Tensor& dlogits, int64_t begin, int64_t count,
-                      const at::Tensor& dhidden) const;
+  at::Tensor LogitsOf(const at::Tensor& hidden, const Overlays& overlays, int64_t begin, int64_t count,
+                      const at::Tensor& buffer) const;
+  void HiddenGradient(const at::Tensor& hidden, const Overlays& overlays, const at::Tensor& dlogits,
+                      int64_t begin, int64_t count, const at::Tensor& dhidden) const;
 
   const DeviceModel& model_;
   int64_t chunk_;

@@ -1,5 +1,6 @@
 #include "cuda/runtime/pass.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/runtime/backend.h"
@@ -9,10 +10,25 @@ namespace {
 at::Tensor Head(const at::Tensor& buffer, int64_t rows) { return buffer.narrow(0, 0, rows); }
 void* Pointer(const at::Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
 float* Floats(const at::Tensor& t) { return t.defined() ? t.mutable_data_ptr<float>() : nullptr; }
+
+// The topmost overlay that changes a gain knows all that lies below it.
+NormGain GainOf(const Overlays& overlays, int64_t id) {
+  for (auto overlay = overlays.rbegin(); overlay != overlays.rend(); ++overlay) {
+    const NormGain gain = (*overlay)->Gain(id);
+    if (gain.gain != nullptr) return gain;
+  }
+  return {};
+}
+
+bool Trains(const Overlays& overlays, int64_t id) {
+  bool trains = false;
+  for (const Overlay* overlay : overlays) trains |= overlay->Trains(id);
+  return trains;
+}
 }  // namespace
 
-Pass::Pass(const DeviceModel& model, int64_t rows, int64_t positions, int64_t first_recorded)
-    : model_(model), rows_(rows), first_recorded_(first_recorded) {
+Pass::Pass(const DeviceModel& model, int64_t rows, int64_t positions, std::optional<int64_t> lowest)
+    : model_(model), rows_(rows), lowest_(lowest) {
   const ModelConfig& config = model.config();
   const auto options = model.options();
   const int64_t c = config.hidden_size, f = config.intermediate_size;
@@ -20,7 +36,7 @@ Pass::Pass(const DeviceModel& model, int64_t rows, int64_t positions, int64_t fi
   std::tie(cos_, sin_) = model.RopeTables(positions);
   Layer turn[2];
   for (int64_t l = 0; l < config.layers; ++l) {
-    if (l >= first_recorded) {
+    if (lowest && l >= *lowest) {
       layers_.push_back(MakeLayer(true));
     } else {
       if (l < 2) turn[l] = MakeLayer(false);
@@ -30,7 +46,7 @@ Pass::Pass(const DeviceModel& model, int64_t rows, int64_t positions, int64_t fi
   act_ = at::empty({rows, f}, options);
   x_ = at::empty({rows, c}, options);
   hidden_ = at::empty({rows, c}, options);
-  if (first_recorded >= config.layers) return;
+  if (!lowest) return;
   rstd_ = at::empty({rows}, model.options(at::kFloat));
   dhidden_ = at::empty({rows, c}, options);
   dx_ = at::empty({rows, c}, options);
@@ -109,6 +125,22 @@ void Pass::ProjectBackward(int64_t layer, Module module, int64_t rows, const at:
   }
 }
 
+void Pass::Norm(int64_t id, int64_t rows, const at::Tensor& x, const void* residual, const at::Tensor& weight,
+                const at::Tensor& y, const at::Tensor& rstd, const Overlays& overlays) const {
+  Launch(RmsNormForward, model_.type(), Pointer(x), residual, Pointer(weight), GainOf(overlays, id), rows,
+         x.size(1), static_cast<float>(model_.config().rms_eps), Pointer(y), Floats(rstd));
+}
+
+void Pass::NormBackward(int64_t id, int64_t rows, const at::Tensor& x, const at::Tensor& weight,
+                        const at::Tensor& rstd, const at::Tensor& dy, bool accumulate, const at::Tensor& dx,
+                        const Overlays& overlays) const {
+  for (const Overlay* overlay : overlays)
+    overlay->GainBackward(id, rows, Pointer(x), Floats(rstd), Pointer(dy));
+  if (!dx.defined()) return;
+  Launch(RmsNormBackward, model_.type(), Pointer(x), Pointer(weight), GainOf(overlays, id), Floats(rstd),
+         Pointer(dy), rows, x.size(1), accumulate, Pointer(dx));
+}
+
 void Pass::Rotate(const RowBatch& batch, const at::Tensor& x, int sign) const {
   const int64_t d = model_.config().head_dim, width = x.size(1);
   Launch(Rope, model_.type(), Pointer(x), width, batch.positions, Floats(cos_), Floats(sin_), batch.rows,
@@ -117,17 +149,18 @@ void Pass::Rotate(const RowBatch& batch, const at::Tensor& x, int sign) const {
 
 void Pass::Forward(const RowBatch& batch, const Overlays& overlays, const AttentionFunction& attention) {
   const ModelConfig& config = model_.config();
+  const TensorIds& ids = model_.host().ids();
   const Type type = model_.type();
   const int64_t n = batch.rows, c = config.hidden_size, f = config.intermediate_size;
-  const float eps = static_cast<float>(config.rms_eps);
   const void* residual = nullptr;  // added to x0 by its norm
+  for (const Overlay* overlay : overlays) overlay->Begin();
   Launch(Embed, type, Pointer(model_.embedding()), batch.tokens, n, c, config.vocab_size,
          Pointer(layers_[0].x0));
+  for (const Overlay* overlay : overlays) overlay->EmbedForward(batch, Pointer(layers_[0].x0));
   for (int64_t l = 0; l < config.layers; ++l) {
     const Layer& t = layers_[l];
     const DeviceLayer& weights = model_.layer(l);
-    Launch(RmsNormForward, type, Pointer(t.x0), residual, Pointer(weights.attention_norm), NormGain{}, n, c,
-           eps, Pointer(t.h0), Floats(t.rstd0));
+    Norm(ids.attention_norm[l], n, t.x0, residual, weights.attention_norm, t.h0, t.rstd0, overlays);
     Project(l, Module::kQ, n, t.h0, t.q, overlays);
     Project(l, Module::kK, n, t.h0, t.k, overlays);
     Project(l, Module::kV, n, t.h0, t.v, overlays);
@@ -135,52 +168,58 @@ void Pass::Forward(const RowBatch& batch, const Overlays& overlays, const Attent
     Rotate(batch, t.k, +1);
     attention({l, t.q, t.k, t.v, t.mixed, t.lse});
     Project(l, Module::kO, n, t.mixed, t.x1, overlays);
-    Launch(RmsNormForward, type, Pointer(t.x1), Pointer(t.x0), Pointer(weights.mlp_norm), NormGain{}, n, c,
-           eps, Pointer(t.h1), Floats(t.rstd1));
+    Norm(ids.mlp_norm[l], n, t.x1, Pointer(t.x0), weights.mlp_norm, t.h1, t.rstd1, overlays);
     Project(l, Module::kGate, n, t.h1, t.gate, overlays);
     Project(l, Module::kUp, n, t.h1, t.up, overlays);
     Launch(SwiGluForward, type, Pointer(t.gate), Pointer(t.up), f, n, f, Pointer(act_));
     Project(l, Module::kDown, n, act_, l + 1 < config.layers ? layers_[l + 1].x0 : x_, overlays);
     residual = Pointer(t.x1);
   }
-  Launch(RmsNormForward, type, Pointer(x_), residual, Pointer(model_.final_norm()), NormGain{}, n, c, eps,
-         Pointer(hidden_), Floats(rstd_));
+  Norm(ids.final_norm, n, x_, residual, model_.final_norm(), hidden_, rstd_, overlays);
 }
 
 void Pass::Backward(const RowBatch& batch, const Overlays& overlays, const AttentionShape& shape) {
+  BackwardLayers(batch, overlays, shape);
+  if (*lowest_ < 0) {
+    for (const Overlay* overlay : overlays) overlay->EmbedBackward(batch, Pointer(dx_));
+  }
+  for (const Overlay* overlay : overlays) overlay->End();
+}
+
+void Pass::BackwardLayers(const RowBatch& batch, const Overlays& overlays, const AttentionShape& shape) {
   const ModelConfig& config = model_.config();
+  const TensorIds& ids = model_.host().ids();
   const Type type = model_.type();
-  const int64_t n = batch.rows, c = config.hidden_size, f = config.intermediate_size;
-  Launch(RmsNormBackward, type, Pointer(x_), Pointer(model_.final_norm()), NormGain{}, Floats(rstd_),
-         Pointer(dhidden_), n, c, false, Pointer(dx_));
-  for (int64_t l = config.layers - 1; l >= first_recorded_; --l) {
+  const int64_t n = batch.rows, f = config.intermediate_size;
+  NormBackward(ids.final_norm, n, x_, model_.final_norm(), rstd_, dhidden_, false,
+               *lowest_ < config.layers ? dx_ : at::Tensor(), overlays);
+  for (int64_t l = config.layers - 1; l >= std::max<int64_t>(0, *lowest_); --l) {
     const Layer& t = layers_[l];
     const DeviceLayer& weights = model_.layer(l);
-    bool trains_down = false;
-    for (const Overlay* overlay : overlays) trains_down |= overlay->Trains(MatrixId(l, Module::kDown));
     // The gated product is not kept: it is made again where a gradient needs it.
-    if (trains_down) Launch(SwiGluForward, type, Pointer(t.gate), Pointer(t.up), f, n, f, Pointer(act_));
+    if (Trains(overlays, MatrixId(l, Module::kDown)))
+      Launch(SwiGluForward, type, Pointer(t.gate), Pointer(t.up), f, n, f, Pointer(act_));
     ProjectBackward(l, Module::kDown, n, act_, dx_, false, dact_, overlays);
     // dgate and dup take the place of gate and up.
     Launch(SwiGluBackward, type, Pointer(t.gate), Pointer(t.up), f, Pointer(dact_), n, f, Pointer(t.gate),
            Pointer(t.up));
     ProjectBackward(l, Module::kGate, n, t.h1, t.gate, false, dh_, overlays);
     ProjectBackward(l, Module::kUp, n, t.h1, t.up, true, dh_, overlays);
-    Launch(RmsNormBackward, type, Pointer(t.x1), Pointer(weights.mlp_norm), NormGain{}, Floats(t.rstd1),
-           Pointer(dh_), n, c, true, Pointer(dx_));
+    NormBackward(ids.mlp_norm[l], n, t.x1, weights.mlp_norm, t.rstd1, dh_, true, dx_, overlays);
     ProjectBackward(l, Module::kO, n, t.mixed, dx_, false, dmixed_, overlays);
     Launch(AttentionBackward, type, shape, Pointer(t.q), Pointer(t.k), Pointer(t.v), Pointer(t.mixed),
            Floats(t.lse), Pointer(dmixed_), Floats(delta_), Pointer(dq_), Pointer(dk_), Pointer(dv_));
     Rotate(batch, dq_, -1);
     Rotate(batch, dk_, -1);
-    // Nothing below is trained: only the gradients of the values are needed.
-    const at::Tensor dh = l == first_recorded_ ? at::Tensor() : dh_;
+    // Where nothing below is trained only the gradients of the values are needed.
+    const bool last = l == *lowest_, norm = Trains(overlays, ids.attention_norm[l]);
+    const at::Tensor dh = last && !norm ? at::Tensor() : dh_;
     ProjectBackward(l, Module::kQ, n, t.h0, dq_, false, dh, overlays);
     ProjectBackward(l, Module::kK, n, t.h0, dk_, true, dh, overlays);
     ProjectBackward(l, Module::kV, n, t.h0, dv_, true, dh, overlays);
     if (!dh.defined()) return;
-    Launch(RmsNormBackward, type, Pointer(t.x0), Pointer(weights.attention_norm), NormGain{}, Floats(t.rstd0),
-           Pointer(dh_), n, c, true, Pointer(dx_));
+    NormBackward(ids.attention_norm[l], n, t.x0, weights.attention_norm, t.rstd0, dh_, true,
+                 last ? at::Tensor() : dx_, overlays);
   }
 }
 

@@ -13,8 +13,8 @@ class Training : public DeviceTraining {
       : model_(model),
         like_(*delta.Share()),
         capacity_(CapacityOf(batch_tokens)),
-        deltas_(model, MatricesOf(model, like_), 1, RankOf(like_), capacity_.tokens),
-        pass_(model, capacity_, deltas_.lowest_layer()),
+        deltas_(model, Widest(PartsOf(like_)), 1, capacity_.tokens, SlotDeltas::Keep::kValues, nullptr),
+        pass_(model, capacity_, deltas_.lowest()),
         head_(model, DeviceHead::DefaultChunk(model, capacity_.tokens), true) {
     const auto floats = model.options(at::kFloat);
     for (at::Tensor* t : {&logprob_, &lse_, &entropy_, &g_, &e_}) *t = at::zeros({capacity_.tokens}, floats);
@@ -22,6 +22,7 @@ class Training : public DeviceTraining {
     deltas_.SetSegments(segment_.const_data_ptr<int32_t>());
     deltas_.SetAccumulate(true);
     deltas_.Start(0, like_, {});
+    deltas_.Upload();
   }
 
   void Backward(const Ragged& batch, const HeadRows& rows, double temperature, bool entropy,
@@ -38,15 +39,15 @@ class Training : public DeviceTraining {
     pass_.Forward(overlays);
     const float narrow = static_cast<float>(temperature);
     float* entropies = entropy ? entropy_.mutable_data_ptr<float>() : nullptr;
-    head_.Logprobs(pass_.pass().hidden(), pass_.target(), T, narrow, logprob_.mutable_data_ptr<float>(),
-                   lse_.mutable_data_ptr<float>(), entropies);
+    head_.Logprobs(pass_.pass().hidden(), overlays, pass_.target(), T, narrow,
+                   logprob_.mutable_data_ptr<float>(), lse_.mutable_data_ptr<float>(), entropies);
     std::vector<double> g(n, 0.0), e(n, 0.0);
     const std::vector<double> logprob = Pick(logprob_, rows);
     const std::vector<double> chosen = entropy ? Pick(entropy_, rows) : std::vector<double>();
     loss(0, n, logprob.data(), entropy ? chosen.data() : nullptr, g.data(), e.data());
     Place(g, rows, g_);
     if (entropy) Place(e, rows, e_);
-    head_.LogprobsBackward(pass_.pass().hidden(), pass_.target(), lse_.const_data_ptr<float>(),
+    head_.LogprobsBackward(pass_.pass().hidden(), overlays, pass_.target(), lse_.const_data_ptr<float>(),
                            g_.const_data_ptr<float>(), entropy ? e_.const_data_ptr<float>() : nullptr,
                            entropies, T, narrow, pass_.pass().dhidden());
     pass_.pass().Backward(pass_.rows(), overlays, pass_.shape());
@@ -61,8 +62,8 @@ class Training : public DeviceTraining {
     const DeltaPtr gradient = deltas_.TakeGradient(0, like_);
     const DeltaPtr into = delta->ShareGradient();
     for (size_t i = 0; i < into->parts.size(); ++i) {
-      into->parts[i].a.add_(gradient->parts[i].a.cpu());
-      into->parts[i].b.add_(gradient->parts[i].b.cpu());
+      const std::vector<at::Tensor> to = into->parts[i].trainable(), from = gradient->parts[i].trainable();
+      for (size_t t = 0; t < to.size(); ++t) to[t].add_(from[t].cpu());
     }
     CheckDevice();
   }
@@ -73,25 +74,6 @@ class Training : public DeviceTraining {
     capacity.tokens = (tokens + 15) / 16 * 16;
     capacity.rows = capacity.longest = tokens;
     return capacity;
-  }
-  static std::vector<int32_t> MatricesOf(const DeviceModel& model, const Delta& delta) {
-    std::vector<int32_t> matrices;
-    for (const DeltaPart& part : delta.parts) {
-      if (part.kind != DeltaKind::kLowRank || part.rank() > kMostRank ||
-          part.matrix >= static_cast<int64_t>(model.host().matrices().size())) {
-        throw Error("DEVICE_UNSUPPORTED",
-                    "\"" + model.host().tensors()[part.matrix].name +
-                        "\": a GPU trains lowRank deltas of the linear maps up to rank " +
-                        std::to_string(kMostRank));
-      }
-      matrices.push_back(static_cast<int32_t>(part.matrix));
-    }
-    return matrices;
-  }
-  static int64_t RankOf(const Delta& delta) {
-    int64_t rank = 1;
-    for (const DeltaPart& part : delta.parts) rank = std::max(rank, part.rank());
-    return rank;
   }
   static std::vector<double> Pick(const at::Tensor& numbers, const HeadRows& rows) {
     Readback readback;

@@ -18,8 +18,8 @@ void BatchCapacity::Add(const Ragged& batch) {
   for (int64_t r = 0; r < batch.rows(); ++r) longest = std::max(longest, batch.length(r));
 }
 
-RowPass::RowPass(const DeviceModel& model, const BatchCapacity& capacity, int64_t first_recorded)
-    : model_(model), capacity_(capacity), pass_(model, capacity.tokens, capacity.longest, first_recorded) {
+RowPass::RowPass(const DeviceModel& model, const BatchCapacity& capacity, std::optional<int64_t> lowest)
+    : model_(model), capacity_(capacity), pass_(model, capacity.tokens, capacity.longest, lowest) {
   const auto ints = model.options(at::kInt);
   tokens_ = at::zeros({capacity.tokens}, ints);
   positions_ = at::zeros({capacity.tokens}, ints);
@@ -27,10 +27,12 @@ RowPass::RowPass(const DeviceModel& model, const BatchCapacity& capacity, int64_
   target_ = at::full({capacity.tokens}, -1, ints);
 }
 
-void RowPass::Load(const Ragged& batch, const std::vector<int32_t>& target) {
+void RowPass::Load(const Ragged& batch, const std::vector<int32_t>& target,
+                   const std::vector<int32_t>& first) {
   std::vector<int32_t> positions;
   for (int64_t r = 0; r < batch.rows(); ++r) {
-    for (int64_t i = 0; i < batch.length(r); ++i) positions.push_back(static_cast<int32_t>(i));
+    const int32_t begin = first.empty() ? 0 : first[r];
+    for (int64_t i = 0; i < batch.length(r); ++i) positions.push_back(begin + static_cast<int32_t>(i));
   }
   UploadInto(Filled(batch.tokens, capacity_.tokens, 0), tokens_);
   UploadInto(Filled(positions, capacity_.tokens, 0), positions_);

@@ -20,11 +20,12 @@ struct BatchCapacity {
 
 class RowPass {
  public:
-  // Layers from first_recorded on keep what a backward needs.
-  RowPass(const DeviceModel& model, const BatchCapacity& capacity, int64_t first_recorded);
+  // lowest: as in Pass.
+  RowPass(const DeviceModel& model, const BatchCapacity& capacity, std::optional<int64_t> lowest);
 
-  // Tokens, positions and documents of a batch; target_of: next token, or -1, of every token.
-  void Load(const Ragged& batch, const std::vector<int32_t>& target);
+  // Tokens, positions and documents of a batch; target: next token, or -1, of every token; first: position of
+  // each row's first token (empty: 0).
+  void Load(const Ragged& batch, const std::vector<int32_t>& target, const std::vector<int32_t>& first = {});
   RowBatch rows() const;
   AttentionShape shape() const;
   // `keep` (may be null) sees every layer's keys and values.

@@ -94,7 +94,7 @@ std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const
   Rows rows(spec.rows);
   WithHalving(BatchTokens(model, spec.max_batch_tokens), control, "score", [&](int64_t most) {
     const Packed packed = Pack(spec.rows, spec.row_fork, rows.done, most);
-    RowPass pass(model, packed.capacity, model.config().layers);
+    RowPass pass(model, packed.capacity, std::nullopt);
     FrozenDeltas deltas(model);
     ForkSegments forks(model, deltas, spec.forks, packed.capacity);
     const DeviceHead head(model, DeviceHead::DefaultChunk(model, pass.tokens()), false);
@@ -107,7 +107,7 @@ std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const
         },
         [&] {
           pass.Forward(forks.overlays());
-          head.Logprobs(pass.pass().hidden(), pass.target(), pass.tokens(),
+          head.Logprobs(pass.pass().hidden(), forks.overlays(), pass.target(), pass.tokens(),
                         static_cast<float>(spec.temperature), logprob.mutable_data_ptr<float>(), nullptr,
                         nullptr);
         },
@@ -131,7 +131,7 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& mo
   Rows rows(spec.rows);
   WithHalving(BatchTokens(model, spec.max_batch_tokens), control, "divergence", [&](int64_t most) {
     const Packed packed = Pack(spec.rows, spec.row_fork, rows.done, most);
-    RowPass pass(model, packed.capacity, model.config().layers);
+    RowPass pass(model, packed.capacity, std::nullopt);
     FrozenDeltas deltas(model);
     ForkSegments forks(model, deltas, spec.forks, packed.capacity);
     ForkSegments references(model, deltas, spec.forks, packed.capacity);
@@ -149,7 +149,8 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const DeviceModel& mo
           pass.Forward(forks.overlays());
           Convert(pass.pass().hidden(), first);
           pass.Forward(references.overlays());
-          head.Divergence(first, pass.pass().hidden(), pass.tokens(), kl.mutable_data_ptr<float>());
+          head.Divergence(first, forks.overlays(), pass.pass().hidden(), references.overlays(), pass.tokens(),
+                          kl.mutable_data_ptr<float>());
         },
         [&](size_t b, const float* numbers) {
           int64_t token = 0;
@@ -167,7 +168,7 @@ at::Tensor Hidden(const DeviceModel& model, const Ragged& batch, const DeltaStac
   const DeviceScope scope(model.device());
   BatchCapacity capacity;
   capacity.Add(batch);
-  RowPass pass(model, capacity, model.config().layers);
+  RowPass pass(model, capacity, std::nullopt);
   FrozenDeltas deltas(model);
   const std::vector<DeltaStack> stacks{stack};
   ForkSegments forks(model, deltas, stacks, capacity);

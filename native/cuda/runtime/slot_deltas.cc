@@ -1,5 +1,6 @@
 #include "cuda/runtime/slot_deltas.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/runtime/backend.h"
@@ -10,134 +11,333 @@ constexpr int64_t kFields = static_cast<int64_t>(sizeof(SlotOptimizer) / sizeof(
 static_assert(sizeof(SlotOptimizer) == 5 * sizeof(double));
 
 at::Tensor Row(const at::Tensor& stacked, int64_t slot) { return stacked.select(0, slot); }
+bool Ranked(DeltaKind kind) { return kind == DeltaKind::kLowRank || kind == DeltaKind::kSpectral; }
 }  // namespace
 
-SlotDeltas::SlotDeltas(const DeviceModel& model, std::vector<int32_t> matrices, int64_t slots, int64_t rank,
-                       int64_t rows)
+SlotDeltas::SlotDeltas(const DeviceModel& model, const std::vector<TrainedPart>& parts, int64_t slots,
+                       int64_t rows, Keep keep, const FrozenVectors* frozen)
     : model_(model),
-      matrices_(std::move(matrices)),
-      index_(model.host().matrices().size(), -1),
+      layout_(model.host(), parts),
       slots_(slots),
-      rank_((rank + 7) / 8 * 8) {
-  for (size_t i = 0; i < matrices_.size(); ++i) {
-    const MatrixInfo& info = model.host().matrices().at(matrices_[i]);
-    index_[matrices_[i]] = static_cast<int64_t>(i);
-    places_.push_back({count_, count_ + rank_ * info.in});
-    count_ += rank_ * (info.in + info.out);
-    u_.push_back(at::empty({rows, rank_}, model.options()));
+      keep_(keep),
+      frozen_(frozen),
+      tables_(model, static_cast<int64_t>(layout_.places().size()), slots),
+      held_(slots, std::vector<std::vector<FrozenPiece>>(layout_.places().size())) {
+  const auto floats = model.options(at::kFloat), ints = model.options(at::kInt);
+  const int64_t count = layout_.count();
+  gradient_ = at::zeros({slots, count}, floats);
+  if (keep != Keep::kGradients) {
+    value_ = at::zeros({slots, count}, floats);
+    // In float32 the products read the masters themselves.
+    shadow_ = model.type() == Type::kFloat32 ? value_ : at::zeros({slots, count}, model.options());
   }
-  v_ = at::empty({rows, rank_}, model.options());
-  const auto floats = model.options(at::kFloat), doubles = model.options(at::kDouble);
-  for (at::Tensor* t : {&value_, &first_moment_, &second_moment_, &gradient_})
-    *t = at::zeros({slots, count_}, floats);
-  // In float32 the products read the masters themselves.
-  shadow_ = model.type() == Type::kFloat32 ? value_ : at::zeros({slots, count_}, model.options());
-  scale_ = at::zeros({static_cast<int64_t>(matrices_.size()), slots}, floats);
-  optimizer_ = at::zeros({slots, kFields}, doubles);
-  partial_ = at::zeros({slots, kNormParts}, doubles);
-  norm_ = at::zeros({slots}, doubles);
-  failed_step_ = at::zeros({slots}, model.options(at::kInt));
+  if (keep == Keep::kMoments) {
+    first_moment_ = at::zeros({slots, count}, floats);
+    second_moment_ = at::zeros({slots, count}, floats);
+    optimizer_ = at::zeros({slots, kFields}, model.options(at::kDouble));
+    partial_ = at::zeros({slots, kNormParts}, model.options(at::kDouble));
+    norm_ = at::zeros({slots}, model.options(at::kDouble));
+  }
+  failed_step_ = at::zeros({slots}, ints);
+  at::Tensor each = at::arange(slots + 1, at::kInt);
+  one_each_ = cuda::Upload(each, model.device());
+  no_token_ = at::zeros({slots}, ints);
+  clipped_ = at::zeros({slots + 1}, ints);
+  int64_t widest = 8;
+  for (size_t i = 0; i < layout_.places().size(); ++i) {
+    const SlotPlace& place = layout_.places()[i];
+    by_id_[place.id].push_back(i);
+    const bool vector = IsVector(place.id);
+    if (!vector) widest = std::max(widest, place.rank);
+    u_.push_back(!Ranked(place.kind) ? at::Tensor()
+                                     : at::empty({vector ? slots : rows, place.rank},
+                                                 model.options(ScalarOf(TypeOf(place.id)))));
+    if (vector && vectors_.count(place.id) == 0) {
+      const int64_t c = model.host().tensors()[place.id].in;
+      Vector& made = vectors_[place.id];
+      made.value = at::zeros({slots, c}, floats);
+      made.gradient = at::zeros({slots, c}, floats);
+      at::Tensor pointers = at::empty({2, slots}, at::kLong);
+      for (int64_t s = 0; s < slots; ++s) {
+        int64_t* to = pointers.mutable_data_ptr<int64_t>() + s;
+        to[0] = reinterpret_cast<intptr_t>(made.value.const_data_ptr<float>() + s * c);
+        to[slots] = reinterpret_cast<intptr_t>(made.gradient.const_data_ptr<float>() + s * c);
+      }
+      made.pointers = cuda::Upload(pointers, model.device());
+    }
+    if (keep == Keep::kGradients) {
+      for (int64_t s = 0; s < slots; ++s) {
+        tables_.Set(static_cast<int64_t>(i), s, ChangeTables::kGradient,
+                    gradient_.const_data_ptr<float>() + s * count + place.offset);
+        tables_.SetScale(static_cast<int64_t>(i), s, 1);
+      }
+    }
+  }
+  v_ = at::empty({rows, widest}, model.options());
+  if (!vectors_.empty()) vector_v_ = at::empty({slots, kMostRank}, floats);
+  tables_.Upload();
 }
 
-int64_t SlotDeltas::Count(const Model& model, const std::vector<int32_t>& matrices, int64_t rank) {
-  int64_t width = 0;
-  for (const int32_t id : matrices) width += model.matrices().at(id).in + model.matrices().at(id).out;
-  return width * ((rank + 7) / 8 * 8);
-}
-
-int64_t SlotDeltas::SlotBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank) {
+int64_t SlotDeltas::SlotBytes(const DeviceModel& model, const std::vector<TrainedPart>& parts, Keep keep) {
   const int64_t shadow = model.type() == Type::kFloat32 ? 0 : model.type_bytes();
-  return Count(model.host(), matrices, rank) * (16 + shadow);
+  const int64_t value = keep == Keep::kGradients ? 4 : keep == Keep::kValues ? 8 + shadow : 16 + shadow;
+  int64_t indices = 0;  // five lists of a sparse change, a copy of its offsets included
+  int64_t vectors = 0;
+  for (const TrainedPart& part : parts) {
+    const MatrixInfo& info = model.host().tensors().at(part.id);
+    if (part.kind == DeltaKind::kSparse) indices += 4 * (3 * part.size + info.in + info.out);
+    if (part.kind == DeltaKind::kSpectral) indices += model.type_bytes() * part.size * (info.in + info.out);
+    if (info.vector()) vectors += 8 * info.in;
+  }
+  return SlotLayout(model.host(), parts).count() * value + indices + vectors;
 }
 
-int64_t SlotDeltas::TokenBytes(const DeviceModel& model, const std::vector<int32_t>& matrices, int64_t rank) {
-  return (static_cast<int64_t>(matrices.size()) + 1) * (rank + 7) * model.type_bytes();
+int64_t SlotDeltas::TokenBytes(const DeviceModel& model, const std::vector<TrainedPart>& parts) {
+  int64_t width = 0;
+  const SlotLayout layout(model.host(), parts);
+  for (const SlotPlace& place : layout.places()) {
+    if (!model.host().tensors()[place.id].vector()) width += place.rank;
+  }
+  return (width + kMostRank) * model.type_bytes();
+}
+
+int64_t SlotDeltas::ValueBytes(const DeviceModel& model, const std::vector<TrainedPart>& parts) {
+  return 4 * SlotLayout(model.host(), parts).count();
+}
+
+void SlotDeltas::SetPlace(int64_t slot, size_t i, const DeltaPart& part) {
+  using Tables = ChangeTables;
+  const SlotPlace& place = layout_.places()[i];
+  const int64_t table = static_cast<int64_t>(i), first = slot * layout_.count() + place.offset;
+  const int64_t rank = SlotLayout::RankOf(part, place);
+  tables_.SetScale(table, slot, part.scale);
+  const float* masters = value_.const_data_ptr<float>() + first;
+  const void* products =
+      IsVector(place.id) ? static_cast<const void*>(masters)
+                         : static_cast<const char*>(shadow_.const_data_ptr()) + first * model_.type_bytes();
+  const float* gradient = gradient_.const_data_ptr<float>() + first;
+  switch (place.kind) {
+    case DeltaKind::kLowRank:
+      // A and B are read as slices; of the tables only where the rows of dB begin.
+      gradient += place.offset_b - place.offset;
+      break;
+    case DeltaKind::kSpectral: {
+      if (rank == 0) break;
+      DeltaPart piece = part;
+      piece.a = part.a.narrow(0, place.from, rank);
+      piece.b = part.b.narrow(1, place.from, rank);
+      piece.sigma = part.sigma.narrow(0, place.from, rank);
+      piece.values = part.values.narrow(0, place.from, rank);
+      held_[slot][i] = PiecesOf(model_, piece, ScalarOf(TypeOf(place.id)));
+      tables_.Set(table, slot, Tables::kA, held_[slot][i][0].a);
+      tables_.Set(table, slot, Tables::kB, held_[slot][i][0].b);
+      tables_.Set(table, slot, Tables::kGain, masters);
+      tables_.SetRank(table, slot, rank);
+      break;
+    }
+    case DeltaKind::kSparse: {
+      held_[slot][i] = PiecesOf(model_, part, ScalarOf(TypeOf(place.id)));
+      FrozenPiece& piece = held_[slot][i][0];
+      piece.values = at::Tensor();
+      tables_.Set(table, slot, Tables::kRowOffsets, piece.row_offsets);
+      tables_.Set(table, slot, Tables::kColumns, piece.columns);
+      tables_.Set(table, slot, Tables::kColumnOffsets, piece.column_offsets);
+      tables_.Set(table, slot, Tables::kRows, piece.rows);
+      tables_.Set(table, slot, Tables::kOrder, piece.order);
+      tables_.Set(table, slot, Tables::kValues, products);
+      break;
+    }
+    case DeltaKind::kDense:
+      tables_.Set(table, slot, Tables::kValues, products);
+  }
+  tables_.Set(table, slot, Tables::kGradient, gradient);
 }
 
 void SlotDeltas::Start(int64_t slot, const Delta& delta, const SlotOptimizer& optimizer) {
-  at::Tensor flat = at::zeros({count_}, at::kFloat);
-  at::Tensor scale = at::ones({static_cast<int64_t>(matrices_.size())}, at::kFloat);
-  for (const DeltaPart& part : delta.parts) {
-    const int64_t i = index_.at(part.matrix), r = part.rank();
-    const MatrixInfo& info = model_.host().matrices()[part.matrix];
-    flat.narrow(0, places_[i].a, r * info.in).copy_(part.a.reshape(-1));
-    flat.narrow(0, places_[i].b, rank_ * info.out).view({info.out, rank_}).narrow(1, 0, r).copy_(part.b);
-    scale.mutable_data_ptr<float>()[i] = static_cast<float>(part.scale);
+  for (size_t i = 0; i < layout_.places().size(); ++i) {
+    tables_.Clear(static_cast<int64_t>(i), slot);
+    held_[slot][i].clear();
+    const SlotPlace& place = layout_.places()[i];
+    // A slot that does not train this low-rank change has zeros there, which the scale must leave alone.
+    tables_.SetScale(static_cast<int64_t>(i), slot, 1);
+    for (const DeltaPart& part : delta.parts) {
+      if (part.matrix == place.id && part.kind == place.kind) SetPlace(slot, i, part);
+    }
   }
-  UploadInto(flat, Row(value_, slot));
+  UploadInto(layout_.Flat(delta), Row(value_, slot));
+  if (!shadow_.is_same(value_)) Convert(Row(value_, slot), Row(shadow_, slot));
+  // What the last edit of this slot trained and this one does not would keep its gradient.
+  Fill(Row(gradient_, slot), 0);
+  if (keep_ != Keep::kMoments) return;
   Fill(Row(first_moment_, slot), 0);
   Fill(Row(second_moment_, slot), 0);
   Fill(Row(failed_step_, slot), 0);
-  if (!shadow_.is_same(value_)) Convert(Row(value_, slot), Row(shadow_, slot));
-  UploadInto(scale, scale_.select(1, slot));
   at::Tensor fields = at::empty({kFields}, at::kDouble);
   std::memcpy(fields.mutable_data_ptr(), &optimizer, sizeof optimizer);
   UploadInto(fields, Row(optimizer_, slot));
 }
 
-DeltaPtr SlotDeltas::Parts(const at::Tensor& flat, const Delta& like) const {
-  auto made = std::make_shared<Delta>();
-  for (const DeltaPart& part : like.parts) {
-    const int64_t i = index_.at(part.matrix), r = part.rank();
-    const MatrixInfo& info = model_.host().matrices()[part.matrix];
-    const at::Tensor a = flat.narrow(0, places_[i].a, r * info.in).view({r, info.in});
-    const at::Tensor b =
-        flat.narrow(0, places_[i].b, rank_ * info.out).view({info.out, rank_}).narrow(1, 0, r);
-    made->parts.push_back(DeltaPart::LowRank(part.matrix, a, b.contiguous(), part.scale));
-  }
-  return made;
-}
+void SlotDeltas::Upload() { tables_.Upload(); }
 
 DeltaPtr SlotDeltas::Take(int64_t slot, const Delta& like) const {
-  return Parts(Row(value_, slot).clone(), like);
+  return layout_.Parts(Row(value_, slot), like);
 }
 DeltaPtr SlotDeltas::TakeGradient(int64_t slot, const Delta& like) const {
-  return Parts(Row(gradient_, slot).clone(), like);
+  return layout_.Parts(Row(gradient_, slot), like);
 }
 
-LowRank SlotDeltas::View(int64_t index) const {
-  const MatrixInfo& info = model_.host().matrices()[matrices_[index]];
-  const char* base = static_cast<const char*>(shadow_.const_data_ptr());
-  LowRank view;
-  view.a = base + places_[index].a * model_.type_bytes();
-  view.b = base + places_[index].b * model_.type_bytes();
-  view.a_stride = view.b_stride = count_;
-  view.scale = scale_.const_data_ptr<float>() + index * slots_;
-  view.rank = rank_;
-  view.in = info.in;
-  view.out = info.out;
+Change SlotDeltas::View(size_t i) const {
+  const SlotPlace& place = layout_.places()[i];
+  const MatrixInfo& info = model_.host().tensors()[place.id];
+  Change view = tables_.View(static_cast<int64_t>(i), place.kind, place.rank, info.in, info.out);
+  if (place.kind != DeltaKind::kLowRank) return view;
+  const at::Tensor& from = IsVector(place.id) ? value_ : shadow_;
+  const char* base = static_cast<const char*>(from.const_data_ptr());
+  const int64_t bytes = static_cast<int64_t>(from.element_size());
+  LowRank& stacked = view.low_rank;
+  stacked.a = base + place.offset * bytes;
+  stacked.b = base + place.offset_b * bytes;
+  stacked.a_stride = stacked.b_stride = layout_.count();
+  stacked.a_pointers = stacked.b_pointers = nullptr;
+  stacked.gain_pointers = nullptr;
+  stacked.ranks = nullptr;
   return view;
 }
 
+ChangeGradient SlotDeltas::Gradient(size_t i, bool accumulate) const {
+  const SlotPlace& place = layout_.places()[i];
+  float* base = gradient_.mutable_data_ptr<float>();
+  ChangeGradient gradient;
+  gradient.accumulate = accumulate;
+  gradient.values = tables_.Gradients(static_cast<int64_t>(i));
+  LowRankGradient& ranked = gradient.low_rank;
+  ranked.da_stride = ranked.db_stride = ranked.dgain_stride = layout_.count();
+  if (place.kind == DeltaKind::kLowRank) {
+    ranked.da = base + place.offset;
+    ranked.db = base + place.offset_b;
+  } else if (place.kind == DeltaKind::kSpectral) {
+    ranked.dgain = base + place.offset;
+  }
+  return gradient;
+}
+
+template <typename Body>
+void SlotDeltas::ForPlaces(int64_t id, Body body) const {
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return;
+  for (const size_t place : found->second) body(place);
+}
+
+void SlotDeltas::Begin() const {
+  const int64_t matrices = static_cast<int64_t>(model_.host().matrices().size());
+  if (!accumulate_) {
+    // Gradients of linear maps are written; those outside of them come together from several places.
+    for (const SlotPlace& place : layout_.places()) {
+      if (place.id >= matrices) Fill(gradient_.narrow(1, place.offset, place.size), 0);
+    }
+  }
+  for (const auto& [id, vector] : vectors_) {
+    // Biases below are added where they lie; a gain takes what is below into its own.
+    const bool bias = model_.host().tensors()[id].module > Module::kFinalNorm;
+    const float* const* below = bias || frozen_ == nullptr ? nullptr : frozen_->Table(id);
+    if (below != nullptr) {
+      Launch(VectorStack, below, slots_, vector.value.size(1), vector.value.mutable_data_ptr<float>());
+    } else {
+      Fill(vector.value, 0);
+    }
+    ForPlaces(id, [&](size_t i) {
+      ChangeLookup(Type::kFloat32, OneRowEach(), View(i), no_token_.const_data_ptr<int32_t>(),
+                   vector_v_.mutable_data_ptr(), vector.value.mutable_data_ptr());
+    });
+  }
+}
+
+void SlotDeltas::End() const {
+  for (const auto& [id, vector] : vectors_) {
+    ForPlaces(id, [&](size_t i) {
+      void* u = u_[i].defined() ? u_[i].mutable_data_ptr() : nullptr;
+      ChangeLookupBackward(Type::kFloat32, OneRowEach(), View(i), Gradient(i, true),
+                           no_token_.const_data_ptr<int32_t>(), vector.gradient.const_data_ptr(), u,
+                           vector_v_.mutable_data_ptr());
+    });
+  }
+}
+
 void SlotDeltas::Forward(int64_t matrix, int64_t rows, const void* x, void* y) const {
-  const int64_t i = index_[matrix];
-  if (i < 0) return;
-  const LowRank view = View(i);
-  void* u = u_[i].mutable_data_ptr();
-  Launch(LowRankShrink, model_.type(), SegmentsOf(rows), view, x, u);
-  Launch(LowRankExpand, model_.type(), model_.type(), SegmentsOf(rows), view, u, y);
+  ForPlaces(matrix, [&](size_t i) {
+    void* u = u_[i].defined() ? u_[i].mutable_data_ptr() : nullptr;
+    ChangeForward(model_.type(), model_.type(), SegmentsOf(rows), View(i), x, u, y);
+  });
+  const auto bias = vectors_.find(model_.host().ids().bias[matrix]);
+  if (bias == vectors_.end()) return;
+  Launch(VectorAdd, model_.type(), SegmentsOf(rows), bias->second.rows(), bias->second.value.size(1), y);
 }
 
 void SlotDeltas::Backward(int64_t matrix, int64_t rows, const void* x, const void* dy, void* dx) const {
-  const int64_t i = index_[matrix];
-  if (i < 0) return;
-  const LowRank view = View(i);
-  const Segments segments = SegmentsOf(rows);
-  void* v = v_.mutable_data_ptr();
-  Launch(LowRankShrinkBackward, model_.type(), segments, view, dy, v);
-  if (dx != nullptr) Launch(LowRankExpandBackward, model_.type(), segments, view, v, dx);
-  LowRankGradient gradient;
-  gradient.da = gradient_.mutable_data_ptr<float>() + places_[i].a;
-  gradient.db = gradient_.mutable_data_ptr<float>() + places_[i].b;
-  gradient.da_stride = gradient.db_stride = count_;
-  gradient.accumulate = accumulate_;
-  Launch(LowRankBackwardValues, model_.type(), segments, view, x, dy, u_[i].const_data_ptr(), v, gradient);
+  ForPlaces(matrix, [&](size_t i) {
+    const ChangeGradient gradient = Gradient(i, accumulate_);
+    const void* u = u_[i].defined() ? u_[i].const_data_ptr() : nullptr;
+    ChangeBackward(model_.type(), SegmentsOf(rows), View(i), &gradient, x, dy, u, v_.mutable_data_ptr(), dx);
+  });
+  const auto bias = vectors_.find(model_.host().ids().bias[matrix]);
+  if (bias == vectors_.end()) return;
+  Launch(VectorBackward, model_.type(), SegmentsOf(rows), dy, bias->second.value.size(1),
+         bias->second.gradients(), false);
+}
+
+void SlotDeltas::EmbedForward(const RowBatch& batch, void* y) const {
+  ForPlaces(model_.host().ids().embedding, [&](size_t i) {
+    ChangeLookup(model_.type(), SegmentsOf(batch.rows), View(i), batch.tokens, v_.mutable_data_ptr(), y);
+  });
+}
+
+void SlotDeltas::EmbedBackward(const RowBatch& batch, const void* dy) const {
+  ForPlaces(model_.host().ids().embedding, [&](size_t i) {
+    void* u = u_[i].defined() ? u_[i].mutable_data_ptr() : nullptr;
+    ChangeLookupBackward(model_.type(), SegmentsOf(batch.rows), View(i), Gradient(i, true), batch.tokens, dy,
+                         u, v_.mutable_data_ptr());
+  });
+}
+
+void SlotDeltas::HeadForward(int64_t begin, int64_t count, const void* x, float* logits) const {
+  const int64_t head = model_.host().ids().head;
+  if (!Trains(head)) return;
+  // The backward of the same rows comes next, over the same segments.
+  Launch(ClipSegments, SegmentsOf(begin + count), begin, count, clipped_.mutable_data_ptr<int32_t>());
+  const Segments segments{clipped_.const_data_ptr<int32_t>(), slots_, count};
+  ForPlaces(head, [&](size_t i) {
+    void* u = u_[i].defined() ? u_[i].mutable_data_ptr() : nullptr;
+    ChangeForward(model_.type(), Type::kFloat32, segments, View(i), x, u, logits);
+  });
+}
+
+void SlotDeltas::HeadBackward(int64_t, int64_t count, const void* x, const void* dlogits, void* dx) const {
+  const Segments segments{clipped_.const_data_ptr<int32_t>(), slots_, count};
+  ForPlaces(model_.host().ids().head, [&](size_t i) {
+    const ChangeGradient gradient = Gradient(i, true);
+    const void* u = u_[i].defined() ? u_[i].const_data_ptr() : nullptr;
+    ChangeBackward(model_.type(), segments, View(i), &gradient, x, dlogits, u, v_.mutable_data_ptr(), dx);
+  });
+}
+
+NormGain SlotDeltas::Gain(int64_t id) const {
+  const auto found = vectors_.find(id);
+  if (found == vectors_.end()) return {};
+  return {found->second.rows(), {offsets_, slots_, 0}};
+}
+
+void SlotDeltas::GainBackward(int64_t id, int64_t rows, const void* x, const float* rstd,
+                              const void* dy) const {
+  const auto found = vectors_.find(id);
+  if (found == vectors_.end()) return;
+  Launch(RmsNormBackwardGain, model_.type(), SegmentsOf(rows), x, rstd, dy, found->second.value.size(1),
+         found->second.gradients(), false);
 }
 
 void SlotDeltas::Step(const double* learning_rate, const int32_t* adam_step) const {
   AdamWSlots step;
   step.slots = slots_;
-  step.count = count_;
+  step.count = layout_.count();
   step.value = value_.mutable_data_ptr<float>();
   step.first_moment = first_moment_.mutable_data_ptr<float>();
   step.second_moment = second_moment_.mutable_data_ptr<float>();

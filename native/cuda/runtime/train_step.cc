@@ -9,7 +9,7 @@ TrainStep::TrainStep(const DeviceModel& model, const Schedule& schedule, const s
       sizes_(sizes),
       deltas_(deltas),
       frozen_(frozen),
-      pass_(model, sizes.front().tokens, longest, deltas.lowest_layer()),
+      pass_(model, sizes.front().tokens, longest, deltas.lowest()),
       head_(model, DeviceHead::DefaultChunk(model, sizes.front().tokens), true),
       graphs_(sizes.size()) {
   const int64_t T = sizes.front().tokens, D = sizes.front().documents, S = deltas.slots();
@@ -74,7 +74,8 @@ void TrainStep::Body(const StepSize& size) {
     Launch(AttentionForward, type, shape, a.q.const_data_ptr(), a.k.const_data_ptr(), a.v.const_data_ptr(),
            a.out.mutable_data_ptr(), a.lse.defined() ? a.lse.mutable_data_ptr<float>() : nullptr);
   });
-  head_.CrossEntropy(pass_.hidden(), batch.target, batch.weight, size.tokens, logprob, pass_.dhidden());
+  head_.CrossEntropy(pass_.hidden(), overlays, batch.target, batch.weight, size.tokens, logprob,
+                     pass_.dhidden());
   pass_.Backward(rows, overlays, shape);
   deltas_.Step(batch.learning_rate, batch.adam_step);
   Launch(SlotLoss, Segments{batch.segment_offsets, batch.slots, size.tokens}, batch.weight, logprob, step,

@@ -82,7 +82,7 @@ void DecodeUpdate(const DecodeState& state, const int32_t* token, const float* l
       state.finish[b] = 1;
     } else if (state.count[b] >= state.max_tokens[b]) {
       state.finish[b] = 2;
-    } else if (state.prefix_length[b] + state.count[b] >= state.max_positions) {
+    } else if (state.prefix_length[b] + state.own_length[b] + 1 >= state.max_positions) {
       state.finish[b] = 3;
     } else {
       ++running;
