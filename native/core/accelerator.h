@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -50,6 +51,8 @@ struct Accelerator {
   GradientResult (*gradient)(const GradientSpec& spec, const JobControl& control);
   // As the function of this name; tensors on the host.
   decltype(&WeightGradients) weight_gradients;
+  // Runs work made of plain tensor operations where the model lies, and waits for it.
+  void (*within)(const Model& model, const std::function<void()>& work);
   // Hidden states behind the last norm of rows under one stack, [n, hidden] on the host.
   at::Tensor (*hidden)(const Model& model, const Ragged& batch, const DeltaStack& stack);
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/accelerator.h"
+#include "core/host_delta.h"
 
 namespace selfedit {
 namespace {
@@ -34,15 +35,17 @@ void MarkRows(const DeltaPart& part, int64_t out, std::vector<bool>* rows) {
 void AddRows(const DeltaPart& part, double scale, int64_t begin, int64_t end, const at::Tensor& weight) {
   const double factor = part.scale * scale;
   const int64_t count = end - begin;
+  const at::Device device = weight.device();
   switch (part.kind) {
     case DeltaKind::kLowRank:
-      weight.addmm_(part.b.narrow(0, begin, count), part.a, 1, factor);
+      weight.addmm_(part.b.narrow(0, begin, count).to(device), part.a.to(device), 1, factor);
       return;
     case DeltaKind::kSpectral:
-      weight.addmm_(part.b.narrow(0, begin, count) * (part.sigma * part.values), part.a, 1, factor);
+      weight.addmm_((part.b.narrow(0, begin, count) * (part.sigma * part.values)).to(device),
+                    part.a.to(device), 1, factor);
       return;
     case DeltaKind::kDense:
-      weight.add_(part.values.narrow(0, begin, count), factor);
+      weight.add_(part.values.narrow(0, begin, count).to(device), factor);
       return;
     case DeltaKind::kSparse:
       break;
@@ -52,20 +55,29 @@ void AddRows(const DeltaPart& part, double scale, int64_t begin, int64_t end, co
   const int64_t first = starts[begin], values = starts[end] - first;
   const at::Tensor counts = offsets.narrow(0, begin + 1, count) - offsets.narrow(0, begin, count);
   const at::Tensor rows = at::repeat_interleave(at::arange(count, at::kLong), counts.to(at::kLong));
-  weight.view({-1}).index_add_(0, rows * weight.size(1) + part.columns.narrow(0, first, values).to(at::kLong),
-                               part.values.narrow(0, first, values) * factor);
+  const at::Tensor places = rows * weight.size(1) + part.columns.narrow(0, first, values).to(at::kLong);
+  weight.view({-1}).index_add_(0, places.to(device),
+                               (part.values.narrow(0, first, values) * factor).to(device));
 }
 
 }  // namespace
 
 std::shared_ptr<const Materialised> Materialised::Make(const Model& model, const DeltaStack& stack,
                                                        const JobControl& control) {
-  RequireCpu(model, "a fork with copied weights");
-  RequireCpu(model, "copying rows");
   auto made = std::make_shared<Materialised>();
+  if (OnDevice(model)) {
+    CudaAccelerator().within(model, [&] { made->Copy(model, stack, control); });
+  } else {
+    made->Copy(model, stack, control);
+  }
+  return made;
+}
+
+void Materialised::Copy(const Model& model, const DeltaStack& given, const JobControl& control) {
+  const DeltaStack stack = HostStack(given);  // which rows they change is asked on the host
   const auto& matrices = model.matrices();
-  made->runs_.resize(matrices.size());
-  for (const MatrixInfo& info : matrices) made->rows_.push_back(info.out);
+  runs_.resize(matrices.size());
+  for (const MatrixInfo& info : matrices) rows_.push_back(info.out);
   for (size_t id = 0; id < matrices.size(); ++id) {
     control.Check();
     const MatrixInfo& info = matrices[id];
@@ -92,11 +104,10 @@ std::shared_ptr<const Materialised> Materialised::Make(const Model& model, const
       }
       std::optional<at::Tensor> bias;
       if (base.bias()) bias = base.bias()->narrow(0, begin, end - begin);
-      made->runs_[id].push_back({begin, end, Linear(weight.to(base.weight().scalar_type()), bias)});
+      runs_[id].push_back({begin, end, Linear(weight.to(base.weight().scalar_type()), bias)});
       begin = end - kCopiedRows;
     }
   }
-  return made;
 }
 
 bool Materialised::whole(int64_t matrix) const {

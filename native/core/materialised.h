@@ -30,6 +30,8 @@ class Materialised {
   int64_t bytes() const;  // copied rows, and what has been packed of them so far
 
  private:
+  void Copy(const Model& model, const DeltaStack& stack, const JobControl& control);
+
   std::vector<std::vector<Run>> runs_;
   std::vector<int64_t> rows_;
 };

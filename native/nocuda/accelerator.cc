@@ -29,6 +29,7 @@ const Accelerator& CudaAccelerator() {
       Unavailable<GradientResult, const GradientSpec&, const JobControl&>,
       Unavailable<std::vector<at::Tensor>, const Model&, const DeltaStack&, const Ragged&,
                   const std::vector<uint8_t>&, const std::vector<int32_t>&, Selection, const JobControl&>,
+      Unavailable<void, const Model&, const std::function<void()>&>,
       Unavailable<at::Tensor, const Model&, const Ragged&, const DeltaStack&>};
   return accelerator;
 }

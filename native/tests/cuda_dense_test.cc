@@ -124,5 +124,45 @@ TEST_P(CudaDense, GradientsOfTheValues) {
   }
 }
 
+TEST_P(CudaDense, CopiedRowsTakeThePlaceOfOthers) {
+  const Type type = GetParam();
+  for (const SegmentCase& c : SegmentCases()) {
+    for (const bool biased : {false, true}) {
+      SCOPED_TRACE(c.name + (biased ? ", bias" : ""));
+      const Shape shape{37, 150};
+      const Problem p(type, c, shape);  // its dense values are what rows are copied from
+      const auto first = [](int64_t s) { return 7 * (s % 3); };
+      const auto count = [](int64_t s) { return s % 2 == 0 ? 70 + s : 3; };
+      const std::vector<double> bias = Rounded(type, Normal(shape.out, 9));
+      const Tensor device_bias(type, bias), x(type, p.x), y_out(type, p.y);
+      std::vector<int32_t> firsts, counts;
+      std::vector<double> y = p.y;
+      for (int64_t s = 0; s < p.S; ++s) {
+        firsts.push_back(static_cast<int32_t>(first(s)));
+        counts.push_back(static_cast<int32_t>(count(s)));
+        if (p.none(s)) continue;
+        for (int64_t t = p.offsets[s]; t < p.offsets[s + 1]; ++t) {
+          for (int64_t o = 0; o < count(s); ++o) {
+            double sum = biased ? bias[first(s) + o] : 0;
+            for (int64_t i = 0; i < shape.in; ++i)
+              sum += p.values[s][o * shape.in + i] * p.x[t * shape.in + i];
+            y[t * shape.out + first(s) + o] = sum;
+          }
+        }
+      }
+      const Array<int32_t> device_first(firsts), device_count(counts);
+      const CopiedRows rows{p.pointers->data(),
+                            device_first.data(),
+                            device_count.data(),
+                            biased ? device_bias.data() : nullptr,
+                            *std::max_element(counts.begin(), counts.end()),
+                            shape.in,
+                            shape.out};
+      CopiedRowsForward(type, p.segments, rows, x.data(), y_out.data(), nullptr);
+      EXPECT_LT(Difference(y_out.Read(), y), Tolerance(type));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace selfedit::cuda::testing

@@ -92,10 +92,7 @@ TEST(DeviceKinds, DivergenceAgrees) {
   ExpectClose(cuda::Divergence(spec, on_device, {}), expected, 1e-5);
 }
 
-TEST(DeviceKinds, GenerateDrawsTheTokensOfTheCpu) {
-  const c10::InferenceMode inference;
-  const auto model = Model::Random(Config(false, true), Dtype::kFloat32, 36, 0.2);
-  const cuda::DeviceModel on_device(*model, at::kCPU);
+GenerateSpec Sampling(const std::shared_ptr<Model>& model) {
   GenerateSpec spec;
   spec.model = model;
   spec.prompts = DeviceRows({9, 1, 25, 4, 13, 6, 8}, 41);
@@ -110,9 +107,52 @@ TEST(DeviceKinds, GenerateDrawsTheTokensOfTheCpu) {
     spec.temperature.push_back(0.9f);
     spec.keys.push_back(1000 + r);
   }
+  return spec;
+}
+
+TEST(DeviceKinds, GenerateDrawsTheTokensOfTheCpu) {
+  const c10::InferenceMode inference;
+  const auto model = Model::Random(Config(false, true), Dtype::kFloat32, 36, 0.2);
+  const cuda::DeviceModel on_device(*model, at::kCPU);
+  GenerateSpec spec = Sampling(model);
   const GenerateResult expected = Generate(spec, {});
   for (const int64_t most : {0, 3}) {
     spec.max_rows = most;
+    const GenerateResult found = cuda::Generate(spec, on_device, {});
+    for (size_t r = 0; r < expected.tokens.size(); ++r) EXPECT_EQ(found.tokens[r], expected.tokens[r]) << r;
+  }
+}
+
+// Copied rows: of some forks, beside others under the overlay; embedding, head and vectors stay overlays.
+TEST(DeviceKinds, ScoreReadsCopiedRows) {
+  const c10::InferenceMode inference;
+  for (const bool tied : {false, true}) {
+    const auto model = Model::Random(Config(tied, true), Dtype::kFloat32, 54, 0.2);
+    const cuda::DeviceModel on_device(*model, at::kCPU);
+    for (const bool shared : {false, true}) {
+      ScoreSpec spec = Scores(model, shared);
+      const std::vector<double> overlay = cuda::Score(spec, on_device, {});
+      spec.materialised.resize(spec.forks.size());
+      for (const size_t f : {1, 4, 5}) spec.materialised[f] = Materialised::Make(*model, spec.forks[f], {});
+      ExpectClose(cuda::Score(spec, on_device, {}), overlay, 1e-5);
+      ExpectClose(cuda::Score(spec, on_device, {}), Score(spec, {}), 1e-5);
+      // They are really read: another fork's copies give other numbers.
+      std::swap(spec.materialised[1], spec.materialised[4]);
+      EXPECT_GT(std::abs(cuda::Score(spec, on_device, {})[12] - overlay[12]), 1e-3);
+    }
+  }
+}
+
+TEST(DeviceKinds, GenerateDecodesWithCopiedRows) {
+  const c10::InferenceMode inference;
+  const auto model = Model::Random(Config(false, true), Dtype::kFloat32, 36, 0.2);
+  const cuda::DeviceModel on_device(*model, at::kCPU);
+  GenerateSpec spec = Sampling(model);
+  const GenerateResult expected = Generate(spec, {});
+  spec.materialised.resize(spec.forks.size());
+  spec.materialised[4] = Materialised::Make(*model, spec.forks[4], {});
+  for (const Application application : {Application::kAuto, Application::kMaterialised}) {
+    spec.application = application;
     const GenerateResult found = cuda::Generate(spec, on_device, {});
     for (size_t r = 0; r < expected.tokens.size(); ++r) EXPECT_EQ(found.tokens[r], expected.tokens[r]) << r;
   }

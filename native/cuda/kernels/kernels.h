@@ -180,6 +180,20 @@ void DenseBackwardInput(Type type, const Segments& segments, const Dense& delta,
 void DenseBackwardValues(Type type, const Segments& segments, const Dense& delta, const void* x,
                          const void* dy, float* const* dvalues, bool accumulate, Stream stream);
 
+// Rows of one [out, in] matrix that segments have changed copies of: weights_s [count_s, in] of type take the
+// place of rows [first_s, first_s + count_s).
+struct CopiedRows {
+  const void* const* weights = nullptr;  // [S], null: none
+  const int32_t* first = nullptr;        // [S]
+  const int32_t* count = nullptr;        // [S]
+  const void* bias = nullptr;            // [out] of type, or null
+  int64_t most = 0;                      // largest count
+  int64_t in = 0, out = 0;
+};
+// y[t, first_s + o] = weights_s[o] x[t] + bias[first_s + o], over what was there
+void CopiedRowsForward(Type type, const Segments& segments, const CopiedRows& rows, const void* x, void* y,
+                       Stream stream);
+
 // ---- 3b. rows of a change: embeddings, and vectors (matrices of one row: one row of the batch a segment,
 // token 0). Tokens outside [0, out) have no row: nothing is added.
 

@@ -48,6 +48,29 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads)
+    CopiedRowsKernel(Segments segments, CopiedRows rows, const T* x, T* y) {
+  SELFEDIT_DYNAMIC_SHARED(shared);
+  const Tile tile = FindTile(segments.offsets, static_cast<int32_t>(segments.slots), kTile,
+                             static_cast<int32_t>(blockIdx.x));
+  if (tile.owner < 0 || rows.weights[tile.owner] == nullptr) return;
+  const int32_t height = tile.end - tile.begin, n0 = static_cast<int32_t>(blockIdx.y) * kTile;
+  const int32_t count = rows.count[tile.owner], in = static_cast<int32_t>(rows.in);
+  if (n0 >= count) return;
+  const auto left = MakeOperand(x + static_cast<int64_t>(tile.begin) * in, in, height, in);
+  const auto right = MakeOperand(static_cast<const T*>(rows.weights[tile.owner]), in, count, in);
+  const float* sums = MultiplyTile<T, false, false>(left, 0, right, n0, in, height, shared);
+  const T* bias = static_cast<const T*>(rows.bias);
+  for (int p = static_cast<int>(threadIdx.x); p < height * kTile; p += kTileThreads) {
+    const int32_t r = p / kTile, c = p % kTile;
+    if (n0 + c >= count) continue;
+    const int32_t o = rows.first[tile.owner] + n0 + c;
+    const float sum = sums[r * kSumStride + c] + (bias == nullptr ? 0.0f : ToFloat(bias[o]));
+    y[static_cast<int64_t>(tile.begin + r) * rows.out + o] = FromFloat<T>(sum);
+  }
+}
+
 template <bool kBackward>
 void Multiply(Type type, Type y_type, const Segments& segments, const Dense& delta, const void* x, void* y,
               Stream stream) {
@@ -81,6 +104,15 @@ void DenseBackwardValues(Type type, const Segments& segments, const Dense& delta
     using T = typename decltype(tag)::Element;
     Launch(DenseValuesKernel<T>, grid, kTileThreads, kTileShared, stream, segments, delta,
            static_cast<const T*>(x), static_cast<const T*>(dy), dvalues, accumulate);
+  });
+}
+
+void CopiedRowsForward(Type type, const Segments& segments, const CopiedRows& rows, const void* x, void* y,
+                       Stream stream) {
+  Typed(type, [&](auto tag) {
+    using T = typename decltype(tag)::Element;
+    Launch(CopiedRowsKernel<T>, TileGrid(segments, rows.most), kTileThreads, kTileShared, stream, segments,
+           rows, static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 

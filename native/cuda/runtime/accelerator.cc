@@ -3,6 +3,7 @@
 
 #include <c10/util/Exception.h>
 
+#include "cuda/runtime/backend.h"
 #include "cuda/runtime/calls.h"
 
 namespace selfedit {
@@ -60,6 +61,14 @@ std::vector<at::Tensor> WeightGradientsOn(const Model& model, const DeltaStack& 
     return cuda::WeightGradients(On(model), stack, documents, loss_mask, matrices, selection, control);
   });
 }
+void WithinDevice(const Model& model, const std::function<void()>& work) {
+  Guarded([&] {
+    const cuda::DeviceScope scope(On(model).device());
+    work();
+    cuda::Synchronise();
+    cuda::CheckDevice();
+  });
+}
 at::Tensor HiddenOn(const Model& model, const Ragged& batch, const DeltaStack& stack) {
   return Guarded([&] { return cuda::Hidden(On(model), batch, stack); });
 }
@@ -69,7 +78,7 @@ at::Tensor HiddenOn(const Model& model, const Ragged& batch, const DeltaStack& s
 const Accelerator& CudaAccelerator() {
   static const Accelerator accelerator{Upload,     PlanAdaptOn,       PlanGenerateOn, AdaptOn,
                                        GenerateOn, ScoreOn,           DivergenceOn,   TrainOn,
-                                       GradientOn, WeightGradientsOn, HiddenOn};
+                                       GradientOn, WeightGradientsOn, WithinDevice,   HiddenOn};
   return accelerator;
 }
 

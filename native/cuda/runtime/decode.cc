@@ -22,7 +22,7 @@ at::Tensor StopTensor(const std::vector<int32_t>& stops) {
 }  // namespace
 
 DecodeStep::DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
-                       int64_t places, int64_t capacity, int64_t positions,
+                       const Copies& copies, int64_t places, int64_t capacity, int64_t positions,
                        const std::vector<int32_t>& stop_tokens)
     : model_(model),
       places_(places),
@@ -33,7 +33,7 @@ DecodeStep::DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std
       rows_(places),
       pass_(model, places, positions, std::nullopt),
       head_(model, places, false),
-      forks_(model, deltas, forks, {places, places, 1}) {
+      forks_(model, deltas, forks, {places, places, 1}, copies) {
   const ModelConfig& config = model.config();
   const auto ints = model.options(at::kInt), floats = model.options(at::kFloat),
              longs = model.options(at::kLong);

@@ -36,7 +36,8 @@ class DecodeStep {
   // places: rows at once; capacity: most tokens that a row generates; positions: most of prompt and row
   // together.
   DecodeStep(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
-             int64_t places, int64_t capacity, int64_t positions, const std::vector<int32_t>& stop_tokens);
+             const Copies& copies, int64_t places, int64_t capacity, int64_t positions,
+             const std::vector<int32_t>& stop_tokens);
   static int64_t PlaceBytes(const DeviceModel& model, int64_t capacity);
 
   int64_t places() const { return places_; }

@@ -38,12 +38,13 @@ FrozenOverlay::FrozenOverlay(const DeviceModel& model, FrozenDeltas& deltas,
   clipped_ = at::zeros({segments + 1}, model.options(at::kInt));
 }
 
-void FrozenOverlay::Set(int64_t segment, const DeltaStack* stack) {
+void FrozenOverlay::Set(int64_t segment, const DeltaStack* stack, bool outside_only) {
+  const int64_t matrices = static_cast<int64_t>(model_.host().matrices().size());
   using Tables = ChangeTables;
   for (const auto& [id, products] : products_) {
     for (const Product& product : products) {
       tables_.Clear(product.table, segment);
-      if (stack == nullptr || product.level >= stack->size()) continue;
+      if (stack == nullptr || product.level >= stack->size() || (outside_only && id < matrices)) continue;
       const AppliedDelta& applied = (*stack)[product.level];
       const auto delta = deltas_.Get(applied.delta);
       const auto found = delta->pieces.find({id, product.kind});
@@ -207,7 +208,7 @@ size_t CommonLevels(const std::vector<DeltaStack>& stacks) {
 
 FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
                            const std::vector<DeltaStack>& stacks, int64_t segments,
-                           const std::vector<int64_t>& batch_rows) {
+                           const std::vector<int64_t>& batch_rows, const Copies& copies) {
   int64_t most = 0;
   for (const int64_t rows : batch_rows) {
     most = std::max(most, rows);
@@ -215,7 +216,8 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
     whole.mutable_data_ptr<int32_t>()[1] = static_cast<int32_t>(rows);
     whole_[rows] = cuda::Upload(whole, model.device());
   }
-  const size_t common = CommonLevels(stacks);
+  copied_ = std::make_unique<CopiedOverlay>(model, copies, segments);
+  const size_t common = copied_->empty() ? CommonLevels(stacks) : 0;
   DeltaStack shared;
   if (common > 0)
     shared.assign(stacks.front().begin(), stacks.front().begin() + static_cast<int64_t>(common));
@@ -227,20 +229,24 @@ FrozenStacks::FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas,
 }
 
 void FrozenStacks::SetSegments(const int32_t* offsets) {
+  copied_->SetSegments(offsets);
   own_->SetSegments(offsets);
   vectors_->SetSegments(offsets);
 }
-void FrozenStacks::Set(int64_t segment, const DeltaStack* stack) {
-  own_->Set(segment, stack);
+void FrozenStacks::Set(int64_t segment, const DeltaStack* stack, const Materialised* copy) {
+  copied_->Set(segment, copy);
+  own_->Set(segment, stack, copy != nullptr);
   vectors_->Set(segment, stack);
 }
 void FrozenStacks::Upload() {
+  copied_->Upload();
   own_->Upload();
   vectors_->Upload();
 }
 
 Overlays FrozenStacks::For(int64_t rows) {
   Overlays overlays;
+  if (!copied_->empty()) overlays.push_back(copied_.get());
   if (!common_->empty()) {
     // The launches copy the pointer: other sizes may be asked for afterwards.
     common_->SetSegments(whole_.at(rows).const_data_ptr<int32_t>());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/delta.h"
+#include "cuda/runtime/copied.h"
 #include "cuda/runtime/frozen_deltas.h"
 #include "cuda/runtime/pass.h"
 
@@ -23,8 +24,8 @@ class FrozenOverlay : public Overlay {
 
   // Segment boundaries, device memory [segments + 1].
   void SetSegments(const int32_t* offsets) { offsets_ = offsets; }
-  // What a segment sees (null: nothing); takes effect with Upload.
-  void Set(int64_t segment, const DeltaStack* stack);
+  // What a segment sees (null: nothing; outside_only: nothing of the linear maps); takes effect with Upload.
+  void Set(int64_t segment, const DeltaStack* stack, bool outside_only = false);
   void Upload() { tables_.Upload(); }
 
   bool empty() const { return products_.empty(); }
@@ -86,15 +87,17 @@ class FrozenVectors : public Overlay {
 // Levels that all stacks begin with.
 size_t CommonLevels(const std::vector<DeltaStack>& stacks);
 
-// All that frozen deltas add in a call: the common levels over all rows, the rest by segment, vectors.
+// All that frozen deltas add in a call: the common levels over all rows, the rest by segment, vectors. Where
+// a fork's rows were copied (the stack of the same index) nothing is common.
 class FrozenStacks {
  public:
   // `deltas` outlives it; segments' boundaries and contents are set afterwards.
   FrozenStacks(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& stacks,
-               int64_t segments, const std::vector<int64_t>& batch_rows);
+               int64_t segments, const std::vector<int64_t>& batch_rows, const Copies& copies = {});
   // Of segments; the common part needs none.
   void SetSegments(const int32_t* offsets);
-  void Set(int64_t segment, const DeltaStack* stack);
+  // copy (may be null): read instead of the stack's changes of linear maps.
+  void Set(int64_t segment, const DeltaStack* stack, const Materialised* copy = nullptr);
   void Upload();
   // In the order of their application, for batches of `rows` rows (one of batch_rows).
   Overlays For(int64_t rows);
@@ -102,6 +105,7 @@ class FrozenStacks {
 
  private:
   std::map<int64_t, at::Tensor> whole_;  // {0, rows}
+  std::unique_ptr<CopiedOverlay> copied_;
   std::unique_ptr<FrozenOverlay> common_, own_;
   std::unique_ptr<FrozenVectors> vectors_;
 };

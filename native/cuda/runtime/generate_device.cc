@@ -47,10 +47,24 @@ int64_t LongestRow(const GenerateSpec& spec, const DeviceModel& model) {
   return std::min(longest, model.config().max_positions);
 }
 
+// Copied weights that rows decode with (prompts are read under the overlay, as on the CPU): those that are
+// there already, or one of every fork that has changes when the call asks for it.
+Copies CopiesFor(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
+  if (spec.application == Application::kOverlay) return {};
+  Copies copies = spec.materialised;
+  if (spec.application != Application::kMaterialised) return copies;
+  copies.resize(spec.forks.size());
+  for (size_t f = 0; f < copies.size(); ++f) {
+    if (!copies[f] && !spec.forks[f].empty())
+      copies[f] = Materialised::Make(model.host(), spec.forks[f], control);
+  }
+  return copies;
+}
+
 class Generator {
  public:
   // What `result` has finished already is left as it is.
-  Generator(const GenerateSpec& spec, const DeviceModel& model, const MemoryPlan& plan,
+  Generator(const GenerateSpec& spec, const DeviceModel& model, const MemoryPlan& plan, const Copies& copies,
             const JobControl& control, Generated* result)
       : spec_(spec),
         model_(model),
@@ -60,7 +74,7 @@ class Generator {
         order_(Order(spec, *result)),
         deltas_(model),
         reader_(spec, model, deltas_, PrefillCapacity(spec, order_, plan.tokens)),
-        step_(model, deltas_, spec.forks, plan.count, LongestRow(spec, model), Positions(spec, model),
+        step_(model, deltas_, spec.forks, copies, plan.count, LongestRow(spec, model), Positions(spec, model),
               spec.stop_tokens),
         places_(step_.places()) {
     for (size_t r = 0; r < spec.row_prompt.size(); ++r) {
@@ -315,12 +329,10 @@ MemoryPlan PlanGenerate(const GenerateSpec& spec, const DeviceModel& model) {
 }
 
 GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, const JobControl& control) {
-  MemoryPlan plan = PlanGenerate(spec, model);
-  if (spec.application == Application::kMaterialised) {
-    throw Error("DEVICE_UNSUPPORTED",
-                "a GPU applies deltas as an overlay; forks with copied weights are for the CPU");
-  }
+  CheckGenerate(spec);
   const DeviceScope scope(model.device());
+  const Copies copies = CopiesFor(spec, model, control);
+  MemoryPlan plan = PlanGenerate(spec, model);
   const size_t rows = spec.row_prompt.size();
   Generated result;
   result.done.resize(rows, false);
@@ -336,7 +348,7 @@ GenerateResult Generate(const GenerateSpec& spec, const DeviceModel& model, cons
       result.rows.tokens[r].clear();
       result.rows.logprobs[r].clear();
     }
-    Generator(spec, model, plan, control, &result).Run();
+    Generator(spec, model, plan, copies, control, &result).Run();
   });
   return std::move(result.rows);
 }

@@ -59,11 +59,13 @@ void RowPass::Forward(const Overlays& overlays, const AttentionFunction& keep) {
 }
 
 ForkSegments::ForkSegments(const DeviceModel& model, FrozenDeltas& deltas,
-                           const std::vector<DeltaStack>& forks, const BatchCapacity& capacity)
+                           const std::vector<DeltaStack>& forks, const BatchCapacity& capacity,
+                           const Copies& copies)
     : forks_(forks),
+      copies_(copies),
       segments_(capacity.rows),
       tokens_(capacity.tokens),
-      stacks_(model, deltas, forks, capacity.rows, {capacity.tokens}),
+      stacks_(model, deltas, forks, capacity.rows, {capacity.tokens}, copies),
       offsets_(at::zeros({capacity.rows + 1}, model.options(at::kInt))) {
   stacks_.SetSegments(offsets_.const_data_ptr<int32_t>());
 }
@@ -75,7 +77,8 @@ void ForkSegments::Load(const std::vector<int32_t>& offsets, const std::vector<i
       ends.back() = offsets[r + 1];
       continue;
     }
-    stacks_.Set(static_cast<int64_t>(ends.size()) - 1, fork[r] < 0 ? nullptr : &forks_[fork[r]]);
+    stacks_.Set(static_cast<int64_t>(ends.size()) - 1, fork[r] < 0 ? nullptr : &forks_[fork[r]],
+                CopyOf(copies_, fork[r]));
     ends.push_back(offsets[r + 1]);
   }
   for (int64_t s = static_cast<int64_t>(ends.size()) - 1; s < segments_; ++s) stacks_.Set(s, nullptr);

@@ -45,13 +45,14 @@ class RowPass {
 class ForkSegments {
  public:
   ForkSegments(const DeviceModel& model, FrozenDeltas& deltas, const std::vector<DeltaStack>& forks,
-               const BatchCapacity& capacity);
+               const BatchCapacity& capacity, const Copies& copies = {});
   // fork of each row of the batch (-1: none).
   void Load(const std::vector<int32_t>& offsets, const std::vector<int32_t>& fork);
   Overlays overlays() { return stacks_.For(tokens_); }
 
  private:
   const std::vector<DeltaStack>& forks_;
+  const Copies copies_;
   int64_t segments_, tokens_;
   FrozenStacks stacks_;
   at::Tensor offsets_;

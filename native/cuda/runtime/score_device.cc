@@ -96,7 +96,7 @@ std::vector<double> Score(const ScoreSpec& spec, const DeviceModel& model, const
     const Packed packed = Pack(spec.rows, spec.row_fork, rows.done, most);
     RowPass pass(model, packed.capacity, std::nullopt);
     FrozenDeltas deltas(model);
-    ForkSegments forks(model, deltas, spec.forks, packed.capacity);
+    ForkSegments forks(model, deltas, spec.forks, packed.capacity, spec.materialised);
     const DeviceHead head(model, DeviceHead::DefaultChunk(model, pass.tokens()), false);
     const at::Tensor logprob = at::zeros({pass.tokens()}, model.options(at::kFloat));
     RunBatches(

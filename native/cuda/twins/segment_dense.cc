@@ -58,4 +58,20 @@ void DenseBackwardValues(Type type, const Segments& segments, const Dense& delta
   }
 }
 
+void CopiedRowsForward(Type type, const Segments& segments, const CopiedRows& rows, const void* x, void* y,
+                       Stream) {
+  for (int64_t s = 0; s < segments.slots; ++s) {
+    if (rows.weights[s] == nullptr) continue;
+    for (int64_t t = segments.offsets[s]; t < segments.offsets[s + 1]; ++t) {
+      for (int64_t o = 0; o < rows.count[s]; ++o) {
+        double sum = rows.bias == nullptr ? 0 : Load(type, rows.bias, rows.first[s] + o);
+        for (int64_t i = 0; i < rows.in; ++i) {
+          sum += Load(type, rows.weights[s], o * rows.in + i) * Load(type, x, t * rows.in + i);
+        }
+        Store(type, y, t * rows.out + rows.first[s] + o, sum);
+      }
+    }
+  }
+}
+
 }  // namespace selfedit::cuda
