@@ -134,6 +134,19 @@ bool Aligned(int64_t elements_a_pack, int64_t width, const void* pointer, Rest..
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && Aligned(elements_a_pack, width, rest...);
 }
 
+// Calls body with N (packs or 1) as a type, and a pointer cast.
+template <typename Body, typename... Pointers>
+void Packed(Type type, int64_t width, Body body, Pointers... pointers) {
+  Typed(type, [&](auto tag) {
+    constexpr int N = kPackOf<typename decltype(tag)::Element>;
+    if (Aligned(N, width, pointers...)) {
+      body(tag, std::integral_constant<int, N>());
+    } else {
+      body(tag, std::integral_constant<int, 1>());
+    }
+  });
+}
+
 // ---- reductions: every lane gets the result, the order is fixed
 // ---------------------------------------------
 
