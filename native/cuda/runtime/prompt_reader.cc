@@ -85,7 +85,7 @@ std::vector<ReadPrompt> PromptReader::Read(const std::vector<int32_t>& prompts) 
   int64_t next_whole = 0, next_rest = 0;
   for (const int32_t p : prompts) {
     if (PrefixOf(spec_, p) == 0) {
-      read.push_back({wholes[next_whole], {}, whole_logits.select(0, next_whole)});
+      read.push_back({wholes[next_whole], KeysValues(), whole_logits.select(0, next_whole)});
       ++next_whole;
     } else {
       read.push_back({begins[next_rest], behind[next_rest], rest_logits.select(0, next_rest)});
