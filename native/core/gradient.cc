@@ -101,7 +101,10 @@ void Check(const GradientSpec& spec) {
 
 GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   Check(spec);
-  if (OnDevice(*spec.model)) return CudaAccelerator().gradient(spec, control);
+  if (OnDevice(*spec.model)) {
+    if (!spec.row_reference.empty()) RequireCpu(*spec.model, "a divergence in the loss of a gradient");
+    return CudaAccelerator().gradient(spec, control);
+  }
   const Model& model = *spec.model;
   // Changes add up, so the differentiated delta may lie on top of the others.
   std::vector<DeltaStack> rest = spec.forks;

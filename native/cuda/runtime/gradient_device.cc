@@ -81,6 +81,12 @@ class ForkGroup {
   ForkGroup(const GradientSpec& spec, const DeviceModel& model, int64_t first, int64_t last)
       : spec_(spec), model_(model), first_(first) {
     for (int64_t f = first; f < last; ++f) {
+      if (spec.level[f] < 0) {
+        // Without rows: it is there to be compared with.
+        rest_.push_back(spec.forks[f]);
+        trained_.push_back(nullptr);
+        continue;
+      }
       const AppliedDelta& applied = spec.forks[f][spec.level[f]];
       // Changes add up, so the differentiated delta may lie on top of the others.
       rest_.push_back(spec.forks[f]);
@@ -99,6 +105,7 @@ class ForkGroup {
   // Gradients of the group's deltas; log-probs of its rows. `done`: tokens so far.
   std::vector<DeltaPtr> Run(int64_t most, const JobControl& control, std::vector<double>* logprobs,
                             double* done, double* step) {
+    if (parts_.empty()) return std::vector<DeltaPtr>(trained_.size());
     const Ragged all = GatherRows(spec_.rows, rows_);
     std::vector<int32_t> fork;
     for (const int64_t row : rows_) fork.push_back(static_cast<int32_t>(spec_.row_fork[row] - first_));
@@ -107,8 +114,9 @@ class ForkGroup {
     for (const auto& indices : batches) capacity.Add(GatherRows(all, indices));
     BackwardPass pass(model_, capacity, rest_, parts_, SlotDeltas::Keep::kValues);
     pass.deltas().SetAccumulate(true);
-    for (size_t s = 0; s < trained_.size(); ++s)
-      pass.deltas().Start(static_cast<int64_t>(s), *trained_[s], {});
+    for (size_t s = 0; s < trained_.size(); ++s) {
+      if (trained_[s]) pass.deltas().Start(static_cast<int64_t>(s), *trained_[s], {});
+    }
     pass.deltas().Upload();
     Readback readback[2];
     const auto finish = [&](size_t b) {
@@ -142,7 +150,9 @@ class ForkGroup {
     if (!batches.empty()) finish(batches.size() - 1);
     std::vector<DeltaPtr> gradients;
     for (size_t s = 0; s < trained_.size(); ++s) {
-      gradients.push_back(HostDelta(pass.deltas().TakeGradient(static_cast<int64_t>(s), *trained_[s])));
+      const DeltaPtr& like = trained_[s];
+      gradients.push_back(like ? HostDelta(pass.deltas().TakeGradient(static_cast<int64_t>(s), *like))
+                               : nullptr);
     }
     CheckDevice();
     return gradients;
@@ -178,6 +188,7 @@ GradientResult Gradient(const GradientSpec& spec, const DeviceModel& model, cons
     // Gradients add up over batches: an attempt begins at zero.
     result.gradients.clear();
     result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
+    result.divergence = result.logprobs;
     double done = 0, step = 0;
     for (int64_t first = 0; first < forks; first += together) {
       ForkGroup group(spec, model, first, std::min(forks, first + together));
@@ -186,6 +197,7 @@ GradientResult Gradient(const GradientSpec& spec, const DeviceModel& model, cons
     }
   });
   for (const DeltaPtr& gradient : result.gradients) {
+    if (!gradient) continue;
     for (const DeltaPart& part : gradient->parts) {
       for (const at::Tensor& t : part.trainable()) {
         if (at::isfinite(t).all().item<bool>()) continue;
