@@ -97,7 +97,8 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   const reward = rewardOptions(options.reward);
   const asking = askOptions(reward, model.tokenizer, { signal });
   const { augmentations } = options;
-  checkWriteOptions(options.edit, { model, augmentations }, options.adapt);
+  // A head's edits have no text.
+  if (!heads) checkWriteOptions(options.edit, { model, augmentations }, options.adapt);
   const contexts = options.contexts
     .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
     .filter(({ report }) => report.length > 0);

@@ -80,6 +80,17 @@ function settle(options: WeightSealOptions) {
   if (noiseKl > 0 && (options.task.retention.length === 0 || reward.retentionTexts === 0)) {
     throw makeError('OPTION_INVALID', 'noiseKl is set but there are no retention texts; expected at least 1');
   }
+  const ready = 'update' in algorithm ? algorithm : weightPpo(algorithm);
+  if (
+    ready.differentiates &&
+    lambda > 0 &&
+    (options.task.retention.length === 0 || reward.retentionTexts === 0)
+  ) {
+    throw makeError(
+      'OPTION_INVALID',
+      `lambda is ${lambda} but there are no retention texts; expected at least 1`,
+    );
+  }
   return {
     seed: options.seed ?? 0,
     contexts: whole('contextsPerRound', options.contextsPerRound ?? 5, 1),
@@ -87,7 +98,7 @@ function settle(options: WeightSealOptions) {
     reward,
     noiseKl,
     lambda,
-    algorithm: 'update' in algorithm ? algorithm : weightPpo(algorithm),
+    algorithm: ready,
   };
 }
 
@@ -152,7 +163,7 @@ async function playRound(
       round,
       edits,
       update: { ...update, noiseKl, noise: average([...head.noise]) },
-      reward: { mean: average(rewards), best: Math.max(...rewards), invalid: 0, invalidBy: {} },
+      reward: { mean: average(rewards), best: Math.max(...rewards), ...invalidOf(edits) },
       timings,
     };
   } finally {
@@ -166,7 +177,7 @@ async function playRound(
 function judge(
   round: number,
   { context, sample, edit }: WrittenWeightEdit<TaskContext>,
-  { reward, parts, answers, baseline }: ForkReward,
+  { reward, parts, answers, baseline, diverged }: ForkReward,
   options: RewardOptions,
 ): EditResult {
   const pairs = (side: keyof ContextAnswers) => {
@@ -185,6 +196,7 @@ function judge(
     text: '',
     documents: [],
     vectorNorm: Math.hypot(...edit.vector),
+    ...(diverged ? { invalid: 'diverged' as const } : {}),
     reward,
     spread: Number.NaN,
     parts,
@@ -193,6 +205,11 @@ function judge(
     finish: 'stop',
     loss: { first: Number.NaN, last: Number.NaN },
   };
+}
+
+function invalidOf(edits: readonly EditResult[]): Pick<RoundResult['reward'], 'invalid' | 'invalidBy'> {
+  const invalid = edits.filter((edit) => edit.invalid).length;
+  return { invalid, invalidBy: invalid > 0 ? { diverged: invalid } : {} };
 }
 
 function average(values: readonly number[]): number {

@@ -48,6 +48,10 @@ export async function firstPass(
     readonly importanceCap?: number;
   },
 ): Promise<FirstPass> {
+  const bad = rollouts.findIndex(({ reward }) => !Number.isFinite(reward));
+  if (bad >= 0) {
+    throw makeError('INPUT_INVALID', `reward ${bad} is ${rollouts[bad]!.reward}; expected a finite number`);
+  }
   const acting = rollouts.filter((rollout) => actions(rollout) > 0);
   if (acting.length === 0) {
     throw makeError(

@@ -54,9 +54,13 @@ export function normalizerOf(options: PolicyGradientOptions): number {
   return options.normalizer ?? options.minibatch * options.maxTokens;
 }
 
-type Kind = 'positive' | 'notNegative' | 'share' | 'finite';
+type Kind = 'count' | 'positive' | 'notNegative' | 'share' | 'finite';
 
 const KINDS: Readonly<Record<Kind, { holds: (value: number) => boolean; expected: string }>> = {
+  count: {
+    holds: (value) => Number.isSafeInteger(value) && value >= 1,
+    expected: 'a whole number of at least 1',
+  },
   positive: { holds: (value) => value > 0, expected: 'a positive number' },
   notNegative: { holds: (value) => value >= 0, expected: 'a number of at least 0' },
   share: { holds: (value) => value >= 0 && value <= 1, expected: 'a number from 0 to 1' },
@@ -65,14 +69,15 @@ const KINDS: Readonly<Record<Kind, { holds: (value: number) => boolean; expected
 
 /** What each number must be; names that an algorithm does not have are passed over. */
 const NUMBERS: Readonly<Record<string, Kind>> = {
-  epochs: 'positive',
-  minibatch: 'positive',
+  epochs: 'count',
+  minibatch: 'count',
   learningRate: 'positive',
-  maxTokens: 'positive',
+  maxTokens: 'count',
   klStop: 'positive',
   klTarget: 'positive',
   normalizer: 'positive',
   importanceCap: 'positive',
+  importanceGap: 'notNegative',
   klCoefficient: 'notNegative',
   clipLow: 'notNegative',
   clipHigh: 'notNegative',
@@ -84,7 +89,7 @@ const NUMBERS: Readonly<Record<string, Kind>> = {
   threshold: 'finite',
 };
 
-/** @internal Throws `OPTION_INVALID` for a number out of range; undefined is left to its default. */
+/** @internal Throws `OPTION_INVALID` for a number out of range, or one that is missing and has no meaning so. */
 export function checkOptions<Options extends object>(algorithm: string, options: Options): Options {
   for (const [name, value] of Object.entries(options) as [string, unknown][]) {
     const kind = NUMBERS[name];

@@ -90,14 +90,14 @@ function checkOptions(options: WeightGradientOptions): WeightGradientOptions {
   if (!(Number.isInteger(options.steps) && options.steps >= 1)) {
     throw makeError(
       'OPTION_INVALID',
-      `gradient.steps is ${options.steps}; expected a whole number of at least 1`,
+      `weightGradient.steps is ${options.steps}; expected a whole number of at least 1`,
     );
   }
   for (const name of ['learningRate', 'weightDecay', 'maxGradNorm', 'klCoefficient'] as const) {
     if (options[name] >= 0 && Number.isFinite(options[name])) continue;
     throw makeError(
       'OPTION_INVALID',
-      `gradient.${name} is ${options[name]}; expected a number of at least 0`,
+      `weightGradient.${name} is ${options[name]}; expected a number of at least 0`,
     );
   }
   return options;

@@ -127,7 +127,7 @@ function checkOptions(options: WeightPpoOptions): WeightPpoOptions {
     if (Number.isInteger(options[name]) && options[name] >= 1) continue;
     throw makeError(
       'OPTION_INVALID',
-      `ppo.${name} is ${options[name]}; expected a whole number of at least 1`,
+      `weightPpo.${name} is ${options[name]}; expected a whole number of at least 1`,
     );
   }
   for (const name of [
@@ -140,7 +140,10 @@ function checkOptions(options: WeightPpoOptions): WeightPpoOptions {
     'klStop',
   ] as const) {
     if (options[name] >= 0) continue;
-    throw makeError('OPTION_INVALID', `ppo.${name} is ${options[name]}; expected a number of at least 0`);
+    throw makeError(
+      'OPTION_INVALID',
+      `weightPpo.${name} is ${options[name]}; expected a number of at least 0`,
+    );
   }
   return options;
 }

@@ -77,12 +77,19 @@ async function noiseDivergence(
   draws: { samples: number; seed: bigint; signal: AbortSignal | undefined },
 ): Promise<number> {
   const { signal } = draws;
-  const drawn = await head.write(readings, draws);
-  const means = await head.write(readings, { mean: true, signal });
-  const applied = ({ edit }: { edit: WeightEdit }) => parent.fork().apply(edit);
-  const forks = drawn.map(applied);
-  const references = means.map(applied);
+  const open: { close(): Promise<void> }[] = [];
+  const applied = ({ edit }: { edit: WeightEdit }) => {
+    const fork = parent.fork();
+    open.unshift(fork);
+    return fork.apply(edit);
+  };
   try {
+    const drawn = await head.write(readings, draws);
+    open.push(...drawn);
+    const means = await head.write(readings, { mean: true, signal });
+    open.push(...means);
+    const forks = drawn.map(applied);
+    const references = means.map(applied);
     const rows = drawn.flatMap(({ group }, index) =>
       texts.map((tokens) => ({ fork: forks[index]!, reference: references[group]!, tokens })),
     );
@@ -93,8 +100,8 @@ async function noiseDivergence(
     if (error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE') return Number.POSITIVE_INFINITY;
     throw error;
   } finally {
-    for (const fork of [...forks, ...references]) await fork.close();
-    for (const edit of [...drawn, ...means]) await edit.close();
+    // Forks before the edits that they hold.
+    for (const resource of open) await resource.close();
   }
 }
 

@@ -64,7 +64,7 @@ export function maskOfSpans(offsets: Int32Array, spans: readonly Span[]): Uint8A
     while (next < ordered.length && ordered[next]![1] <= start) next++;
     for (let at = next; at < ordered.length && ordered[at]![0] < end; at++) {
       const [from, to] = ordered[at]!;
-      if (from < to && start < to) mask[token] = 1;
+      if (from < to && start < to && start < end) mask[token] = 1;
     }
   }
   return mask;

@@ -1,5 +1,6 @@
 /** The loss that flows back through an applied weight edit: answers become likely, everything else stays. */
 import type { WeightLoss, WeightObjective } from '../algorithm/weight-algorithm.js';
+import type { Delta } from '../delta.js';
 import type { PromptForm } from '../edit/prompts.js';
 import type { WrittenWeightEdit } from '../edit/weight.js';
 import type { EditHead } from '../edit-head.js';
@@ -104,14 +105,17 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
   };
 
   async function lossOf(edits: readonly WrittenWeightEdit<TaskContext>[]) {
-    const forks = edits.map(({ edit }) => parent.fork().apply(edit));
-    const rows = edits.map(({ context }, index) => rowsOf(forks[index]!, context));
-    const found = await gradient(rows.flat(), { signal: options.signal }).catch(async (error: unknown) => {
-      for (const fork of forks) await fork.close();
-      throw error;
-    });
-    const deltas = found.gradients.map(({ gradient: delta }) => delta);
+    const forks: Fork[] = [];
+    const deltas: Delta[] = [];
     try {
+      for (const { edit } of edits) {
+        const fork = parent.fork();
+        forks.push(fork);
+        fork.apply(edit);
+      }
+      const rows = edits.map(({ context }, index) => rowsOf(forks[index]!, context));
+      const found = await gradient(rows.flat(), { signal: options.signal });
+      deltas.push(...found.gradients.map(({ gradient: delta }) => delta));
       const { vectors, basis } = await head.pullBack(edits, deltas, { signal: options.signal });
       let next = 0;
       const terms = rows.map((own) => {

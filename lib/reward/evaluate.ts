@@ -2,7 +2,7 @@
 
 import { divergence } from '../divergence.js';
 import type { PromptForm } from '../edit/prompts.js';
-import { makeError } from '../errors.js';
+import { makeError, SelfeditError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
@@ -132,12 +132,14 @@ export interface RewardRow {
 export interface ForkReward extends ShapedReward {
   readonly answers: ContextAnswers;
   readonly baseline: ContextAnswers;
+  /** The inner training, or what the copy computes, is not finite: the floor, and scores of NaN where it was asked. */
+  readonly diverged: boolean;
 }
 
 /**
  * Rewards of edited forks over the fork that they were made from: the gain on the paying questions of row r, as
  * `copies[r]` answers them, less β times the KL on the texts of `retention` (text or tokens; all of them).
- * `baselines`: the parent's answers, one a row, where they are known.
+ * `baselines`: the parent's answers, one a row, where they are known. A copy whose log-probs are not finite gets the floor.
  */
 export async function rewardForks(
   parent: Fork,
@@ -159,22 +161,68 @@ export async function rewardForks(
   const asking = askOptions(options, tokenizer, call);
   const contexts = rows.map(({ context }) => context);
   const baselines = known ?? (await new BaselineCache().get(parent, '', contexts, asking));
-  const forks = copies.map(({ fork }) => fork);
-  const answers = await askForks(
-    forks.map((fork, index) => ({ fork, context: contexts[index]! })),
-    asking,
-  );
   const texts = retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text));
-  const kl = await meanDivergence(forks, parent, texts, call);
+  const tested = copies.map(({ fork }, index) => ({ fork, context: contexts[index]! }));
+  const results = await testForks(tested, parent, texts, asking);
   return rows.map(({ edit }, index) => {
-    const edited = scoresOf(answers[index]!.paying, options.measure);
+    const { answers, kl, overflows } = results[index]!;
+    const edited = scoresOf(answers.paying, options.measure);
     const unedited = scoresOf(baselines[index]!.paying, options.measure);
+    const diverged = overflows || copies[index]!.diverged === true;
     const shaped =
-      edit?.invalid || copies[index]!.diverged
+      edit?.invalid || diverged
         ? floorReward(unedited, options)
-        : shapeReward({ edited, unedited, kl: kl[index]! }, options);
-    return { ...shaped, answers: answers[index]!, baseline: baselines[index]! };
+        : shapeReward({ edited, unedited, kl }, options);
+    return { ...shaped, answers, baseline: baselines[index]!, diverged };
   });
+}
+
+interface Tested {
+  readonly answers: ContextAnswers;
+  readonly kl: number;
+  /** What the copy computes is not finite. */
+  readonly overflows: boolean;
+}
+
+// One copy that overflows fails the whole call. The others do not depend on it, so testing each alone gives what testing
+// all together would have given, and shows which one it was.
+async function testForks(
+  rows: readonly { readonly fork: Fork; readonly context: TaskContext }[],
+  parent: Fork,
+  texts: readonly Int32Array[],
+  asking: AskOptions,
+): Promise<Tested[]> {
+  const call = { signal: asking.signal, onProgress: asking.onProgress };
+  const test = async (some: typeof rows): Promise<Tested[]> => {
+    const answers = await askForks(some, asking);
+    const forks = some.map(({ fork }) => fork);
+    const kl = await meanDivergence(forks, parent, texts, call);
+    return some.map((_, index) => ({ answers: answers[index]!, kl: kl[index]!, overflows: false }));
+  };
+  try {
+    return await test(rows);
+  } catch (error) {
+    if (!overflowed(error)) throw error;
+  }
+  const results: Tested[] = [];
+  for (const row of rows) {
+    const alone = test([row]).catch((error: unknown) => {
+      if (overflowed(error))
+        return [{ answers: noAnswers(row.context, asking), kl: Number.NaN, overflows: true }];
+      throw error;
+    });
+    results.push((await alone)[0]!);
+  }
+  return results;
+}
+
+function overflowed(error: unknown): boolean {
+  return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
+}
+
+function noAnswers({ paying, report }: TaskContext, { measures }: AskOptions): ContextAnswers {
+  const scores = Object.fromEntries(measures.map((measure) => [measure, Number.NaN]));
+  return { paying: paying.map(() => ({ scores })), report: report.map(() => ({ scores })) };
 }
 
 /** Scores by one measure. */

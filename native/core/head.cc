@@ -5,9 +5,6 @@
 namespace selfedit {
 namespace {
 
-// More rows a chunk read the head fewer times; a chunk of float32 logits over 49,152 tokens is 50 MB.
-constexpr int64_t kChunkRows = 256;
-
 at::Tensor IndexTensor(const int64_t* rows, int64_t count) {
   at::Tensor index = at::empty({count}, at::kLong);
   std::copy_n(rows, count, index.mutable_data_ptr<int64_t>());
@@ -41,9 +38,9 @@ template <typename T>
 std::vector<double> LogprobsTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
                                   const HeadRows& rows, double temperature) {
   std::vector<double> result(rows.size());
-  ChunkScratch<T> scratch(kChunkRows);
-  for (int64_t begin = 0; begin < rows.size(); begin += kChunkRows) {
-    const int64_t count = std::min(kChunkRows, rows.size() - begin);
+  ChunkScratch<T> scratch(kHeadRows);
+  for (int64_t begin = 0; begin < rows.size(); begin += kHeadRows) {
+    const int64_t count = std::min(kHeadRows, rows.size() - begin);
     const at::Tensor logits = MakeChunk(model, plan, hidden, rows.row.data() + begin, count).logits;
     cpu::LogSoftmaxRows<T>(logits.const_data_ptr<T>(), rows.target.data() + begin, count, logits.size(1),
                            T(temperature), scratch.logprob.data(), scratch.lse.data(), nullptr);
@@ -56,10 +53,10 @@ template <typename T>
 at::Tensor BackwardTyped(const Model& model, const OverlayPlan& plan, const at::Tensor& hidden,
                          const HeadRows& rows, double temperature, bool want_entropy, const HeadLoss& loss) {
   at::Tensor dhidden = at::zeros_like(hidden);
-  ChunkScratch<T> scratch(kChunkRows);
-  std::vector<double> logprob(kChunkRows), entropy(kChunkRows), g(kChunkRows), e(kChunkRows);
-  for (int64_t begin = 0; begin < rows.size(); begin += kChunkRows) {
-    const int64_t count = std::min(kChunkRows, rows.size() - begin);
+  ChunkScratch<T> scratch(kHeadRows);
+  std::vector<double> logprob(kHeadRows), entropy(kHeadRows), g(kHeadRows), e(kHeadRows);
+  for (int64_t begin = 0; begin < rows.size(); begin += kHeadRows) {
+    const int64_t count = std::min(kHeadRows, rows.size() - begin);
     const Chunk chunk = MakeChunk(model, plan, hidden, rows.row.data() + begin, count);
     const at::Tensor& logits = chunk.logits;
     const int32_t* target = rows.target.data() + begin;
@@ -88,10 +85,10 @@ std::vector<double> DivergenceTyped(const Model& model, const OverlayPlan& plan_
                                     const OverlayPlan& plan_b, const at::Tensor& b,
                                     const std::vector<int64_t>& rows) {
   std::vector<double> result(rows.size());
-  std::vector<T> kl(kChunkRows);
+  std::vector<T> kl(kHeadRows);
   const int64_t total = static_cast<int64_t>(rows.size());
-  for (int64_t begin = 0; begin < total; begin += kChunkRows) {
-    const int64_t count = std::min(kChunkRows, total - begin);
+  for (int64_t begin = 0; begin < total; begin += kHeadRows) {
+    const int64_t count = std::min(kHeadRows, total - begin);
     const at::Tensor p = MakeChunk(model, plan_a, a, rows.data() + begin, count).logits;
     const at::Tensor q = MakeChunk(model, plan_b, b, rows.data() + begin, count).logits;
     cpu::KlRows<T>(p.const_data_ptr<T>(), q.const_data_ptr<T>(), count, p.size(1), kl.data());
@@ -106,10 +103,10 @@ std::vector<double> DivergenceBackwardTyped(const Model& model, const OverlayPla
                                             const at::Tensor& b, const std::vector<int64_t>& rows,
                                             const std::vector<double>& weights, const at::Tensor& da) {
   std::vector<double> result(rows.size());
-  std::vector<T> kl(kChunkRows), weight(kChunkRows);
+  std::vector<T> kl(kHeadRows), weight(kHeadRows);
   const int64_t total = static_cast<int64_t>(rows.size());
-  for (int64_t begin = 0; begin < total; begin += kChunkRows) {
-    const int64_t count = std::min(kChunkRows, total - begin);
+  for (int64_t begin = 0; begin < total; begin += kHeadRows) {
+    const int64_t count = std::min(kHeadRows, total - begin);
     const Chunk p = MakeChunk(model, plan_a, a, rows.data() + begin, count);
     const at::Tensor q = MakeChunk(model, plan_b, b, rows.data() + begin, count).logits;
     std::copy_n(weights.begin() + begin, count, weight.begin());

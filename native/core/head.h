@@ -10,6 +10,9 @@
 
 namespace selfedit {
 
+// More rows a chunk read the head fewer times; a chunk of float32 logits over 49,152 tokens is 50 MB.
+constexpr int64_t kHeadRows = 256;
+
 // Positions whose next token matters: hidden row `row[i]` predicts `target[i]`.
 struct HeadRows {
   std::vector<int64_t> row;

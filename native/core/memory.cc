@@ -8,6 +8,7 @@
 #include <new>
 
 #include "core/accelerator.h"
+#include "core/head.h"
 #include "core/score.h"
 #include "core/workspace.h"
 
@@ -16,7 +17,6 @@ namespace {
 
 // The rest is for what a plan does not count: vectors, fragments, other programs.
 constexpr double kUsablePart = 0.9;
-constexpr int64_t kHeadRows = 256;  // of one chunk of logits (core/head.cc)
 
 int64_t ReadNumber(const char* path) {
   std::ifstream file(path);

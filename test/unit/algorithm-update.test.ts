@@ -120,6 +120,18 @@ describe('every algorithm', () => {
     expect(resumed.state()).not.toEqual(algorithm.state());
   });
 
+  it.each(makers)('%s refuses a reward that is not a number, and parts of epochs', async (name, make) => {
+    const rollouts = await rolloutsOf([...GIVEN.slice(1), { group: 0, reward: Number.NaN }]);
+    await expect(make({}).update(policy, rollouts, {})).rejects.toMatchObject({
+      code: 'INPUT_INVALID',
+      message: expect.stringContaining('reward 3 is NaN') as unknown,
+    });
+    expect(steps).toHaveLength(0);
+    for (const bad of [{ epochs: 1.5 }, { minibatch: 0.5 }, { epochs: Number.POSITIVE_INFINITY }]) {
+      expect(() => make(bad)).toThrow(`${name}.${Object.keys(bad)[0]} is`);
+    }
+  });
+
   it.each(makers)('%s reports the same figures', async (name, make) => {
     const stats = await make({}).update(policy, await rolloutsOf(GIVEN), {});
     const own = ['kept', 'keptContexts', 'keptRewardMean'];

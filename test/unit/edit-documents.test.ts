@@ -24,6 +24,8 @@ describe('tokens of a span', () => {
     expect(borne(text, [])).toEqual([]);
     expect(borne(text, [[4, 4]])).toEqual([]);
     expect(borne(text, [[0, text.length]]).join('')).toBe(text);
+    // A token without a character shares none.
+    expect(Array.from(maskOfSpans(Int32Array.of(0, 2, 2, 2, 2, 4), [[0, 4]]))).toEqual([1, 0, 1]);
   });
 
   it('of a character of several tokens are all of them', () => {

@@ -11,6 +11,7 @@ import { renderQuestion } from '../../lib/reward/question.js';
 import { recall } from '../../lib/reward/recall.js';
 import { score } from '../../lib/score.js';
 import type { TaskContext } from '../../lib/task/task.js';
+import { deltaOf } from '../support/tiny.js';
 import { tinyModel } from './helpers/tiny-model.js';
 
 // Rewards on a tiny random model, each against another way to the same number.
@@ -170,6 +171,32 @@ describe('rewards of forks', () => {
     await expect(rewardForks(parent, rows, [edited], [], { beta: 0 })).rejects.toMatchObject({
       code: 'INPUT_INVALID',
     });
+  });
+
+  it('are the floor for a copy that overflows, and harm no other', async () => {
+    const asked = context([question('q', 'What?', 'silver')], [question('r', 'Who?', 'Jebe')]);
+    const huge = deltaOf(model, { size: 1e30 });
+    const broken = parent.fork().apply(huge);
+    const texts = ['Bread rises because of yeast.'];
+    for (const options of [
+      { beta: 0, measure: 'likelihood' as const },
+      { beta: 0, measure: 'f1' as const, maxAnswerTokens: 2 },
+      { beta: 1, measure: 'likelihood' as const, report: ['exact' as const], maxAnswerTokens: 2 },
+    ]) {
+      const given = { ...options, form: 'base' as const, floor: -7 };
+      const rows = [{ context: asked }, { context: asked }];
+      const retention = options.beta > 0 ? texts : [];
+      const [bad, good] = await rewardForks(parent, rows, [{ fork: broken }, edited], retention, given);
+      expect(bad).toMatchObject({ reward: -7, diverged: true });
+      expect(bad!.parts.gain).toBeNaN();
+      expect(bad!.answers.report).toHaveLength(1);
+      expect(bad!.answers.paying[0]!.scores[options.measure]).toBeNaN();
+      const [alone] = await rewardForks(parent, [{ context: asked }], [edited], retention, given);
+      expect(good).toEqual(alone);
+      expect(good!.diverged).toBe(false);
+    }
+    await broken.close();
+    await huge.close();
   });
 });
 

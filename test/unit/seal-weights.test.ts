@@ -105,6 +105,19 @@ describe('a round of weight edits', () => {
     }
   });
 
+  it('goes on when edits make the model overflow: the floor, counted as diverged', async () => {
+    const head = await headOf();
+    head.setNoise(head.noise.map(() => 1e30));
+    const [round] = await run(head, { rounds: 1, noiseKl: 0 });
+    expect(round!.reward.invalid).toBeGreaterThan(0);
+    expect(round!.reward.invalidBy).toEqual({ diverged: round!.reward.invalid });
+    for (const edit of round!.edits) {
+      expect(edit.invalid === 'diverged').toBe(!Number.isFinite(edit.parts.gain));
+      if (edit.invalid) expect(edit.reward).toBe(-1);
+    }
+    await head.close();
+  });
+
   it('refuses settings that cannot work, before anything is done', async () => {
     const head = await headOf();
     const cases: [Partial<WeightSealOptions>, RegExp][] = [
@@ -112,6 +125,15 @@ describe('a round of weight edits', () => {
       [{ lambda: -1 }, /lambda is -1/],
       [{ editsPerContext: 1 }, /editsPerContext is 1/],
       [{ reward: { beta: 0, retentionTexts: 0 } }, /no retention texts/],
+      [
+        {
+          noiseKl: 0,
+          lambda: 0.5,
+          reward: { beta: 0, retentionTexts: 0 },
+          algorithm: weightGradient(),
+        },
+        /lambda is 0.5 but there are no retention texts/,
+      ],
     ];
     for (const [more, message] of cases) expect((await failureOf(run(head, more))).message).toMatch(message);
     for (const options of [{ epochs: 0 }, { learningRate: -1 }, { klCoefficient: Number.NaN }]) {
