@@ -253,7 +253,7 @@ describe('ppo', () => {
       code: 'INPUT_INVALID',
     });
     expect(steps).toHaveLength(0);
-    expect(() => ppo({ epochs: 0 })).toThrow(/ppo\.epochs is 0; expected a positive number/);
+    expect(() => ppo({ epochs: 0 })).toThrow(/ppo\.epochs is 0; expected a whole number of at least 1/);
     expect(() => ppo({ lambda: 1.5 })).toThrow(/ppo\.lambda/);
     expect(() => ppo({ klCoefficient: -1 })).toThrow(/ppo\.klCoefficient/);
   });
