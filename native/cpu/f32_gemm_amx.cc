@@ -19,7 +19,7 @@ constexpr int64_t kBoth = 2 * kBf16Rows;
 constexpr int64_t kFewSteps = 3, kManySteps = 18;
 constexpr int64_t kManyBlocks = 4;  // of 32 rows
 constexpr int64_t kStepsAhead = 4;
-constexpr int64_t kMostRows = 512;
+constexpr int64_t kMostRows = 256;
 constexpr int64_t kOperandBytes = 1408 << 10;
 constexpr int64_t kOperandStep = kTerms * kBf16Tile;     // of 16 rows of x
 constexpr int64_t kWeightStep = 2 * kTerms * kBf16Tile;  // of 32 columns of W^T
@@ -247,8 +247,11 @@ void Rows(const F32Task& g, const float* x, int64_t rows, float* y) {
 }
 
 void Product(const F32Task& g) {
-  for (int64_t i = 0; i < g.rows; i += kMostRows) {
-    Rows(g, g.x + i * g.ldx, Min(kMostRows, g.rows - i), g.y + i * g.ldy);
+  // Parts of about the same size.
+  const int64_t parts = (g.rows + kMostRows - 1) / kMostRows;
+  const int64_t step = RoundUp((g.rows + parts - 1) / parts, kBoth);
+  for (int64_t i = 0; i < g.rows; i += step) {
+    Rows(g, g.x + i * g.ldx, Min(step, g.rows - i), g.y + i * g.ldy);
   }
 }
 
