@@ -156,12 +156,12 @@ export {
   type Interval,
   wilson,
 } from './reward/statistics.js';
+export type { Phase, RoundListeners } from './round.js';
 export { type RunConfig, type RunConfigInput, readConfig, resolveConfig } from './run/config.js';
 export type { JournalLine } from './run/journal.js';
 export { type TrainEvent, type TrainOptions, type TrainResult, train } from './run/train.js';
 export {
   type EditResult,
-  type Phase,
   type RoundResult,
   type ScorePair,
   type SealOptions,

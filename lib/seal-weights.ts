@@ -2,13 +2,13 @@
  * The outer loop with edits that are the weight change itself: the edit head writes vectors, each changes a copy of the
  * model, the copy is tested, and the head learns from the rewards (PPO) or from the loss's gradient through the edits.
  */
+import { average } from './algorithm/update-steps.js';
 import type { WeightAlgorithm } from './algorithm/weight-algorithm.js';
 import { type WeightPpoOptions, weightPpo } from './algorithm/weight-ppo.js';
 import { applyEdits, type EditedFork } from './edit/apply.js';
 import type { Reading, WrittenWeightEdit } from './edit/weight.js';
 import type { EditHead } from './edit-head.js';
 import { makeError } from './errors.js';
-import type { CallOptions, Progress } from './native-job.js';
 import { deriveKey } from './random.js';
 import { answerLoss } from './reward/answer-loss.js';
 import {
@@ -22,10 +22,11 @@ import {
   scoresOf,
 } from './reward/evaluate.js';
 import type { MeasureName } from './reward/measure.js';
-import { type EditResult, type Phase, type RoundResult, retentionTokens, type ScorePair } from './seal.js';
+import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
+import { type EditResult, type RoundResult, retentionTokens, type ScorePair } from './seal.js';
 import type { Task, TaskContext } from './task/task.js';
 
-export interface WeightSealOptions {
+export interface WeightSealOptions extends RoundListeners {
   /** The head and, through it, the policy that reads. */
   head: EditHead;
   task: Task;
@@ -45,9 +46,6 @@ export interface WeightSealOptions {
   lambda?: number;
   /** PPO by default, with these options or as a ready algorithm. */
   algorithm?: Partial<WeightPpoOptions> | WeightAlgorithm;
-  signal?: AbortSignal;
-  onPhase?: (round: number, phase: Phase) => void;
-  onProgress?: (round: number, phase: Phase, progress: Progress) => void;
 }
 
 type Settings = ReturnType<typeof settle>;
@@ -65,27 +63,20 @@ export async function* sealWeights(options: WeightSealOptions): AsyncGenerator<R
 }
 
 function settle(options: WeightSealOptions) {
-  const whole = (name: string, value: number, least: number) => {
-    if (Number.isInteger(value) && value >= least) return value;
-    throw makeError('OPTION_INVALID', `${name} is ${value}; expected a whole number of at least ${least}`);
-  };
-  whole('rounds', options.rounds, 0);
-  whole('startRound', options.startRound ?? 0, 0);
+  wholeNumber('rounds', options.rounds, 0);
+  wholeNumber('startRound', options.startRound ?? 0, 0);
   const reward = rewardOptions(options.reward);
   const { noiseKl = 0.02, lambda = reward.beta, algorithm = {} } = options;
   for (const [name, value] of Object.entries({ noiseKl, lambda })) {
     if (value >= 0 && Number.isFinite(value)) continue;
     throw makeError('OPTION_INVALID', `${name} is ${value}; expected a number of at least 0`);
   }
-  if (noiseKl > 0 && (options.task.retention.length === 0 || reward.retentionTexts === 0)) {
+  const textless = options.task.retention.length === 0 || reward.retentionTexts === 0;
+  if (noiseKl > 0 && textless) {
     throw makeError('OPTION_INVALID', 'noiseKl is set but there are no retention texts; expected at least 1');
   }
   const ready = 'update' in algorithm ? algorithm : weightPpo(algorithm);
-  if (
-    ready.differentiates &&
-    lambda > 0 &&
-    (options.task.retention.length === 0 || reward.retentionTexts === 0)
-  ) {
+  if (ready.differentiates && lambda > 0 && textless) {
     throw makeError(
       'OPTION_INVALID',
       `lambda is ${lambda} but there are no retention texts; expected at least 1`,
@@ -93,8 +84,8 @@ function settle(options: WeightSealOptions) {
   }
   return {
     seed: options.seed ?? 0,
-    contexts: whole('contextsPerRound', options.contextsPerRound ?? 5, 1),
-    samples: whole('editsPerContext', options.editsPerContext ?? 4, 2),
+    contexts: wholeNumber('contextsPerRound', options.contextsPerRound ?? 5, 1),
+    samples: wholeNumber('editsPerContext', options.editsPerContext ?? 4, 2),
     reward,
     noiseKl,
     lambda,
@@ -111,16 +102,7 @@ async function playRound(
   const { head, task, signal } = options;
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
-  const timings: Record<Phase, number> = { write: 0, baseline: 0, adapt: 0, evaluate: 0, update: 0 };
-  const timed = async <T>(phase: Phase, work: (call: CallOptions) => Promise<T>): Promise<T> => {
-    options.onPhase?.(round, phase);
-    const start = performance.now();
-    const onProgress =
-      options.onProgress && ((progress: Progress) => options.onProgress?.(round, phase, progress));
-    const result = await work({ signal, onProgress });
-    timings[phase] = (performance.now() - start) / 1000;
-    return result;
-  };
+  const clock = new PhaseClock(round, options);
   const contexts = task.contexts(round, settings.contexts);
   const retention = retentionTokens(round, { policy, task }, settings);
   const base = options.adaptFrom === 'base';
@@ -129,25 +111,25 @@ async function playRound(
   let written: WrittenWeightEdit<TaskContext>[] = [];
   let forks: EditedFork[] = [];
   try {
-    const baseline = await timed('baseline', (call) => {
+    const baseline = await clock.run('baseline', (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
       return baselines.get(parent, version, contexts, askOptions(reward, policy.model.tokenizer, call));
     });
     // The inner loop, or the gradients, that the edits are made of.
-    readings = await timed('adapt', (call) => head.read(contexts, { parent, seed, round, ...call }));
-    const { noiseKl } = await timed('write', async (call) => {
+    readings = await clock.run('adapt', (call) => head.read(contexts, { parent, seed, round, ...call }));
+    const { noiseKl } = await clock.run('write', async (call) => {
       const keyed = { parent, kl: settings.noiseKl, seed: deriveKey(seed, 'noise', [round]), signal };
       const calibration = settings.noiseKl > 0 ? await head.calibrate(readings, retention, keyed) : undefined;
       written = await head.write(readings, { samples, seed, round, ...call });
       return { noiseKl: calibration?.kl ?? Number.NaN };
     });
     forks = await applyEdits(parent, written);
-    const rewarded = await timed('evaluate', (call) => {
+    const rewarded = await clock.run('evaluate', (call) => {
       const known = written.map(({ group }) => baseline[group]!);
       return rewardForks(parent, written, forks, retention, { ...reward, ...call, baselines: known });
     });
     const edits = written.map((item, index) => judge(round, item, rewarded[index]!, reward));
-    const update = await timed('update', () => {
+    const update = await clock.run('update', () => {
       const loss = {
         parent,
         retention,
@@ -164,7 +146,7 @@ async function playRound(
       edits,
       update: { ...update, noiseKl, noise: average([...head.noise]) },
       reward: { mean: average(rewards), best: Math.max(...rewards), ...invalidOf(edits) },
-      timings,
+      timings: clock.timings,
     };
   } finally {
     for (const fork of forks) await fork.close();
@@ -210,8 +192,4 @@ function judge(
 function invalidOf(edits: readonly EditResult[]): Pick<RoundResult['reward'], 'invalid' | 'invalidBy'> {
   const invalid = edits.filter((edit) => edit.invalid).length;
   return { invalid, invalidBy: invalid > 0 ? { diverged: invalid } : {} };
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -5,6 +5,7 @@
 import type { Algorithm, UpdateStatistics } from './algorithm/algorithm.js';
 import { type AlgorithmName, algorithmNamed } from './algorithm/named.js';
 import type { PpoOptions } from './algorithm/ppo.js';
+import { average } from './algorithm/update-steps.js';
 import { applyEdits, type EditedFork, type InnerOptions } from './edit/apply.js';
 import type { Directives } from './edit/directives.js';
 import type { TrainingDocument } from './edit/documents.js';
@@ -19,7 +20,6 @@ import {
 } from './edit/write.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
-import type { CallOptions, Progress } from './native-job.js';
 import type { Policy } from './policy.js';
 import { deriveKey, permutation } from './random.js';
 import {
@@ -34,13 +34,11 @@ import {
 } from './reward/evaluate.js';
 import type { MeasureName } from './reward/measure.js';
 import { floorReward, meanReward, type RewardParts } from './reward/shape.js';
+import { type Phase, PhaseClock, type RoundListeners, wholeNumber } from './round.js';
 import { sealWeights, type WeightSealOptions } from './seal-weights.js';
 import type { Task } from './task/task.js';
 
-/** The parts of a round, in order. */
-export type Phase = 'write' | 'baseline' | 'adapt' | 'evaluate' | 'update';
-
-export interface SealOptions {
+export interface SealOptions extends RoundListeners {
   policy: Policy;
   task: Task;
   /** Rounds are numbered from 0; the loop ends before `rounds`. */
@@ -60,11 +58,6 @@ export interface SealOptions {
   reward?: Partial<RewardOptions>;
   /** PPO by default: a name, options of PPO, or a ready algorithm such as `grpo({ … })`. */
   algorithm?: AlgorithmName | Partial<PpoOptions> | Algorithm;
-  signal?: AbortSignal;
-  /** Called when a phase of a round begins. */
-  onPhase?: (round: number, phase: Phase) => void;
-  /** Progress within a phase, in the unit of the call under way; at most once a step. */
-  onProgress?: (round: number, phase: Phase, progress: Progress) => void;
 }
 
 /** Mean scores of the edited and the unedited model by one measure. */
@@ -144,24 +137,20 @@ export async function* seal(
 }
 
 function settle(options: SealOptions) {
-  const whole = (name: string, value: number, least: number) => {
-    if (Number.isInteger(value) && value >= least) return value;
-    throw makeError('OPTION_INVALID', `${name} is ${value}; expected a whole number of at least ${least}`);
-  };
   const edit = { ...WRITE_DEFAULTS, ...options.edit };
   const { model } = options.policy;
   checkWriteOptions(edit, { model, augmentations: options.task.augmentations }, options.adapt);
-  whole('rounds', options.rounds, 0);
-  whole('startRound', options.startRound ?? 0, 0);
+  wholeNumber('rounds', options.rounds, 0);
+  wholeNumber('startRound', options.startRound ?? 0, 0);
   if (!(edit.temperature > 0)) {
     throw makeError('OPTION_INVALID', `edit.temperature is ${edit.temperature}; expected a positive number`);
   }
   return {
     seed: options.seed ?? 0,
-    contexts: whole('contextsPerRound', options.contextsPerRound ?? 5, 1),
-    samples: whole('editsPerContext', options.editsPerContext ?? 5, 2),
-    repeats: whole('repeats', options.repeats ?? 1, 1),
-    edit: { ...edit, maxTokens: whole('edit.maxTokens', edit.maxTokens, 1) },
+    contexts: wholeNumber('contextsPerRound', options.contextsPerRound ?? 5, 1),
+    samples: wholeNumber('editsPerContext', options.editsPerContext ?? 5, 2),
+    repeats: wholeNumber('repeats', options.repeats ?? 1, 1),
+    edit: { ...edit, maxTokens: wholeNumber('edit.maxTokens', edit.maxTokens, 1) },
     reward: rewardOptions(options.reward),
     algorithm: algorithmOf(options.algorithm ?? 'ppo', edit.maxTokens),
   };
@@ -179,16 +168,7 @@ async function playRound(
   baselines: BaselineCache,
 ): Promise<RoundResult> {
   const { policy, task, signal } = options;
-  const timings: Record<Phase, number> = { write: 0, baseline: 0, adapt: 0, evaluate: 0, update: 0 };
-  const timed = async <T>(phase: Phase, work: (call: CallOptions) => Promise<T>): Promise<T> => {
-    options.onPhase?.(round, phase);
-    const start = performance.now();
-    const onProgress =
-      options.onProgress && ((progress: Progress) => options.onProgress?.(round, phase, progress));
-    const result = await work({ signal, onProgress });
-    timings[phase] = (performance.now() - start) / 1000;
-    return result;
-  };
+  const clock = new PhaseClock(round, options);
   const { seed, samples, repeats, algorithm, reward } = settings;
   const contexts = task.contexts(round, settings.contexts);
   const retention = retentionTokens(round, options, settings);
@@ -197,7 +177,7 @@ async function playRound(
   const parent = base ? policy.model.fork() : policy.fork();
   let forks: EditedFork[] = [];
   try {
-    const written = await timed('write', (call) =>
+    const written = await clock.run('write', (call) =>
       writeEdits(writer, contexts, {
         ...settings.edit,
         ...call,
@@ -207,7 +187,7 @@ async function playRound(
         augmentations: task.augmentations,
       }),
     );
-    const baseline = await timed('baseline', (call) => {
+    const baseline = await clock.run('baseline', (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
       return baselines.get(parent, version, contexts, askOptions(reward, policy.model.tokenizer, call));
     });
@@ -220,8 +200,8 @@ async function playRound(
         seed: deriveKey(seed, 'adapt', [round, item.group, repeat]),
       })),
     );
-    forks = await timed('adapt', (call) => applyEdits(parent, trials, { ...options.adapt, ...call }));
-    const rewarded = await timed('evaluate', (call) => {
+    forks = await clock.run('adapt', (call) => applyEdits(parent, trials, { ...options.adapt, ...call }));
+    const rewarded = await clock.run('evaluate', (call) => {
       const known = trials.map(({ group }) => baseline[group]!);
       return rewardForks(parent, trials, forks, retention, { ...reward, ...call, baselines: known });
     });
@@ -232,7 +212,7 @@ async function playRound(
       return judge(round, item, baseline[item.group]!, own, reward);
     });
     const rewards = edits.map((edit) => edit.reward);
-    const update = await timed('update', () => {
+    const update = await clock.run('update', () => {
       const context = { seed, round, temperature: settings.edit.temperature, signal };
       return algorithm.update(policy, toRollouts(written, edits), context);
     });
@@ -246,7 +226,7 @@ async function playRound(
         invalid: edits.filter(({ invalid }) => invalid).length,
         invalidBy: countInvalid(edits),
       },
-      timings,
+      timings: clock.timings,
     };
   } finally {
     await closeRound(forks, writer, parent);
@@ -323,8 +303,4 @@ function judge(
     finish: item.finish,
     loss: { first: loss?.[0] ?? Number.NaN, last: loss?.[loss.length - 1] ?? Number.NaN },
   };
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

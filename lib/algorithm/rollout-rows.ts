@@ -150,13 +150,22 @@ export function minibatches(
   context: SettledContext,
   epoch: number,
 ): RolloutRow[][] {
-  const order = permutation(deriveKey(context.seed, 'minibatch', [context.round, epoch]), rows.length);
-  const count = Math.ceil(rows.length / size);
-  return Array.from({ length: count }, (_, batch) => {
-    const from = Math.floor((batch * rows.length) / count);
-    const to = Math.floor(((batch + 1) * rows.length) / count);
-    return Array.from(order.subarray(from, to), (index) => rows[index]!);
-  });
+  const batches = keyedBatches(rows.length, size, context, epoch);
+  return batches.map((batch) => Array.from(batch, (index) => rows[index]!));
+}
+
+/** The indices 0 … count − 1 in keyed order, in ⌈count / size⌉ runs whose lengths differ by at most one. */
+export function keyedBatches(
+  count: number,
+  size: number,
+  { seed, round }: Pick<SettledContext, 'seed' | 'round'>,
+  epoch: number,
+): Int32Array[] {
+  const order = permutation(deriveKey(seed, 'minibatch', [round, epoch]), count);
+  const runs = Math.ceil(count / size);
+  return Array.from({ length: runs }, (_, run) =>
+    order.subarray(Math.floor((run * count) / runs), Math.floor(((run + 1) * count) / runs)),
+  );
 }
 
 export function toPolicyRow(row: RolloutRow): PolicyRow {

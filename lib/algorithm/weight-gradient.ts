@@ -6,6 +6,7 @@
  */
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
+import { average } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of the gradient path. */
@@ -101,8 +102,4 @@ function checkOptions(options: WeightGradientOptions): WeightGradientOptions {
     );
   }
   return options;
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -9,8 +9,9 @@
  */
 import type { HeadStepStats } from '../binding.js';
 import { makeError } from '../errors.js';
-import { deriveKey, permutation } from '../random.js';
 import { leaveOneOut, whiten } from './advantages.js';
+import { keyedBatches } from './rollout-rows.js';
+import { average, deviation } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of PPO over weight edits. */
@@ -66,9 +67,9 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
 
       const groups = edits.map(({ group }) => group);
       const advantages = leaveOneOut(values, groups).map((advantage) => Float64Array.of(advantage));
-      const { deviation } = options.whiten
+      const before = options.whiten
         ? whiten(advantages)
-        : { deviation: spread(advantages.map(([a]) => a!)) };
+        : { deviation: deviation(advantages.map(([a]) => a!)) };
 
       const readings = [...new Set(edits.map(({ reading }) => reading))];
       const samples = edits.map(({ reading, edit, mean }, index) => {
@@ -78,8 +79,7 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
       const steps: HeadStepStats[] = [];
       let stopped = false;
       for (let epoch = 0; epoch < options.epochs && !stopped; epoch++) {
-        const order = permutation(deriveKey(seed, 'minibatch', [round, epoch]), samples.length);
-        for (const batch of chunks(order, options.minibatch)) {
+        for (const batch of keyedBatches(samples.length, options.minibatch, { seed, round }, epoch)) {
           const stats = await head.step({
             readings,
             samples: Array.from(batch, (index) => samples[index]!),
@@ -104,9 +104,9 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
       return {
         steps: steps.length,
         stoppedEarly: stopped,
-        rewardMean: values.reduce((sum, value) => sum + value, 0) / values.length,
-        rewardDeviation: spread(values),
-        advantageDeviation: deviation,
+        rewardMean: average(values),
+        rewardDeviation: deviation(values),
+        advantageDeviation: before.deviation,
         loss: mean('loss'),
         policyLoss: mean('policyLoss'),
         klLoss: mean('klLoss'),
@@ -146,20 +146,4 @@ function checkOptions(options: WeightPpoOptions): WeightPpoOptions {
     );
   }
   return options;
-}
-
-/** ⌈n / size⌉ runs whose lengths differ by at most one. */
-function chunks(order: Int32Array, size: number): Int32Array[] {
-  const count = Math.ceil(order.length / size);
-  return Array.from({ length: count }, (_, part) =>
-    order.subarray(
-      Math.floor((part * order.length) / count),
-      Math.floor(((part + 1) * order.length) / count),
-    ),
-  );
-}
-
-function spread(values: readonly number[]): number {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
 }

@@ -80,6 +80,14 @@ SELFEDIT_INLINE void TwoTiles(const uint16_t* a, const uint16_t* a_lower, const 
   _tile_stored(3, lower + 16, ldy);
 }
 
+// Rows of the last panel, whose columns beyond `out` do not exist.
+void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
+              int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < columns; ++j) to[r * to_stride + j] = from[r * from_stride + j];
+  }
+}
+
 void Product(const Bf16Block& g) {
   constexpr int64_t kBoth = 2 * kBf16Rows;
   // Panels that meet 32 rows one after the other: they stay in the second-level cache, the rows in the first,

@@ -33,7 +33,8 @@ SELFEDIT_INLINE __m512 Less(__m512 x, __m512i term) { return _mm512_sub_ps(x, _m
 // A line of a tile: pairs of k, the first of each below. The tiles may take k in any order that both operands
 // share; k and k + 16 are a pair, so that two vectors of x make a line without a shuffle.
 SELFEDIT_INLINE void StorePair(uint16_t* to, __m512i first, __m512i second) {
-  _mm512_store_si512(to, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+  const auto below = reinterpret_cast<__m512i>(reinterpret_cast<BitVec<float>>(first) >> 16);
+  _mm512_store_si512(to, _mm512_or_si512(below, second));
 }
 
 // The upper half alone. A rest below 2^-126 may have more bits than a term holds: they would spill into the

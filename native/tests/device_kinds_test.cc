@@ -43,15 +43,6 @@ ScoreSpec Scores(const std::shared_ptr<Model>& model, bool shared) {
   return spec;
 }
 
-void ExpectClose(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
-  ASSERT_EQ(found.size(), expected.size());
-  for (size_t i = 0; i < found.size(); ++i) {
-    ASSERT_EQ(std::isnan(found[i]), std::isnan(expected[i])) << i;
-    if (std::isnan(expected[i])) continue;
-    EXPECT_NEAR(found[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << i;
-  }
-}
-
 TEST(DeviceKinds, ScoreAgreesForEveryKindOnEveryWeight) {
   const c10::InferenceMode inference;
   for (const bool tied : {false, true}) {

@@ -39,6 +39,17 @@ inline Ragged DeviceRows(const std::vector<int>& lengths, uint64_t key) {
   return rows;
 }
 
+// NaN where NaN is expected, relative to the expected value where that exceeds 1.
+inline void ExpectClose(const std::vector<double>& found, const std::vector<double>& expected,
+                        double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    ASSERT_EQ(std::isnan(found[i]), std::isnan(expected[i])) << i;
+    if (std::isnan(expected[i])) continue;
+    EXPECT_NEAR(found[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << i;
+  }
+}
+
 inline at::Tensor DeviceNoise(std::vector<int64_t> shape, uint64_t key, double size) {
   at::Tensor t = at::empty(shape, at::kFloat);
   const std::vector<double> u = Uniform(key, t.numel());

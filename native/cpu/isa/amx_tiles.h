@@ -37,13 +37,5 @@ class Tiles {
   int64_t upper_ = 0, lower_ = 0;
 };
 
-// Rows of the last panel, whose columns beyond `out` do not exist.
-void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
-              int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < columns; ++j) to[r * to_stride + j] = from[r * from_stride + j];
-  }
-}
-
 }  // namespace
 }  // namespace selfedit::cpu::SELFEDIT_ISA
