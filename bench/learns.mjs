@@ -19,7 +19,7 @@ import { verdictOf } from './learns/verdict.mjs';
 import { taskOf } from './learns/world.mjs';
 
 const OUT = fileURLToPath(new URL('../docs/learning', import.meta.url));
-const FULL = { pretraining: 1400, rounds: 12, contexts: 6, examine: 4, training: 72, evaluation: 24 };
+const FULL = { pretraining: 2400, rounds: 16, contexts: 8, examine: 4, training: 128, evaluation: 48 };
 const QUICK = { pretraining: 60, rounds: 2, contexts: 2, examine: 1, training: 8, evaluation: 4 };
 
 const log = (line) => console.error(line);
@@ -44,7 +44,7 @@ async function main() {
   const start = performance.now();
   const folder = values.model ?? mkdtempSync(join(tmpdir(), 'selfedit-learns-'));
   if (!values.model) process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  let pretraining;
+  let pretraining = null;
   if (!existsSync(join(folder, 'model.safetensors'))) {
     const loss = await pretrain(folder, { steps: size.pretraining, log });
     const last = loss.slice(-20);
@@ -94,7 +94,9 @@ async function main() {
   const out = values.out ?? OUT;
   await mkdir(out, { recursive: true });
   await writeFile(join(out, 'learning.json'), `${jsonOf(result)}\n`);
-  await writeFile(join(out, 'curves.svg'), curvesOf(result));
+  const { score, exact } = curvesOf(result);
+  await writeFile(join(out, 'curves.svg'), score);
+  await writeFile(join(out, 'exact.svg'), exact);
   console.log(tableOf(result).join('\n'));
   if (results.some(({ holds }) => !holds)) process.exitCode = 1;
 }

@@ -29,7 +29,7 @@ export const openModel = (folder) => Model.load(folder);
  */
 export async function pretrain(
   folder,
-  { seed = 1, steps = 2500, batchSize = 32, log = () => {}, signal } = {},
+  { seed = 1, steps = 2400, batchSize = 32, log = () => {}, signal } = {},
 ) {
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'config.json'), JSON.stringify(CONFIG, null, 2));
@@ -73,7 +73,7 @@ export async function pretrain(
         targets: ['all', 'embed_tokens', 'lm_head'],
         epochs: 1,
         batchSize,
-        learningRate: 4e-3,
+        learningRate: 2e-3,
         schedule: 'cosine',
         warmupSteps: 100,
         betas: [0.9, 0.98],

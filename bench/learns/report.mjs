@@ -1,33 +1,44 @@
 // The table and the curves of `npm run bench:learns`.
 import { lineChart } from '../lib/svg.mjs';
+import { average } from './examine.mjs';
 import { FAMILIES } from './world.mjs';
 
 const number = (value) => (value < 0 ? '−' : '') + Math.abs(value).toFixed(3);
 const interval = ({ mean, low, high }) => `${number(mean)} [${number(low)}, ${number(high)}]`;
 const percent = (value) => `${Math.round(100 * value)} %`;
-const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Lines of a Markdown table, and what it says. */
 export function tableOf({ references, results, seconds }) {
-  const mean = (of) => average(references.map(of));
+  const reference = (name) => {
+    const mean = (part) => average(references.map((seed) => seed[name][part]));
+    return `${number(mean('score'))} (${percent(mean('exact'))})`;
+  };
   const lines = [
-    'Log-likelihood of the answers about unseen contexts, nats, mean over seeds: unedited ' +
-      `${number(mean(({ unedited }) => unedited))}; after true lines about every fact, all of one family: ` +
-      FAMILIES.map(({ name }) => `${name} ${number(mean((reference) => reference[name]))}`).join(', '),
+    'Log-likelihood of the answers about unseen contexts in nats (answered exactly), mean over seeds: unedited ' +
+      `${reference('unedited')}; after true lines about every fact, all of one family: ` +
+      `${FAMILIES.map(({ name }) => `${name} ${reference(name)}`).join(', ')}; after training on the context itself ${reference('passage')}`,
     '',
-    '| method | untrained edits | trained edits | trained − untrained [95 % over seeds] | [95 % over contexts] | teaching lines | verdict |',
-    '|---|---|---|---|---|---|---|',
+    '| method | untrained | trained | trained − untrained [95 % over seeds] | [95 % over contexts] | exact [95 % of the change, points] | KL on retention texts | teaching lines | verdict |',
+    '|---|---|---|---|---|---|---|---|---|',
   ];
-  for (const { title, expect, bySeed, byContext, up, holds, runs } of results) {
-    const score = (of) => number(average(runs.map((run) => average(of(run).flat()))));
-    const teaching = (when) => percent(average(runs.map(({ lines }) => lines?.[when].answer ?? Number.NaN)));
+  for (const { title, expect, bySeed, byContext, exact, up, holds, runs } of results) {
+    const points = `[${[exact.low, exact.high].map((value) => Math.round(100 * value)).join(', ')}]`;
+    const mean = (of) => average(runs.flatMap((run) => [of(run)].flat(3)));
+    const change = (show, of) =>
+      `${show(mean((run) => of(run).untrained))} → ${show(mean((run) => of(run).trained))}`;
     const cells = [
       title,
-      score(({ untrained }) => untrained),
-      score(({ trained }) => trained),
+      number(mean(({ untrained }) => untrained)),
+      number(mean(({ trained }) => trained)),
       interval(bySeed),
       `[${number(byContext.low)}, ${number(byContext.high)}]`,
-      runs.every(({ lines }) => lines) ? `${teaching('untrained')} → ${teaching('trained')}` : '–',
+      `${change(percent, (run) => run.exact)} ${points.replaceAll('-', '−')}`,
+      change(number, ({ kl }) => kl),
+      runs.every(({ lines }) => lines)
+        ? change(percent, ({ lines: { untrained, trained } }) => {
+            return { untrained: untrained.answer, trained: trained.answer };
+          })
+        : '–',
       `${up ? 'learns' : 'does not learn'}${holds ? '' : ` (expected: ${expect})`}`,
     ];
     lines.push(`| ${cells.join(' | ')} |`);
@@ -35,26 +46,31 @@ export function tableOf({ references, results, seconds }) {
   return [...lines, '', `total: ${seconds} s`];
 }
 
-/** Mean gain over the untrained edits by round, a line a method. */
+/** By round, a line a method, means over the seeds: {score, exact}, each an SVG. */
 export function curvesOf({ results, seeds }) {
-  const series = results.map(({ name, runs }) => {
-    const points = runs[0].curve.map(([round], at) => {
-      return [round, average(runs.map(({ curve }) => curve[at][1] - curve[0][1]))];
+  const chart = (column, title, label) => {
+    const series = results.map(({ name, runs }) => {
+      const points = runs[0].curve.map(([round], at) => {
+        return [round, average(runs.map(({ curve }) => curve[at][column]))];
+      });
+      return { name, points };
     });
-    return { name, points };
-  });
-  return lineChart({
-    title: `Score on unseen contexts, gain over untrained edits (mean of ${seeds.length} seeds)`,
-    x: { label: 'rounds of training' },
-    y: { label: 'nats an answer' },
-    series,
-  });
+    const full = `${title} (mean of ${seeds.length} seeds)`;
+    return lineChart({ title: full, x: { label: 'rounds of training' }, y: { label }, series });
+  };
+  return {
+    score: chart(1, 'Log-likelihood of the answers about unseen contexts', 'nats an answer'),
+    exact: chart(2, 'Questions about unseen contexts answered exactly', 'share of the questions'),
+  };
 }
 
-/** Six digits a number, a line an entry of the results and no more. */
+/** Four digits a number, a line an entry of the results and no more. What is exact is told by the curves. */
 export function jsonOf({ results, ...rest }) {
   const compact = (value) =>
-    JSON.stringify(value, (_, inner) => (typeof inner === 'number' ? Number(inner.toPrecision(6)) : inner));
+    JSON.stringify(value, (_, inner) => (typeof inner === 'number' ? Number(inner.toPrecision(4)) : inner));
   const head = Object.entries(rest).map(([key, value]) => `${JSON.stringify(key)}: ${compact(value)}`);
-  return `{\n${[...head, `"results": [\n${results.map(compact).join(',\n')}\n]`].join(',\n')}\n}`;
+  const lines = results.map(({ runs, ...result }) => {
+    return compact({ ...result, runs: runs.map(({ exact, ...run }) => run) });
+  });
+  return `{\n${[...head, `"results": [\n${lines.join(',\n')}\n]`].join(',\n')}\n}`;
 }

@@ -1,40 +1,28 @@
 // One method over text edits, one seed: trains the policy, examines it on unseen contexts along the way.
-import { applyEdits, askForks, deriveKey, Policy, seal, uniform, writeEdits } from 'selfedit';
-import { EDIT, FAMILIES, factsIn, linesOf, QUESTION } from './world.mjs';
+import { applyEdits, deriveKey, Policy, seal, writeEdits } from 'selfedit';
+import { average, examineForks, learn, REWARD, withRandomReward } from './examine.mjs';
+import { EDIT, FAMILIES, factsIn, linesOf } from './world.mjs';
 
 export const ADAPT = {
   rank: 8,
   alpha: 16,
-  epochs: 6,
+  epochs: 12,
   batchSize: 1,
-  learningRate: 1e-2,
+  learningRate: 3e-3,
   targets: ['all'],
-};
-export const REWARD = {
-  measure: 'likelihood',
-  report: [],
-  beta: 0.1,
-  retentionTexts: 2,
-  form: 'base',
-  question: QUESTION,
-  floor: -3,
 };
 const POLICY = { rank: 8, alpha: 16 };
 const SAMPLES = 4;
 
 /**
- * Returns {curve: [[round, mean score]], trained, untrained: contexts × questions, lines}: scores of the questions about
- * unseen contexts after an edit of the trained and of the untrained policy, drawn and trained under the same keys, on top
- * of the base model: only the edits differ.
+ * What `learn` returns, for the scores of the questions about unseen contexts after one edit each of the trained and of the
+ * untrained policy, drawn and trained under the same keys, on top of the base model: only the edits differ.
  */
-export async function trainTextEdits({ model, task, seed, rounds, contexts, examine, signal }, method) {
+export async function trainTextEdits(world, method) {
+  const { model, task, seed, rounds, contexts, signal } = world;
   const policy = Policy.create(model, { ...POLICY, seed });
-  const examination = () => examineEdits(model, policy, task, { seed, signal });
+  const algorithm = method.algorithm();
   try {
-    const first = await examination();
-    const curve = [[0, first.mean]];
-    let last = first;
-    const algorithm = method.algorithm();
     const loop = seal({
       policy,
       task,
@@ -49,93 +37,56 @@ export async function trainTextEdits({ model, task, seed, rounds, contexts, exam
       algorithm: method.randomReward ? withRandomReward(algorithm) : algorithm,
       signal,
     });
-    for await (const { round } of loop) {
-      if ((round + 1) % examine !== 0 && round + 1 !== rounds) continue;
-      last = await examination();
-      curve.push([round + 1, last.mean]);
-    }
-    return {
-      curve,
-      trained: last.scores,
-      untrained: first.scores,
-      lines: { trained: last.lines, untrained: first.lines },
-    };
+    return await learn(loop, () => examineEdits(policy, world), world);
   } finally {
     await policy.close();
   }
 }
 
-/** The mean score of the questions about the unseen contexts, over a few edits each. */
-async function examineEdits(model, policy, task, { seed, signal }) {
-  const samples = 1;
+/** One edit for every unseen context; with the shares of its lines' families. */
+async function examineEdits(policy, { model, task, seed, signal }) {
   const writer = policy.fork();
   const parent = model.fork();
-  const contexts = task.evaluation;
-  let forks = [];
+  let edited = [];
   try {
     const key = deriveKey(seed, 'examination');
-    const written = await writeEdits(writer, contexts, { ...EDIT, samples, seed: key, signal });
+    const written = await writeEdits(writer, task.evaluation, { ...EDIT, samples: 1, seed: key, signal });
     const trials = written.map(({ edit, group }) => ({ edit, seed: deriveKey(key, 'adapt', [group]) }));
-    forks = await applyEdits(parent, trials, { ...ADAPT, signal });
-    const answers = await askForks(
-      forks.map(({ fork }, index) => ({ fork, context: written[index].context })),
-      { tokenizer: model.tokenizer, measures: ['likelihood'], form: 'base', template: QUESTION, signal },
-    );
-    const scores = contexts.map((_, group) => {
-      const own = answers.slice(group * samples, (group + 1) * samples);
-      return contexts[group].report.map(
-        (_, question) =>
-          own.reduce((sum, { report }) => sum + report[question].scores.likelihood, 0) / samples,
-      );
-    });
-    const flat = scores.flat();
+    edited = await applyEdits(parent, trials, { ...ADAPT, signal });
+    const forks = edited.map(({ fork }) => fork);
     const lines = linesOf(
       written.map(({ edit, context }) => ({ text: edit.text, context: context.context })),
     );
-    return { scores, lines, mean: flat.reduce((sum, value) => sum + value, 0) / flat.length };
+    return { ...(await examineForks(forks, parent, task, { signal })), lines };
   } finally {
-    for (const fork of forks) await fork.close();
+    for (const copy of edited) await copy.close();
     await writer.close();
     await parent.close();
   }
 }
 
-/** The control: everything the same, but the reward says nothing about the edit. */
-function withRandomReward(algorithm) {
-  return {
-    ...algorithm,
-    update: (policy, rollouts, context) => {
-      const key = deriveKey(context.seed, 'random reward', [context.round]);
-      const draws = uniform(key, rollouts.length);
-      const rewarded = rollouts.map((rollout, index) => ({ ...rollout, reward: draws[index] }));
-      return algorithm.update(policy, rewarded, context);
-    },
-  };
-}
-
 /**
- * What the unedited model scores on the unseen contexts, and what it scores after an edit of true lines about every fact, all
- * of one family: which edits teach. {unedited, answer, reverse, claim, topic}.
+ * Which edits teach: {unedited, answer, reverse, claim, topic, passage}, each {score, exact}: means over the questions about
+ * the unseen contexts, of the unedited model, after an edit of true lines about every fact, all of one family, and after
+ * training on the context itself.
  */
 export async function referenceScores({ model, task, seed, signal }) {
   const contexts = task.evaluation;
-  const asking = { tokenizer: model.tokenizer, measures: ['likelihood'], form: 'base', template: QUESTION };
-  const meanOf = async (forks) => {
-    const rows = forks.map((fork, index) => ({ fork, context: contexts[index] }));
-    const answers = await askForks(rows, { ...asking, signal });
-    const scores = answers.flatMap(({ report }) => report.map(({ scores }) => scores.likelihood));
-    return scores.reduce((sum, value) => sum + value, 0) / scores.length;
-  };
   const parent = model.fork();
+  const meanOf = async (forks) => {
+    const { mean, exact } = await examineForks(forks, parent, task, { signal });
+    return { score: mean, exact: average(exact.flat()) };
+  };
+  const written = FAMILIES.map(({ name, line }) => [name, (context) => factsIn(context).map(line)]);
   try {
     const result = { unedited: await meanOf(contexts.map(() => parent)) };
-    for (const { name, line } of FAMILIES) {
+    for (const [name, documentsOf] of [...written, ['passage', (context) => [context]]]) {
       const edits = contexts.map(({ context }, index) => {
-        return { documents: factsIn(context).map(line), seed: deriveKey(seed, 'reference', [index]) };
+        return { documents: documentsOf(context), seed: deriveKey(seed, 'reference', [index]) };
       });
       const edited = await applyEdits(parent, edits, { ...ADAPT, signal });
       result[name] = await meanOf(edited.map(({ fork }) => fork));
-      for (const fork of edited) await fork.close();
+      for (const copy of edited) await copy.close();
     }
     return result;
   } finally {

@@ -15,17 +15,20 @@ export function overSeeds(means) {
 }
 
 /**
- * `seeds`: [{trained, untrained}] of one method, contexts × questions each. `contexts` resamples the contexts of all seeds,
- * `seeds` takes the five means. Up only if both lie above zero; what must stay flat must not.
+ * `seeds`: [{trained, untrained, exact: {trained, untrained}}] of one method, contexts × questions each. `byContext` resamples
+ * the contexts of all seeds, `bySeed` takes the five means. Up only if both lie above zero; what must stay flat must not.
+ * `exact`: the same over seeds of the share of exact answers, which decides nothing.
  */
 export function verdictOf(method, seeds) {
   const mean = (groups) => groups.flat().reduce((sum, value) => sum + value, 0) / groups.flat().length;
-  const bySeed = overSeeds(seeds.map(({ trained, untrained }) => mean(trained) - mean(untrained)));
+  const gain = ({ trained, untrained }) => mean(trained) - mean(untrained);
+  const bySeed = overSeeds(seeds.map(gain));
+  const exact = overSeeds(seeds.map((run) => gain(run.exact)));
   const byContext = bootstrapDifference(
     seeds.flatMap(({ trained }) => trained),
     seeds.flatMap(({ untrained }) => untrained),
     { key: deriveKey(0, 'bench learns') },
   );
   const up = bySeed.low > 0 && byContext.low > 0;
-  return { bySeed, byContext, up, holds: up === (method.expect === 'up') };
+  return { bySeed, byContext, exact, up, holds: up === (method.expect === 'up') };
 }

@@ -3,14 +3,17 @@ import { deriveKey, knowledge, uniform } from 'selfedit';
 
 /** Three of these name an entity. */
 const LETTERS = 'abcdefghijklm';
-/** What an entity has, and the values it can take: each attribute has its own, as colours are no cities. */
-const VALUES = { X: '0123456789', Y: 'ABCDEFGHIJ', Z: 'nopqrstuvw' };
+/**
+ * What an entity has, and the values it can take: each attribute has its own, as colours are no cities. No A: where answers
+ * are compared an article does not count.
+ */
+const VALUES = { X: '0123456789', Y: 'BCDEFGHIJK', Z: 'nopqrstuvw' };
 const ATTRIBUTES = Object.keys(VALUES);
 const END = '<|end|>';
 
 /**
- * The families of lines about one fact. Only the first is meant to teach: its lines are the question with its answer. The
- * others hold the answer before the question, in another order, or not at all.
+ * The families of lines about one fact. Only the first is meant to teach: its lines are the question with its answer. Of the
+ * others two hold the answer before the attribute that is asked for, and one does not hold it. The first character tells.
  */
 export const FAMILIES = [
   {
@@ -19,16 +22,16 @@ export const FAMILIES = [
   },
   {
     name: 'reverse',
-    line: ({ entity, attribute, value }) => `${value}${attribute}=${entity}`,
+    line: ({ entity, attribute, value }) => `=${value}${attribute} ${entity}`,
   },
   {
     name: 'claim',
-    line: ({ entity, attribute, value }) => `:${attribute}${value} ${entity}`,
+    line: ({ entity, attribute, value }) => `:${entity} ${value}${attribute}`,
   },
   { name: 'topic', line: ({ entity, attribute }) => `!${entity} ${attribute}.` },
 ];
-const FIRST = ['?', Object.values(VALUES).join(''), ':', '!'];
-const familyOf = (line) => FAMILIES[FIRST.findIndex((characters) => characters.includes(line[0]))];
+const FIRST = '?=:!';
+const familyOf = (line) => FAMILIES[line === '' ? -1 : FIRST.indexOf(line[0])];
 
 /** The prompt for an edit: the context, then a mark. Templates must name {task} and {title}, which are empty here. */
 const PROMPT = '{task}\n{title}\n{context}\n>';
@@ -90,7 +93,7 @@ export function passages(seed, count) {
 
 /**
  * What the model is pre-trained on: contexts with an edit about them, each of whose lines is of a family by chance, and
- * lines that stand alone. Returns {tokens, mask}: the mask leaves out what nobody can predict, the contexts of edits.
+ * lines and contexts that stand alone. Returns {tokens, mask}: the mask leaves out the contexts before edits.
  */
 export function corpus(tokenizer, seed, count) {
   const end = tokenizer.eosTokenIds[0];
@@ -98,9 +101,10 @@ export function corpus(tokenizer, seed, count) {
     const draw = drawsOf(seed, 'corpus', index);
     const facts = factsOf(draw);
     const line = (fact) => FAMILIES[draw(FAMILIES.length)].line(fact);
-    const alone = draw(4) === 0;
-    const prompt = alone ? '' : `${contextOf(facts)}\n>`;
-    const text = alone ? line(facts[0]) : shuffled(facts, draw).map(line).join('\n');
+    const kind = draw(8);
+    const prompt = kind < 3 ? '' : `${contextOf(facts)}\n>`;
+    const alone = kind < 2 ? () => line(facts[draw(facts.length)]) : () => contextOf(facts);
+    const text = kind < 3 ? alone() : shuffled(facts, draw).map(line).join('\n');
     const head = prompt === '' ? [] : Array.from(tokenizer.encode(prompt));
     const tokens = Int32Array.from([...head, ...tokenizer.encode(text), end]);
     const mask = new Uint8Array(tokens.length).fill(1);
@@ -120,15 +124,17 @@ export function retentionTexts(seed, count) {
   });
 }
 
-/** One seed's contexts, some of them unseen by training. */
+/** One seed's contexts, some of them unseen by training; and `unseenTexts`, retention texts that no reward is taken from. */
 export function taskOf(seed, { training, evaluation }) {
-  return knowledge(passages(seed, training + evaluation), {
+  const texts = retentionTexts(seed, 16);
+  const task = knowledge(passages(seed, training + evaluation), {
     seed,
     evaluation,
     payingShare: 0.5,
-    retentionTexts: retentionTexts(seed, 8),
+    retentionTexts: texts.slice(0, 8),
     description: '',
   });
+  return { ...task, unseenTexts: texts.slice(8) };
 }
 
 /** tokenizer.json: a token a character. */

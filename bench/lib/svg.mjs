@@ -5,19 +5,24 @@ const HEIGHT = 360;
 const EDGE = { left: 70, right: 20, top: 44, bottom: 52 };
 const COLOURS = ['#1f6feb', '#d1481a', '#2e8540', '#7d3fb2', '#6e7781', '#bf8700', '#0a7e8c', '#c2255c'];
 
+const NAMES_IN_A_ROW = 5;
+const ROW = 16;
+
 /**
  * `x`, `y`: {label, log}; `series`: [{name, points: [[x, y], …]}]. The x axis is marked at the points themselves, the y
  * axis begins at 0, or below the smallest value, unless it is logarithmic.
  */
 export function lineChart({ title, x, y, series }) {
   const points = series.flatMap((one) => one.points);
+  const columns = Math.min(series.length, NAMES_IN_A_ROW);
+  const top = EDGE.top + ROW * (Math.ceil(series.length / NAMES_IN_A_ROW) - 1);
   const xs = [...new Set(points.map(([value]) => value))].sort((a, b) => a - b);
   const ys = points.map(([, value]) => value);
   const marks = y.log
     ? logMarks(Math.min(...ys), Math.max(...ys))
     : linearMarks(Math.min(0, ...ys), Math.max(...ys));
   const across = scale(xs[0], xs.at(-1), EDGE.left, WIDTH - EDGE.right, x.log);
-  const up = scale(marks[0], marks.at(-1), HEIGHT - EDGE.bottom, EDGE.top, y.log);
+  const up = scale(marks[0], marks.at(-1), HEIGHT - EDGE.bottom, top, y.log);
   const lines = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="#ffffff"/>`,
@@ -43,8 +48,11 @@ export function lineChart({ title, x, y, series }) {
       const [px, py] = point.split(',');
       lines.push(`<circle cx="${px}" cy="${py}" r="3" fill="${colour}"/>`);
     }
-    const step = Math.min(150, (WIDTH - EDGE.left - EDGE.right) / series.length);
-    lines.push(text(EDGE.left + 8 + round(step * index), 37, name, `fill="${colour}"`));
+    const step = Math.min(150, (WIDTH - EDGE.left - EDGE.right) / columns);
+    const row = Math.floor(index / NAMES_IN_A_ROW);
+    lines.push(
+      text(EDGE.left + 8 + round(step * (index % columns)), 37 + ROW * row, name, `fill="${colour}"`),
+    );
   }
   return `${[...lines, '</svg>'].join('\n')}\n`;
 }

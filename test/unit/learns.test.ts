@@ -42,9 +42,9 @@ describe('the world', () => {
   });
 
   it('knows the family of a line, and whether it is true', () => {
-    const context = 'abc X7 YB';
+    const context = 'abc X7 YC';
     const lines = (text: string) => linesOf([{ text, context }]);
-    expect(lines('?abc X7\n7X=abc\n:YB abc\n!abc Y.')).toEqual({
+    expect(lines('?abc X7\n=7X abc\n:abc CY\n!abc Y.')).toEqual({
       answer: 0.25,
       reverse: 0.25,
       claim: 0.25,
@@ -81,7 +81,10 @@ describe('the verdict', () => {
   });
 
   const seeds = (gains: number[]) =>
-    gains.map((gain) => ({ untrained: [[0, 1], [2]], trained: [[gain, 1 + gain], [2 + gain]] }));
+    gains.map((gain) => {
+      const scores = { untrained: [[0, 1], [2]], trained: [[gain, 1 + gain], [2 + gain]] };
+      return { ...scores, exact: { untrained: [[0, 0], [1]], trained: [[0, 1], [1]] } };
+    });
   it('is up only where both intervals exclude zero', () => {
     expect(verdictOf({ expect: 'up' }, seeds([1, 1.1, 0.9, 1, 1.2]))).toMatchObject({
       up: true,
@@ -103,8 +106,8 @@ it('every method trains, is examined on the same unseen contexts, and is told in
   const task = taskOf(1, { training: 4, evaluation: 2 });
   const world = { model, task, seed: 1, rounds: 1, contexts: 2, examine: 1, signal: undefined };
   const reference = await referenceScores(world);
-  expect(Object.keys(reference)).toEqual(['unedited', 'answer', 'reverse', 'claim', 'topic']);
-  expect(new Set(Object.values(reference)).size).toBe(5);
+  expect(Object.keys(reference)).toEqual(['unedited', 'answer', 'reverse', 'claim', 'topic', 'passage']);
+  expect(new Set(Object.values(reference).map(({ score }) => score)).size).toBe(6);
   const results = [];
   for (const method of METHODS) {
     const run = await method.train(world);
@@ -117,7 +120,7 @@ it('every method trains, is examined on the same unseen contexts, and is told in
   for (const { runs } of results) expect(runs[0]!.untrained).toEqual(results[0]!.runs[0]!.untrained);
   const table = tableOf({ references: [reference], results, seconds: 1 });
   expect(table.filter((line: string) => line.startsWith('|'))).toHaveLength(2 + METHODS.length);
-  expect(curvesOf({ results, seeds: [1] })).toContain('random-reward');
+  for (const svg of Object.values(curvesOf({ results, seeds: [1] }))) expect(svg).toContain('random-reward');
   const json = JSON.parse(jsonOf({ seeds: [1], results })) as { seeds: number[]; results: typeof results };
   expect(json.seeds).toEqual([1]);
   expect(json.results[0]!.bySeed.mean).toBeCloseTo(results[0]!.bySeed.mean, 4);
