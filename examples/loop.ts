@@ -70,7 +70,11 @@ if (values.edit === 'weights') {
       await head.calibrate(readings, retention, { parent });
       return head.write(readings, { samples: 4, round });
     },
-    (edits, rewards, round) => algorithm.update(head, edits, rewards, { round }),
+    async (edits, rewards, round) => {
+      const statistics = await algorithm.update(head, edits, rewards, { round });
+      for (const { reading } of edits) await reading.close(); // shared by a context's edits; closing again does nothing
+      return statistics;
+    },
   );
 } else {
   const algorithm = ppo({ epochs: 1, maxTokens: 64 });

@@ -134,7 +134,9 @@ export class EditHead extends Resource {
       );
       const inner = { ...this.#settings.adapt, signal, onProgress, seed, round };
       adapted.push(...(await innerLoop(parent, this.blocks, documents, inner)));
-      if (cacheDir) await mkdir(cacheDir, { recursive: true }).catch(() => {});
+      // Only spectral blocks have factors to keep.
+      const folder = this.blocks.some(({ space }) => space === 'spectral') ? (cacheDir ?? '') : '';
+      if (folder) await mkdir(folder, { recursive: true }).catch(() => {});
       const contextDocuments = new Int32Array(contexts.length + 1);
       for (const [c, rows] of documents.entries())
         contextDocuments[c + 1] = contextDocuments[c]! + rows.length;
@@ -145,7 +147,7 @@ export class EditHead extends Resource {
         adapted: contexts.map((_, index) => adapted[index]?.handle ?? null),
         rate,
         fisher: selection === 'fisher',
-        folder: cacheDir ?? '',
+        folder,
       };
       const materials = await runJob(
         (report) => this.#handle.material(spec, report),
