@@ -111,6 +111,11 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
   INTERNAL: WorkError,
 };
 
+/** @internal Whether what an edited model computes was not finite. */
+export function isOverflow(error: unknown): boolean {
+  return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
+}
+
 /** Makes the error of the class that belongs to `code`. */
 export function makeError(code: ErrorCode, message: string, cause?: unknown): SelfeditError {
   return new CLASSES[code](code, message, cause === undefined ? undefined : { cause });

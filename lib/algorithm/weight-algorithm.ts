@@ -25,13 +25,13 @@ export interface WeightUpdateContext extends Omit<UpdateContext, 'temperature'> 
 
 /** A loss of weight edits that can be differentiated. */
 export interface WeightLoss {
-  /** Of each edit. */
+  /** Of each edit; NaN where it has no gradient. */
   readonly losses: readonly number[];
-  /** dLoss/dvector of each edit. */
-  readonly gradients: readonly Float32Array[];
-  /** dLoss/dbasis summed over the edits, where the head's basis is learnt. */
+  /** dLoss/dvector of each edit; undefined where what the edited model computes overflows: nothing is learnt from it. */
+  readonly gradients: readonly (Float32Array | undefined)[];
+  /** dLoss/dbasis summed over the edits that have a gradient, where the head's basis is learnt. */
   readonly basis?: Float32Array;
-  /** Further figures of the loss, means over the edits. */
+  /** Further figures of the loss, means over the edits that have a gradient. */
   readonly figures?: Readonly<Record<string, number>>;
 }
 export type WeightObjective = (edits: readonly WrittenWeightEdit[]) => Promise<WeightLoss>;

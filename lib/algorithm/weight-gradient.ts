@@ -2,7 +2,8 @@
  * Trains an edit head by the gradient that flows through the applied edit, top to bottom: loss of each sampled edit and
  * its gradient with respect to the vector, mean over the samples of a context, one optimizer step; then fresh samples.
  * Vectors are mean + noise, so dLoss/dmean is the mean of dLoss/dvector: the gradient of the loss smoothed by the noise.
- * That is the quantity whose optimum PPO looks for too, from rewards alone.
+ * That is the quantity whose optimum PPO looks for too, from rewards alone. Edits that overflow are left out of the means and
+ * counted (`overflowed`); a step that has no other edit is left out (`stepsSkipped`) and changes nothing.
  */
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
@@ -41,24 +42,28 @@ export function weightGradient(given: Partial<WeightGradientOptions> = {}): Weig
       const readings = [...new Set(edits.map(({ reading }) => reading))];
       const samples = edits.length / readings.length;
       const trace = [];
+      let overflowed = 0;
       for (let step = 0; step < options.steps; step++) {
         // The key tells the steps of an update apart; the first one learns from the edits that were rewarded.
         const keyed = { samples, seed: deriveKey(seed, 'resample', [step]), round, signal };
         const drawn = step === 0 ? edits : await head.write(readings, keyed);
         try {
           const { losses, gradients, basis, figures } = await objective(drawn);
+          const kept = [...drawn.keys()].filter((index) => gradients[index]);
+          overflowed += drawn.length - kept.length;
+          if (kept.length === 0) continue;
           const total = new Float32Array(readings.length * head.size);
-          for (const [index, { reading }] of drawn.entries()) {
-            const row = readings.indexOf(reading) * head.size;
+          for (const index of kept) {
+            const row = readings.indexOf(drawn[index]!.reading) * head.size;
             gradients[index]!.forEach((value, entry) => {
-              total[row + entry]! += value / drawn.length;
+              total[row + entry]! += value / kept.length;
             });
           }
           const stats = await head.step({
             readings,
             gradient: total,
             ...(basis && basis.length > 0
-              ? { basisGradient: basis.map((value) => value / drawn.length) }
+              ? { basisGradient: basis.map((value) => value / kept.length) }
               : {}),
             klCoefficient: options.klCoefficient,
             learningRate: options.learningRate,
@@ -66,21 +71,23 @@ export function weightGradient(given: Partial<WeightGradientOptions> = {}): Weig
             maxGradNorm: options.maxGradNorm,
             signal,
           });
-          trace.push({ stats, loss: average(losses), figures });
+          trace.push({ stats, loss: average(kept.map((index) => losses[index]!)), figures });
         } finally {
           if (drawn !== edits) for (const edit of drawn) await edit.close();
         }
       }
-      const last = trace.at(-1)!;
+      const [first, last] = [trace[0], trace.at(-1)];
       return {
         steps: trace.length,
+        stepsSkipped: options.steps - trace.length,
+        overflowed,
         rewardMean: rewards.length > 0 ? average(rewards.map(({ reward }) => reward)) : Number.NaN,
-        loss: trace[0]!.loss,
-        lossLast: last.loss,
-        ...trace[0]!.figures,
-        klLoss: last.stats.klLoss,
-        klStart: last.stats.klStart,
-        entropy: last.stats.entropy,
+        loss: first?.loss ?? Number.NaN,
+        lossLast: last?.loss ?? Number.NaN,
+        ...first?.figures,
+        klLoss: last?.stats.klLoss ?? Number.NaN,
+        klStart: last?.stats.klStart ?? Number.NaN,
+        entropy: last?.stats.entropy ?? Number.NaN,
         gradNorm: average(trace.map(({ stats }) => stats.gradNorm)),
       };
     },

@@ -93,15 +93,17 @@ function begins(event: Extract<TrainEvent, { type: 'begin' }>, config: RunConfig
   );
 }
 
-/** One line a round: reward, invalid edits, seconds. */
-function roundText({ round, reward, edits, timings }: RoundResult, rounds: number): string {
+/** One line a round: reward, invalid edits, edits left out of the update, seconds. */
+function roundText({ round, reward, edits, update, timings }: RoundResult, rounds: number): string {
   const seconds = PHASES.reduce((sum, phase) => sum + timings[phase], 0);
   const reasons = Object.entries(reward.invalidBy).map(([reason, count]) => `${count} ${reason}`);
   const invalid =
     reward.invalid > 0 ? `, ${reward.invalid} of ${edits.length} edits invalid (${reasons.join(', ')})` : '';
+  const { overflowed } = update;
+  const left = overflowed ? `, ${overflowed} left out of the update (overflow)` : '';
   const spent = PHASES.map((phase) => `${phase} ${timings[phase].toFixed(1)}`).join(', ');
   return (
-    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}, ` +
+    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}${left}, ` +
     `${durationText(seconds)} (s: ${spent})`
   );
 }

@@ -8,7 +8,7 @@ import {
   adapt,
   PADDING_LENGTH,
 } from '../adapt.js';
-import { SelfeditError } from '../errors.js';
+import { isOverflow } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { CallOptions } from '../native-job.js';
 import { type Directives, directedOptions } from './directives.js';
@@ -116,21 +116,17 @@ async function adaptEach(
   try {
     return await adapt(slots, options);
   } catch (error) {
-    if (!isDivergence(error)) throw error;
+    if (!isOverflow(error)) throw error;
   }
   const results: (Adapted | undefined)[] = [];
   for (const slot of slots) {
     const alone = adapt([slot], options).catch((error: unknown) => {
-      if (isDivergence(error)) return [];
+      if (isOverflow(error)) return [];
       throw error;
     });
     results.push((await alone)[0]);
   }
   return results;
-}
-
-function isDivergence(error: unknown): boolean {
-  return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
 }
 
 function weightEditOf(item: Applicable): { edit: WeightEdit; close?(): Promise<void> } | undefined {

@@ -1,7 +1,7 @@
 /** Calibration of an edit head's noise to a stated divergence. */
 import { divergence } from '../divergence.js';
 import type { EditHead } from '../edit-head.js';
-import { makeError, SelfeditError } from '../errors.js';
+import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { CallOptions } from '../native-job.js';
 import { deriveKey } from '../random.js';
@@ -97,7 +97,7 @@ async function noiseDivergence(
     const total = found.reduce((sum, row) => sum + row.reduce((part, value) => part + value, 0), 0);
     return total / found.reduce((sum, row) => sum + row.length, 0);
   } catch (error) {
-    if (error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE') return Number.POSITIVE_INFINITY;
+    if (isOverflow(error)) return Number.POSITIVE_INFINITY;
     throw error;
   } finally {
     // Forks before the edits that they hold.

@@ -1,10 +1,11 @@
 /** The loss that flows back through an applied weight edit: answers become likely, everything else stays. */
-import type { WeightLoss, WeightObjective } from '../algorithm/weight-algorithm.js';
+import { average } from '../algorithm/update-steps.js';
+import type { WeightObjective } from '../algorithm/weight-algorithm.js';
 import type { Delta } from '../delta.js';
 import type { PromptForm } from '../edit/prompts.js';
 import type { WrittenWeightEdit } from '../edit/weight.js';
 import type { EditHead } from '../edit-head.js';
-import { makeError } from '../errors.js';
+import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import { type GradientRow, gradient } from '../gradient.js';
 import type { CallOptions } from '../native-job.js';
@@ -25,11 +26,27 @@ export interface AnswerLossOptions extends Pick<CallOptions, 'signal'> {
   atOnce?: number;
 }
 
+/** Of edits whose gradients were taken together: the terms of each, undefined where it overflows. */
+interface Part {
+  readonly terms: readonly (
+    | {
+        readonly loss: number;
+        readonly gradient: Float32Array;
+        readonly likelihood: number;
+        readonly kl: number;
+      }
+    | undefined
+  )[];
+  /** dLoss/dbasis, summed. */
+  readonly basis?: Float32Array;
+}
+
 /**
  * L = −mean over the paying questions of the gold answer's mean log-likelihood (nats a token) + λ · mean KL(edited ‖
  * unedited), over the full vocabulary at every position of the retention texts; and its gradient, back through the model and
- * the edit into the vector. The contexts' questions are asked as `ask` does. Errors: `OPTION_INVALID` for a negative λ, or
- * one without texts; `INPUT_INVALID` for a context without a question that pays.
+ * the edit into the vector. The contexts' questions are asked as `ask` does. An edit whose loss or gradient is not finite
+ * has none (`WeightLoss`); the others do not notice. Errors: `OPTION_INVALID` for a negative λ, or one without texts;
+ * `INPUT_INVALID` for a context without a question that pays.
  */
 export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightObjective {
   const {
@@ -84,27 +101,44 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
   };
 
   return async (edits) => {
-    const parts: (WeightLoss & { likelihood: number; kl: number })[] = [];
+    const parts: Part[] = [];
     for (let begin = 0; begin < edits.length; begin += atOnce) {
-      parts.push(await lossOf(edits.slice(begin, begin + atOnce) as WrittenWeightEdit<TaskContext>[]));
+      parts.push(...(await partsOf(edits.slice(begin, begin + atOnce) as WrittenWeightEdit<TaskContext>[])));
     }
-    const basis = parts[0]?.basis?.slice();
-    for (const part of parts.slice(1)) {
-      part.basis!.forEach((value, index) => {
+    const terms = parts.flatMap((part) => part.terms);
+    const kept = terms.filter((term) => term !== undefined);
+    const [first, ...rest] = parts.flatMap(({ basis }) => (basis ? [basis] : []));
+    const basis = first?.slice();
+    for (const part of rest) {
+      part.forEach((value, index) => {
         basis![index]! += value;
       });
     }
-    const sum = (of: 'likelihood' | 'kl') =>
-      parts.reduce((total, part) => total + part[of], 0) / edits.length;
+    const mean = (of: 'likelihood' | 'kl') => average(kept.map((term) => term[of]));
     return {
-      losses: parts.flatMap(({ losses }) => losses),
-      gradients: parts.flatMap(({ gradients }) => gradients),
+      losses: terms.map((term) => term?.loss ?? Number.NaN),
+      gradients: terms.map((term) => term?.gradient),
       ...(basis ? { basis } : {}),
-      figures: { likelihood: sum('likelihood'), kl: texts.length > 0 ? sum('kl') : Number.NaN },
+      figures: { likelihood: mean('likelihood'), kl: texts.length > 0 ? mean('kl') : Number.NaN },
     };
   };
 
-  async function lossOf(edits: readonly WrittenWeightEdit<TaskContext>[]) {
+  // One edit that overflows fails the whole call. The others do not depend on it, so each alone gives what all together
+  // would have given, and shows which one it was.
+  async function partsOf(edits: readonly WrittenWeightEdit<TaskContext>[]): Promise<Part[]> {
+    try {
+      const part = await partOf(edits);
+      if (part.terms.every((term) => Number.isFinite(term!.loss))) return [part];
+    } catch (error) {
+      if (!isOverflow(error)) throw error;
+    }
+    if (edits.length === 1) return [{ terms: [undefined] }];
+    const parts: Part[] = [];
+    for (const edit of edits) parts.push(...(await partsOf([edit])));
+    return parts;
+  }
+
+  async function partOf(edits: readonly WrittenWeightEdit<TaskContext>[]): Promise<Part> {
     const forks: Fork[] = [];
     const deltas: Delta[] = [];
     try {
@@ -118,7 +152,7 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
       deltas.push(...found.gradients.map(({ gradient: delta }) => delta));
       const { vectors, basis } = await head.pullBack(edits, deltas, { signal: options.signal });
       let next = 0;
-      const terms = rows.map((own) => {
+      const terms = rows.map((own, index) => {
         let likelihood = 0;
         let kl = 0;
         for (const { weights, klWeights } of own) {
@@ -126,15 +160,10 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
           kl += dot(klWeights, found.divergences[next]!);
           next++;
         }
-        return { likelihood, kl: lambda > 0 ? kl / lambda : 0, loss: kl - likelihood };
+        const loss = kl - likelihood;
+        return { loss, gradient: vectors[index]!, likelihood, kl: lambda > 0 ? kl / lambda : 0 };
       });
-      return {
-        losses: terms.map(({ loss }) => loss),
-        gradients: vectors,
-        basis,
-        likelihood: terms.reduce((sum, term) => sum + term.likelihood, 0),
-        kl: terms.reduce((sum, term) => sum + term.kl, 0),
-      };
+      return { terms, basis };
     } finally {
       for (const resource of [...forks, ...deltas]) await resource.close();
     }

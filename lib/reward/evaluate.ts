@@ -2,7 +2,7 @@
 
 import { divergence } from '../divergence.js';
 import type { PromptForm } from '../edit/prompts.js';
-import { makeError, SelfeditError } from '../errors.js';
+import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
@@ -202,22 +202,18 @@ async function testForks(
   try {
     return await test(rows);
   } catch (error) {
-    if (!overflowed(error)) throw error;
+    if (!isOverflow(error)) throw error;
   }
   const results: Tested[] = [];
   for (const row of rows) {
     const alone = test([row]).catch((error: unknown) => {
-      if (overflowed(error))
+      if (isOverflow(error))
         return [{ answers: noAnswers(row.context, asking), kl: Number.NaN, overflows: true }];
       throw error;
     });
     results.push((await alone)[0]!);
   }
   return results;
-}
-
-function overflowed(error: unknown): boolean {
-  return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
 }
 
 function noAnswers({ paying, report }: TaskContext, { measures }: AskOptions): ContextAnswers {

@@ -272,10 +272,6 @@ Napi::Value EditHeadHandle::Compose(const Napi::CallbackInfo& info) {
 }
 Napi::Value EditHeadHandle::PullBack(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
-    struct Result {
-      std::vector<double> vectors;
-      at::Tensor basis;
-    };
     const std::vector<DeltaPtr> materials = Deltas(info[0], "materials", Idle());
     const std::vector<double> vectors = VectorsFor(info[1], materials.size(), Idle());
     const std::vector<DeltaPtr> gradients = Deltas(info[2], "gradients", Idle());
@@ -283,24 +279,16 @@ Napi::Value EditHeadHandle::PullBack(const Napi::CallbackInfo& info) {
     return RunJob(
         info.Env(), info.Env().Undefined(),
         [pin = HeadPin(head_), materials, vectors, gradients](const JobControl& control) {
-          const EditHead& head = pin.get();
-          Result result{std::vector<double>(vectors.size(), 0.0), {}};
-          if (head.learnt_basis()) result.basis = at::zeros_like(head.basis());
           for (size_t i = 0; i < materials.size(); ++i) {
-            control.Check();
             if (!materials[i] || !gradients[i]) Invalid("gradients", "deltas");
-            const size_t begin = i * head.space().size();
-            head.space().PullBack(*head.model(), *HostDelta(materials[i]), vectors.data() + begin,
-                                  head.basis(), *gradients[i], result.vectors.data() + begin, result.basis);
           }
-          return result;
+          return pin.get().PullBack(materials, vectors, gradients, control);
         },
-        [](Napi::Env env, Result&& result) -> Napi::Value {
+        [](Napi::Env env, PulledBack&& result) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);
           o.Set("vectors", Floats(env, result.vectors));
-          at::Tensor basis =
-              result.basis.defined() ? result.basis.to(at::kFloat) : at::empty({0}, at::kFloat);
-          o.Set("basis", Floats(env, basis.const_data_ptr<float>(), static_cast<size_t>(basis.numel())));
+          o.Set("basis",
+                Floats(env, result.basis.const_data_ptr<float>(), static_cast<size_t>(result.basis.numel())));
           return o;
         });
   });

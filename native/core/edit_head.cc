@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/host_delta.h"
 #include "core/philox.h"
 #include "core/random.h"
 #include "core/score.h"
@@ -155,6 +156,30 @@ std::vector<double> EditHead::Sample(const std::vector<float>& means, const std:
     }
   }
   return vectors;
+}
+
+PulledBack EditHead::PullBack(const std::vector<DeltaPtr>& materials, const std::vector<double>& vectors,
+                              const std::vector<DeltaPtr>& gradients, const JobControl& control) const {
+  PulledBack result{std::vector<double>(vectors.size(), 0.0), {}};
+  at::Tensor basis;
+  if (learnt_basis_) basis = at::zeros_like(basis_);
+  for (size_t i = 0; i < materials.size(); ++i) {
+    control.Check();
+    double* own = result.vectors.data() + i * space_.size();
+    space_.PullBack(*model_, *HostDelta(materials[i]), vectors.data() + i * space_.size(), this->basis(),
+                    *gradients[i], own, basis);
+    for (int64_t j = 0; j < space_.size(); ++j) {
+      if (std::isfinite(static_cast<float>(own[j]))) continue;
+      throw Error("LOSS_NOT_FINITE", "the gradient of edit " + std::to_string(i) + ", entry " +
+                                         std::to_string(j) + ", is " + std::to_string(own[j]) +
+                                         "; the edit's values overflow");
+    }
+  }
+  result.basis = basis.defined() ? basis.to(at::kFloat) : at::empty({0}, at::kFloat);
+  if (!at::isfinite(result.basis).all().item<bool>()) {
+    throw Error("LOSS_NOT_FINITE", "the gradient of the basis is not finite; the edits' values overflow");
+  }
+  return result;
 }
 
 void EditHead::SetNoise(const std::vector<double>& noise) {

@@ -45,6 +45,11 @@ struct HeadStepStats {
   double grad_norm = 0;
 };
 
+struct PulledBack {
+  std::vector<double> vectors;  // [N, d]
+  at::Tensor basis;             // float32, summed over the edits; empty when the basis is fixed
+};
+
 class EditHead {
  public:
   EditHead(std::shared_ptr<Model> model, const EditHeadSpec& spec);
@@ -64,6 +69,11 @@ class EditHead {
   // Antithetic: samples 2 i and 2 i + 1 are mirror images in the mean.
   std::vector<double> Sample(const std::vector<float>& means, const std::vector<uint64_t>& keys,
                              int64_t samples, bool antithetic) const;
+
+  // dLoss/dvector of N edits and dLoss/dbasis (EditSpace::PullBack). Throws LOSS_NOT_FINITE where a number is
+  // not finite in float32.
+  PulledBack PullBack(const std::vector<DeltaPtr>& materials, const std::vector<double>& vectors,
+                      const std::vector<DeltaPtr>& gradients, const JobControl& control) const;
 
   // Standard deviation of each block's entries. Until the first step the head's unit follows it, so that
   // means are emitted in units of the noise that the head was calibrated to.

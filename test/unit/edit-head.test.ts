@@ -1,13 +1,16 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { adapt } from '../../lib/adapt.js';
+import { weightGradient } from '../../lib/algorithm/weight-gradient.js';
 import { Delta } from '../../lib/delta.js';
 import { divergence } from '../../lib/divergence.js';
 import { applyEdits } from '../../lib/edit/apply.js';
 import { passageOnly } from '../../lib/edit/parse.js';
 import type { SpaceChoice, SpaceName } from '../../lib/edit/spaces.js';
+import { type Reading, WrittenWeightEdit } from '../../lib/edit/weight.js';
 import { EditHead, type EditHeadOptions } from '../../lib/edit-head.js';
 import type { Fork } from '../../lib/fork.js';
 import { gradient } from '../../lib/gradient.js';
@@ -237,6 +240,98 @@ describe('the way back', () => {
       }
     }
     expect(figures!.kl).toBeCloseTo(kls, 5);
+  });
+
+  /** Edits of given vectors, as `write` gives them. */
+  const writtenOf = async (head: EditHead, rows: [Reading<TaskContext>, Float32Array][]) => {
+    const readings = rows.map(([reading]) => reading);
+    const edits = await head.compose(
+      readings,
+      rows.map(([, vector]) => vector),
+    );
+    const mean = new Float32Array(head.size);
+    return edits.map((edit, sample) => {
+      const parts = { group: 0, sample, edit, mean, noise: head.noise };
+      return new WrittenWeightEdit(readings[sample]!, parts, false);
+    });
+  };
+
+  it.each([1, 2, 8])('leaves out edits that overflow, and only them (%i at once)', async (atOnce) => {
+    const head = await headOf('lowRank', { basis: 'learnt' });
+    const readings = await head.read(CONTEXTS);
+    await using parent = policy.fork();
+    const objective = answerLoss(head, { parent, retention: TEXTS, lambda: 0.5, atOnce });
+    const small = (phase: number) => new Float32Array(head.size).map((_, i) => 0.1 * Math.sin(i + phase));
+    const large = small(0).map((value) => 1e30 * value);
+    const healthy = await writtenOf(head, [
+      [readings[0]!, small(1)],
+      [readings[1]!, small(2)],
+    ]);
+    const broken = await writtenOf(head, [
+      [readings[0]!, large],
+      [readings[1]!, large],
+    ]);
+    const alone = await objective(healthy);
+    const mixed = await objective([healthy[0]!, broken[0]!, broken[1]!, healthy[1]!]);
+    expect(mixed.losses.map(Number.isFinite)).toEqual([true, false, false, true]);
+    expect(mixed.gradients.map((gradient) => gradient && bits(gradient))).toEqual([
+      bits(alone.gradients[0]!),
+      undefined,
+      undefined,
+      bits(alone.gradients[1]!),
+    ]);
+    expect(mixed.figures).toEqual(alone.figures);
+    for (const [index, value] of mixed.basis!.entries()) {
+      expect(Math.abs(value - alone.basis![index]!)).toBeLessThan(1e-6);
+    }
+
+    // The update is that of the healthy edits.
+    const [first, second] = [head, await headOf('lowRank', { basis: 'learnt' })];
+    const without = await weightGradient().update(second, healthy, [], { objective });
+    const among = await weightGradient().update(first, [...healthy, ...broken], [], { objective });
+    expect([without.overflowed, among.overflowed]).toEqual([0, 2]);
+    expect([without.steps, among.steps, among.stepsSkipped]).toEqual([1, 1, 0]);
+    expect(among.loss).toBe(without.loss);
+    const moved = second.parameters();
+    expect(moved.some((value) => value !== 0)).toBe(true);
+    for (const [index, value] of first.parameters().entries()) {
+      expect(Math.abs(value - moved[index]!)).toBeLessThan(1e-6);
+    }
+
+    // Where all overflow, parameters and moments stay as they are.
+    const [before, after] = [join(folder, 'before.safetensors'), join(folder, 'after.safetensors')];
+    await head.save(before);
+    const none = await weightGradient().update(head, broken, [], { objective });
+    expect(none).toMatchObject({ steps: 0, stepsSkipped: 1, overflowed: 2, loss: Number.NaN });
+    await head.save(after);
+    expect(await readFile(after)).toEqual(await readFile(before));
+  });
+
+  it('says so when the gradient overflows on its way into the vector', async () => {
+    const head = await headOf('modulated', { targets: ['layers.0.self_attn.v_proj'] });
+    const matrix = head.blocks[0]!.matrix;
+    const { out, in: width } = model.tensors[matrix]!;
+    const dense = (value: number) =>
+      Delta.fromParts(model, [{ kind: 'dense', matrix, values: new Float32Array(out * width).fill(value) }]);
+    const reading = { material: dense(1e20) };
+    const edit = { vector: Float32Array.of(0) };
+    const { vectors } = await head.pullBack([{ reading, edit }], [dense(1e10)]);
+    expect(vectors[0]![0]).toBeGreaterThan(1e30);
+    const error = await failureOf(head.pullBack([{ reading, edit }], [dense(1e20)]));
+    expect(error.code).toBe('LOSS_NOT_FINITE');
+    expect(error.message).toMatch(/edit 0, entry 0/);
+  });
+});
+
+describe('singular factors', () => {
+  it('have a folder only where a block is spectral', async () => {
+    const cacheDir = join(folder, 'factors');
+    const plain = await headOf('lowRank', { cacheDir });
+    for (const reading of await plain.read(CONTEXTS.slice(0, 1))) await reading.close();
+    expect(existsSync(cacheDir)).toBe(false);
+    const spectral = await headOf('spectral', { cacheDir });
+    for (const reading of await spectral.read(CONTEXTS.slice(0, 1))) await reading.close();
+    expect(existsSync(cacheDir)).toBe(true);
   });
 });
 

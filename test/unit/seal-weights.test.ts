@@ -118,6 +118,21 @@ describe('a round of weight edits', () => {
     await head.close();
   });
 
+  it('goes on by the gradient path when edits overflow, and learns from the others', async () => {
+    const head = await headOf();
+    head.setNoise(head.noise.map(() => 1e30));
+    const results = await run(head, { noiseKl: 0, algorithm: weightGradient() });
+    expect(results).toHaveLength(2);
+    for (const { update, reward, edits } of results) {
+      expect(update.overflowed).toBeGreaterThan(0);
+      expect(update.overflowed).toBeGreaterThanOrEqual(reward.invalid);
+      expect(update.steps).toBe(update.overflowed === edits.length ? 0 : 1);
+    }
+    expect(head.version).toBe(results.filter(({ update }) => update.steps === 1).length);
+    expect(head.parameters().every(Number.isFinite)).toBe(true);
+    await head.close();
+  });
+
   it('refuses settings that cannot work, before anything is done', async () => {
     const head = await headOf();
     const cases: [Partial<WeightSealOptions>, RegExp][] = [
