@@ -266,7 +266,7 @@ export class EditHead extends Resource {
   /**
    * Multiplies the noise so that edits drawn for `readings` differ from their mean edits by KL `kl` on `texts`: for spaces
    * that start at no change, and an untrained head, that is KL(edited ‖ unedited). Secant steps on log KL over log noise,
-   * bisection where they leave the bracket; the same draws at every step. On failure the noise is what it was before.
+   * false position in the bracket; the same draws at every step. On failure the noise is what it was before.
    * Errors: `OPTION_INVALID`; `INPUT_INVALID` when no noise reaches the KL (the material is zero).
    */
   async calibrate(

@@ -105,34 +105,63 @@ async function noiseDivergence(
   }
 }
 
-/** Finds the factor at which `measure` gives `target`; the last call was at the factor that is returned. */
-async function searchFactor(
+/** A log factor, and the log of (its KL / the target): below 0 where there is too little noise. */
+interface Probe {
+  readonly position: number;
+  readonly error: number;
+}
+
+/**
+ * @internal Finds the factor at which `measure` gives `target`; the last call was at the factor that is returned. Secant steps until
+ * two factors lie on either side, then false position between them: an end that stays twice counts half (Illinois), so
+ * that also a KL that rises steeply, or falls for a while, is closed in on.
+ */
+export async function searchFactor(
   measure: (factor: number) => Promise<number>,
   target: number,
   tolerance: number,
 ): Promise<Calibration> {
-  let low = Number.NEGATIVE_INFINITY; // of log factor
-  let high = Number.POSITIVE_INFINITY;
   let position = 0;
   let slope = 2; // KL is quadratic in small noise
-  let last: { position: number; error: number } | undefined;
+  let low: Probe | undefined;
+  let high: Probe | undefined;
+  let last: Probe | undefined;
+  let found = Number.NaN;
   for (let evaluations = 1; evaluations <= 20; evaluations++) {
     const kl = await measure(Math.exp(position));
     const error = Math.log(kl / target);
     if (Math.abs(error) <= Math.log1p(tolerance)) return { kl, factor: Math.exp(position), evaluations };
-    if (error > 0) high = Math.min(high, position);
-    else low = Math.max(low, position);
-    if (last && Number.isFinite(error) && Number.isFinite(last.error)) {
-      slope = Math.min(Math.max((error - last.error) / (position - last.position), 0.5), 8);
+    found = kl;
+    const probe = { position, error };
+    const again = last !== undefined && error > 0 === last.error > 0;
+    if (error > 0) {
+      high = probe;
+      if (again && low) low = { ...low, error: low.error / 2 };
+    } else {
+      low = probe;
+      if (again && high) high = { ...high, error: high.error / 2 };
     }
-    last = { position, error };
-    // At most a factor of 10 at once: far out the KL says little.
-    const step = Math.min(Math.max(-error / slope, -Math.LN10), Math.LN10);
-    position += Number.isNaN(step) ? -Math.LN10 : step;
-    if (position <= low || position >= high) position = (low + high) / 2;
+    if (low && high) {
+      position = between(low, high);
+    } else {
+      if (last && Number.isFinite(error) && Number.isFinite(last.error)) {
+        slope = Math.min(Math.max((error - last.error) / (position - last.position), 0.5), 8);
+      }
+      // At most a factor of 10 at once: far out the KL says little.
+      const step = Math.min(Math.max(-error / slope, -Math.LN10), Math.LN10);
+      position += Number.isNaN(step) ? -Math.LN10 : step;
+    }
+    last = probe;
   }
   throw makeError(
     'INPUT_INVALID',
-    `no noise has a KL of ${target} on these texts (the last had ${target * Math.exp(last!.error)}); expected edits that change the model`,
+    `no noise has a KL of ${target} on these texts (the last had ${found}); expected edits that change the model`,
   );
+}
+
+/** Where the line through both ends crosses 0; the middle where an end is infinite. */
+function between(low: Probe, high: Probe): number {
+  const share = -low.error / (high.error - low.error);
+  const inside = Number.isFinite(low.error) && Number.isFinite(high.error) ? share : 0.5;
+  return low.position + inside * (high.position - low.position);
 }
