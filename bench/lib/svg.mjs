@@ -1,4 +1,4 @@
-// A line chart as SVG, for docs/performance: small enough to be read, and nothing to install.
+// Line charts as SVG, for docs/: small enough to be read, and nothing to install.
 
 const WIDTH = 640;
 const HEIGHT = 360;
@@ -9,7 +9,7 @@ const NAMES_IN_A_ROW = 5;
 const ROW = 16;
 
 /**
- * `x`, `y`: {label, log}; `series`: [{name, points: [[x, y], …]}]. The x axis is marked at the points themselves, the y
+ * `x`, `y`: {label, log}; x.mark(value): what stands at a mark instead of the number, where it returns one; `series`: [{name, points: [[x, y], …]}]. The x axis is marked at the points themselves, the y
  * axis begins at 0, or below the smallest value, unless it is logarithmic.
  */
 export function lineChart({ title, x, y, series }) {
@@ -38,7 +38,14 @@ export function lineChart({ title, x, y, series }) {
     );
   }
   for (const value of xs) {
-    lines.push(text(round(across(value)), HEIGHT - EDGE.bottom + 18, number(value), 'text-anchor="middle"'));
+    lines.push(
+      text(
+        round(across(value)),
+        HEIGHT - EDGE.bottom + 18,
+        x.mark?.(value) ?? number(value),
+        'text-anchor="middle"',
+      ),
+    );
   }
   for (const [index, { name, points: own }] of series.entries()) {
     const colour = COLOURS[index % COLOURS.length];
@@ -55,6 +62,16 @@ export function lineChart({ title, x, y, series }) {
     );
   }
   return `${[...lines, '</svg>'].join('\n')}\n`;
+}
+
+/** Charts one below the other, in one file. */
+export function stacked(charts) {
+  const inner = charts.map((chart, index) => {
+    const place = `<svg y="${index * HEIGHT}" width="${WIDTH}" height="${HEIGHT}" `;
+    return lineChart(chart).replace('<svg ', place);
+  });
+  const box = `viewBox="0 0 ${WIDTH} ${HEIGHT * charts.length}"`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" ${box}>\n${inner.join('')}</svg>\n`;
 }
 
 function scale(from, to, low, high, log) {
