@@ -31,15 +31,14 @@ const since = (start) => Math.round((performance.now() - start) / 1000);
 
 /** Calls `part(name, work)` for every part of a seed; `work` gives a list of [beta, values, more]. */
 async function playSeed(world, betas, part) {
-  const lazy = (make) => {
-    let made;
-    return () => {
-      made ??= make();
-      return made;
-    };
+  // Made when the first part needs them: a seed that is there already costs nothing.
+  const made = {};
+  const once = (name, make) => () => {
+    made[name] ??= make(world);
+    return made[name];
   };
-  const reference = lazy(() => referenceOf(world));
-  const read = lazy(() => readWorld(world));
+  const reference = once('reference', referenceOf);
+  const read = once('read', readWorld);
   try {
     await part('text', async () => {
       const { any, chosen } = await bestOfText(world, await reference(), betas);
@@ -59,7 +58,7 @@ async function playSeed(world, betas, part) {
       }
     }
   } finally {
-    await (await read()).close();
+    await (await made.read)?.close();
     await world.parent.close();
   }
 }
