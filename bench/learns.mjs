@@ -1,9 +1,9 @@
 // Proof that the loop learns: `npm run bench:learns`. A small world whose model the benchmark pre-trains itself, in which some
-// edits teach and some do not; every method must raise the score on contexts that it has not seen, over five seeds, and a
+// edits teach and some do not; every method, over text edits and over weight edits, must raise the score on contexts that it has not seen, over five seeds, and a
 // random reward must not. Exits with 1 when one of them fails. docs/learning.md says what all of it means.
 //   --out FOLDER    learning.json and the curves as SVG; docs/learning by default
 //   --model FOLDER  a model that an earlier run has pre-trained (kept there when the folder is new)
-//   --methods a,b   only these; --seeds N; --quick: a look, whose verdict means nothing
+//   --methods a,b   only these; --seeds N; --rounds N; --quick: a look, whose verdict means nothing
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
@@ -28,9 +28,14 @@ const since = (start) => Math.round((performance.now() - start) / 1000);
 async function main() {
   const text = { type: 'string' };
   const { values } = parseArgs({
-    options: { out: text, model: text, methods: text, seeds: text, quick: { type: 'boolean' } },
+    options: { out: text, model: text, methods: text, seeds: text, rounds: text, quick: { type: 'boolean' } },
   });
-  const size = values.quick ? QUICK : FULL;
+  const size = { ...(values.quick ? QUICK : FULL) };
+  if (values.rounds) {
+    size.rounds = Number(values.rounds);
+    size.examine = Math.ceil(size.rounds / 6);
+    size.training = size.rounds * size.contexts;
+  }
   const seeds = Array.from({ length: Number(values.seeds ?? 5) }, (_, index) => index + 1);
   const names = values.methods?.split(',') ?? METHODS.map(({ name }) => name);
   const methods = names.map((name) => {
@@ -76,8 +81,8 @@ async function main() {
       );
     }
     const verdict = verdictOf(method, runs);
-    const { name, title, expect } = method;
-    results.push({ name, title, expect, ...verdict, seconds: since(began), runs });
+    const { name, title, expect, chart } = method;
+    results.push({ name, title, expect, chart, ...verdict, seconds: since(began), runs });
     log(`${name}: ${verdict.holds ? 'as expected' : 'NOT AS EXPECTED'} (${since(began)} s)`);
   }
   await model.close();
@@ -94,9 +99,7 @@ async function main() {
   const out = values.out ?? OUT;
   await mkdir(out, { recursive: true });
   await writeFile(join(out, 'learning.json'), `${jsonOf(result)}\n`);
-  const { score, exact } = curvesOf(result);
-  await writeFile(join(out, 'curves.svg'), score);
-  await writeFile(join(out, 'exact.svg'), exact);
+  for (const [file, svg] of Object.entries(curvesOf(result))) await writeFile(join(out, file), svg);
   console.log(tableOf(result).join('\n'));
   if (results.some(({ holds }) => !holds)) process.exitCode = 1;
 }

@@ -39,17 +39,25 @@ export function tableOf({ references, results, seconds }) {
             return { untrained: untrained.answer, trained: trained.answer };
           })
         : '–',
-      `${up ? 'learns' : 'does not learn'}${holds ? '' : ` (expected: ${expect})`}`,
+      `${up ? 'learns' : 'does not learn'}${{ report: ' (reported only)' }[expect] ?? ''}${holds ? '' : ` (expected: ${expect})`}`,
     ];
     lines.push(`| ${cells.join(' | ')} |`);
   }
+  const alike = results
+    .filter(({ runs }) => runs.every((run) => run.alike !== undefined))
+    .map(({ name, runs }) => `${name} ${number(average(runs.map((run) => run.alike)))}`);
+  if (alike.length > 0)
+    lines.push('', `Trained heads with the same vector for all contexts: ${alike.join(', ')}`);
   return [...lines, '', `total: ${seconds} s`];
 }
 
-/** By round, a line a method, means over the seeds: {score, exact}, each an SVG. */
+/**
+ * By round, a line a method, means over the seeds; two SVGs for every chart that methods name: {file: text}.
+ * @returns {Record<string, string>}
+ */
 export function curvesOf({ results, seeds }) {
-  const chart = (column, title, label) => {
-    const series = results.map(({ name, runs }) => {
+  const draw = (methods, column, title, label) => {
+    const series = methods.map(({ name, runs }) => {
       const points = runs[0].curve.map(([round], at) => {
         return [round, average(runs.map(({ curve }) => curve[at][column]))];
       });
@@ -58,10 +66,23 @@ export function curvesOf({ results, seeds }) {
     const full = `${title} (mean of ${seeds.length} seeds)`;
     return lineChart({ title: full, x: { label: 'rounds of training' }, y: { label }, series });
   };
-  return {
-    score: chart(1, 'Log-likelihood of the answers about unseen contexts', 'nats an answer'),
-    exact: chart(2, 'Questions about unseen contexts answered exactly', 'share of the questions'),
-  };
+  const files = {};
+  for (const chart of new Set(results.map((result) => result.chart))) {
+    const methods = results.filter((result) => result.chart === chart);
+    files[`${chart}.svg`] = draw(
+      methods,
+      1,
+      'Log-likelihood of answers about unseen contexts',
+      'nats an answer',
+    );
+    files[`${chart}-exact.svg`] = draw(
+      methods,
+      2,
+      'Questions about unseen contexts answered exactly',
+      'share of the questions',
+    );
+  }
+  return files;
 }
 
 /** Four digits a number, a line an entry of the results and no more. What is exact is told by the curves. */

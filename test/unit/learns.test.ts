@@ -8,6 +8,7 @@ import { openModel, pretrain } from '../../bench/learns/pretrain.mjs';
 import { curvesOf, jsonOf, tableOf } from '../../bench/learns/report.mjs';
 import { referenceScores } from '../../bench/learns/text-edits.mjs';
 import { overSeeds, verdictOf } from '../../bench/learns/verdict.mjs';
+import { averageOf } from '../../bench/learns/weight-edits.mjs';
 import { corpus, linesOf, passages, retentionTexts, taskOf } from '../../bench/learns/world.mjs';
 
 let folder: string;
@@ -100,6 +101,24 @@ describe('the verdict', () => {
     expect(verdictOf({ expect: 'flat' }, seeds([1, 1.1, 0.9, 1, 1.2])).holds).toBe(false);
     expect(verdictOf({ expect: 'flat' }, seeds([1, -1, 0.2, -0.3, 0])).holds).toBe(true);
   });
+  it('demands nothing of what is only reported, and says the share of exact answers', () => {
+    expect(verdictOf({ expect: 'report' }, seeds([1, 1.1, 0.9, 1, 1.2]))).toMatchObject({
+      up: true,
+      holds: true,
+    });
+    expect(verdictOf({ expect: 'report' }, seeds([0, 0, 0, 0, 0]))).toMatchObject({ up: false, holds: true });
+    expect(verdictOf({ expect: 'up' }, seeds([1, 1])).exact).toEqual({
+      mean: 1 / 3,
+      low: 1 / 3,
+      high: 1 / 3,
+      n: 2,
+    });
+  });
+});
+
+it('gives every context the mean of the vectors', () => {
+  const mean = Float32Array.of(2, -1);
+  expect(averageOf([Float32Array.of(1, 2), Float32Array.of(3, -4)])).toEqual([mean, mean]);
 });
 
 it('every method trains, is examined on the same unseen contexts, and is told in table and curves', async () => {
@@ -116,11 +135,19 @@ it('every method trains, is examined on the same unseen contexts, and is told in
     expect(run.trained.flat().every(Number.isFinite)).toBe(true);
     results.push({ ...method, ...verdictOf(method, [run, run]), runs: [run, run] });
   }
-  // Before training all are the same policy.
-  for (const { runs } of results) expect(runs[0]!.untrained).toEqual(results[0]!.runs[0]!.untrained);
+  // Before training all are the same policy, or the same head of a space.
+  for (const one of results) {
+    const first = results.find(({ space }) => space === one.space)!;
+    expect(one.runs[0]!.untrained).toEqual(first.runs[0]!.untrained);
+  }
   const table = tableOf({ references: [reference], results, seconds: 1 });
   expect(table.filter((line: string) => line.startsWith('|'))).toHaveLength(2 + METHODS.length);
-  for (const svg of Object.values(curvesOf({ results, seeds: [1] }))) expect(svg).toContain('random-reward');
+  const curves = curvesOf({ results, seeds: [1] });
+  for (const { name, chart } of METHODS) {
+    expect(curves[`${chart}.svg`]).toContain(`>${name}<`);
+    expect(curves[`${chart}-exact.svg`]).toContain(`>${name}<`);
+  }
+  expect(Object.keys(curves)).toHaveLength(6);
   const json = JSON.parse(jsonOf({ seeds: [1], results })) as { seeds: number[]; results: typeof results };
   expect(json.seeds).toEqual([1]);
   expect(json.results[0]!.bySeed.mean).toBeCloseTo(results[0]!.bySeed.mean, 4);
