@@ -7,6 +7,7 @@
 #include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
+#include "core/references.h"
 #include "core/score.h"
 #include "core/support.h"
 #include "core/trainable.h"
@@ -20,6 +21,7 @@ struct DivergenceTerm {
   std::vector<int64_t> rows;
   std::vector<double> weights;
   std::vector<DocumentDeltas> reference;  // a document each
+  at::Tensor hidden;                      // under the reference, [tokens, hidden]
   std::vector<double> found;              // KL by position
 };
 
@@ -45,9 +47,8 @@ std::vector<double> BackwardPass(const Model& model, const Ragged& batch,
                    });
   if (term != nullptr && !term->rows.empty()) {
     const OverlayPlan other = MakeOverlayPlan(model, batch.offsets, term->reference);
-    const at::Tensor reference = TransformerForward(model, tokens, positions, other, attention, nullptr);
     term->found =
-        HeadDivergenceBackward(model, plan, hidden, other, reference, term->rows, term->weights, dhidden);
+        HeadDivergenceBackward(model, plan, hidden, other, term->hidden, term->rows, term->weights, dhidden);
   }
   TransformerBackward(model, tokens, positions, plan, attention, tape, dhidden);
   return logprobs;
@@ -122,6 +123,8 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   result.divergence = result.logprobs;
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
+  const std::vector<int32_t> none(spec.rows.rows(), -1);
+  References references(model, spec.rows, spec.forks, spec.row_reference.empty() ? none : spec.row_reference);
   const auto pass = [&](int64_t tokens) {
     // Gradients add up over batches: an attempt begins at zero.
     for (const auto& delta : trained) {
@@ -152,6 +155,7 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
           source.push_back(t);
         }
       }
+      if (!term.rows.empty()) term.hidden = references.Hidden(indices);
       const std::vector<double> logprobs =
           BackwardPass(model, batch, deltas, NextTokenRows(batch), spec.temperature, cotangents, &term);
       for (size_t i = 0; i < source.size(); ++i) result.logprobs[source[i]] = logprobs[i];

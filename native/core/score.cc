@@ -8,6 +8,7 @@
 #include "core/accelerator.h"
 #include "core/head.h"
 #include "core/memory.h"
+#include "core/references.h"
 #include "core/transformer.h"
 
 namespace selfedit {
@@ -146,13 +147,17 @@ std::vector<double> Divergence(const DivergenceSpec& spec, const JobControl& con
   std::vector<double> result(spec.rows.tokens.size());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   double done = 0, step = 0;
+  References references(model, spec.rows, spec.forks, spec.row_reference);
   ForBatches(spec.rows, spec.row_fork, most, control, "divergence", [&](const std::vector<int64_t>& rows) {
     const Ragged batch = GatherRows(spec.rows, rows);
     const Pass a = Run(model, batch, rows, spec.forks, spec.row_fork, {});
-    const Pass b = Run(model, batch, rows, spec.forks, spec.row_reference, {});
+    std::vector<DocumentDeltas> others;
+    for (const int64_t row : rows) others.push_back({&spec.forks[spec.row_reference[row]], nullptr});
+    const OverlayPlan plan = MakeOverlayPlan(model, batch.offsets, others);
     std::vector<int64_t> all(batch.tokens.size());
     std::iota(all.begin(), all.end(), 0);
-    const std::vector<double> kl = HeadDivergence(model, a.plan, a.hidden, b.plan, b.hidden, all);
+    const std::vector<double> kl =
+        HeadDivergence(model, a.plan, a.hidden, plan, references.Hidden(rows), all);
     size_t next = 0;
     for (const int64_t row : rows) {
       for (int64_t i = 0; i < spec.rows.length(row); ++i) {
