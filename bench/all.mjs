@@ -10,7 +10,7 @@ import { tableOf } from './lib/report.mjs';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
 const OUT = fileURLToPath(new URL('../docs/performance', import.meta.url));
-/** Name, shapes and types of the bars; `score` has none but is quoted in docs/performance.md. */
+/** Name, shapes and types of the bars; `score` and `divergence` have none but are quoted in docs/performance.md. */
 const PLAN = {
   cpu: [
     ['inner-loop', ['S'], ['float32', 'bfloat16']],
@@ -22,6 +22,7 @@ const PLAN = {
     ['round', ['S'], ['float32']],
     ['load', ['S'], ['float32']],
     ['score', ['S'], ['float32']],
+    ['divergence', ['S'], ['float32']],
   ],
   cuda: [
     ['inner-loop', ['S', 'L', 'XL'], ['bfloat16']],

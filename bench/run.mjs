@@ -1,4 +1,5 @@
 // All benchmarks by name; `selfedit bench NAME` runs this.
+import { divergence } from './divergence.mjs';
 import { evaluate } from './evaluate.mjs';
 import { fork } from './fork.mjs';
 import { generate } from './generate.mjs';
@@ -11,4 +12,15 @@ import { update } from './update.mjs';
 
 export { runBenchmark } from './lib/main.mjs';
 
-export const BENCHMARKS = [innerLoop, evaluate, generate, fork, sparse, update, round, load, score];
+export const BENCHMARKS = [
+  innerLoop,
+  evaluate,
+  generate,
+  fork,
+  sparse,
+  update,
+  round,
+  load,
+  score,
+  divergence,
+];

@@ -4,13 +4,15 @@
 //   node bench/squad.mjs [--config examples/squad.yaml] [--methods ppo,grpo] [--out runs/squad] [--figures docs/learning]
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { cpus } from 'node:os';
+import { dirname, isAbsolute, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import {
   bootstrapDifference,
   bootstrapMean,
   direction,
+  doctor,
   Model,
   pull,
   readConfig,
@@ -124,6 +126,12 @@ for (const row of table) {
 }
 if (options.figures) {
   await mkdir(options.figures, { recursive: true });
-  const report = { config, passages, table };
-  await writeFile(join(options.figures, 'squad.json'), `${JSON.stringify(report, null, 2)}\n`);
+  const { version, libtorch } = await doctor();
+  const machine = `${cpus()[0]?.model ?? 'unknown'}, ${cpus().length} threads`;
+  const versions = { selfedit: version, node: process.version, libtorch: libtorch?.version ?? null, machine };
+  // Paths as the configuration has them, not as they are on this machine.
+  const portable = (_, value) =>
+    typeof value === 'string' && isAbsolute(value) ? relative(dirname(options.config), value) : value;
+  const report = { config, versions, passages, table };
+  await writeFile(join(options.figures, 'squad.json'), `${JSON.stringify(report, portable, 2)}\n`);
 }

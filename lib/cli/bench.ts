@@ -38,7 +38,10 @@ export function addBench(program: Command, session: Session): void {
   program
     .command('bench')
     .description('Measures this machine beside transformers, PEFT and TRL, in turn in one run.')
-    .argument('<name>', 'inner-loop, evaluate, generate, fork, sparse, update, round, load or score')
+    .argument(
+      '<name>',
+      'inner-loop, evaluate, generate, fork, sparse, update, round, load, score or divergence',
+    )
     .addOption(
       new Option('--shape <name>', 'shape of the random model')
         .choices(['tiny', 'S', 'M', 'L', 'XL'])

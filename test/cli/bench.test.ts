@@ -12,7 +12,7 @@ describe('wrong usage', () => {
     const { code, stdout, stderr } = await selfedit(['bench', 'speed']);
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     expect(stderr).toMatch(
-      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, round, load, score\n$/,
+      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, round, load, score, divergence\n$/,
     );
   });
 
@@ -35,6 +35,7 @@ describe('wrong usage', () => {
       'round',
       'load',
       'score',
+      'divergence',
     ]) {
       expect(flat).toContain(name);
     }
