@@ -8,7 +8,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { doctor, Model, pull, readPassages, readTexts } from 'selfedit';
@@ -83,7 +83,7 @@ async function main() {
   const model = await Model.load(existsSync(name) ? name : await pull(name), { dtype: 'bfloat16' });
   const { version, libtorch } = await doctor();
   const machine = `${cpus()[0]?.model ?? 'unknown'}, ${cpus().length} threads`;
-  const settings = { model: given.model ? 'given' : name, dtype: 'bfloat16', data: sha256, size, betas };
+  const settings = { model: basename(name), dtype: 'bfloat16', data: sha256, size, betas };
 
   const out = given.out ?? here('../docs/learning');
   const file = join(out, 'forgetting.json');

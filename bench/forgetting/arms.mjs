@@ -68,7 +68,7 @@ export function byPpo(world, read, reference, beta) {
 
 /**
  * The best of n text edits of the unmodified model by gain − β · KL, for every β from the same edits: {β: values}, and the first
- * edit as `any`. Every other question chooses, the rest and all else of `examine` judge.
+ * edit as `any`; an invalid edit is taken only where all are. Every other question chooses, the rest and all else of `examine` judge.
  */
 export async function bestOfText(world, reference, betas) {
   const { parent, unseen, seed, size, signal } = world;
@@ -108,8 +108,8 @@ export async function bestOfText(world, reference, betas) {
 }
 
 function bestOf(written, rewards, group, beta) {
-  const worth = ({ parts, reward }, edit) =>
-    edit.invalid || !Number.isFinite(parts.gain) ? reward : parts.gain - beta * parts.kl;
+  const worth = ({ parts }, edit) =>
+    edit.invalid || !Number.isFinite(parts.gain) ? Number.NEGATIVE_INFINITY : parts.gain - beta * parts.kl;
   const own = [...written.keys()].filter((index) => written[index].group === group);
   return own.reduce((best, index) =>
     worth(rewards[index], written[index].edit) > worth(rewards[best], written[best].edit) ? index : best,

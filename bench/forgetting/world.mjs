@@ -18,6 +18,9 @@ export function drawWorld({ model, passages, texts, seed, size, signal }) {
     evaluation: size.unseen + size.others,
     retentionTexts: texts,
   });
+  // Half of a passage's questions choose among its text edits, half judge.
+  const poor = task.evaluation.slice(0, size.unseen).find(({ report }) => report.length < 2);
+  if (poor) throw new RangeError(`seed ${seed}: passage "${poor.title}" has 1 question; expected at least 2`);
   const encode = (text) => model.tokenizer.encode(text).subarray(0, size.textTokens);
   const half = Math.floor(texts.length / 2);
   return {

@@ -9,15 +9,17 @@ export function overSeeds(means) {
   const n = means.length;
   const mean = means.reduce((sum, value) => sum + value, 0) / n;
   if (n < 2) return { mean, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY, n };
+  const quantile = STUDENT[n - 2];
+  if (quantile === undefined) throw new RangeError(`${n} seeds; expected at most ${STUDENT.length + 1}`);
   const variance = means.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
-  const half = (STUDENT[n - 2] ?? 1.96) * Math.sqrt(variance / n);
+  const half = quantile * Math.sqrt(variance / n);
   return { mean, low: mean - half, high: mean + half, n };
 }
 
 /**
  * `seeds`: [{trained, untrained, exact: {trained, untrained}}] of one method, contexts × questions each. `byContext` resamples
- * the contexts of all seeds, `bySeed` takes the five means. Up only if both lie above zero; what must stay flat must not, and
- * 'report' demands nothing.
+ * the contexts of all seeds, `bySeed` takes the five means. Up only if both lie above zero; what is 'flat' must not, and must have
+ * been measured: two seeds at least, finite scores. 'report' demands nothing.
  * `exact`: the same over seeds of the share of exact answers, which decides nothing.
  */
 export function verdictOf(method, seeds) {
@@ -31,6 +33,7 @@ export function verdictOf(method, seeds) {
     { key: deriveKey(0, 'bench learns') },
   );
   const up = bySeed.low > 0 && byContext.low > 0;
-  const holds = method.expect === 'report' || up === (method.expect === 'up');
+  const known = [bySeed.low, bySeed.high, byContext.low, byContext.high].every(Number.isFinite);
+  const holds = method.expect === 'report' || (known && up === (method.expect === 'up'));
   return { bySeed, byContext, exact, up, holds };
 }

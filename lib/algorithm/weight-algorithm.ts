@@ -2,6 +2,12 @@ import type { WrittenWeightEdit } from '../edit/weight.js';
 import type { EditHead } from '../edit-head.js';
 import type { UpdateContext, UpdateStatistics } from './algorithm.js';
 
+/** What an edit earned; `invalid` says why a copy could not be tested. */
+export interface WeightReward {
+  readonly reward: number;
+  readonly invalid?: string;
+}
+
 /** What turns weight edits and their rewards into an update of the edit head. */
 export interface WeightAlgorithm {
   readonly name: string;
@@ -13,7 +19,7 @@ export interface WeightAlgorithm {
   update(
     head: EditHead,
     edits: readonly WrittenWeightEdit[],
-    rewards: readonly { readonly reward: number }[],
+    rewards: readonly WeightReward[],
     context?: WeightUpdateContext,
   ): Promise<UpdateStatistics>;
 }

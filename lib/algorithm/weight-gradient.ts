@@ -2,8 +2,9 @@
  * Trains an edit head by the gradient that flows through the applied edit, top to bottom: loss of each sampled edit and
  * its gradient with respect to the vector, mean over the samples of a context, one optimizer step; then fresh samples.
  * Vectors are mean + noise, so dLoss/dmean is the mean of dLoss/dvector: the gradient of the loss smoothed by the noise.
- * That is the quantity whose optimum PPO looks for too, from rewards alone. Edits that overflow are left out of the means and
- * counted (`overflowed`); a step that has no other edit is left out (`stepsSkipped`) and changes nothing.
+ * That is the quantity whose optimum PPO looks for too, from rewards alone. Edits that overflow, in the loss or already in the
+ * test that was to reward them, are left out of the means and counted (`overflowed`); a step that has no other edit is left
+ * out (`stepsSkipped`) and changes nothing.
  */
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
@@ -47,14 +48,17 @@ export function weightGradient(given: Partial<WeightGradientOptions> = {}): Weig
         // The key tells the steps of an update apart; the first one learns from the edits that were rewarded.
         const keyed = { samples, seed: deriveKey(seed, 'resample', [step]), round, signal };
         const drawn = step === 0 ? edits : await head.write(readings, keyed);
+        const tested = step === 0 ? drawn.filter((_, index) => !rewards[index]?.invalid) : drawn;
+        overflowed += drawn.length - tested.length;
+        if (tested.length === 0) continue;
         try {
-          const { losses, gradients, basis, figures } = await objective(drawn);
-          const kept = [...drawn.keys()].filter((index) => gradients[index]);
-          overflowed += drawn.length - kept.length;
+          const { losses, gradients, basis, figures } = await objective(tested);
+          const kept = [...tested.keys()].filter((index) => gradients[index]);
+          overflowed += tested.length - kept.length;
           if (kept.length === 0) continue;
           const total = new Float32Array(readings.length * head.size);
           for (const index of kept) {
-            const row = readings.indexOf(drawn[index]!.reading) * head.size;
+            const row = readings.indexOf(tested[index]!.reading) * head.size;
             gradients[index]!.forEach((value, entry) => {
               total[row + entry]! += value / kept.length;
             });

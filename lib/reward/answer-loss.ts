@@ -44,8 +44,8 @@ interface Part {
 /**
  * L = −mean over the paying questions of the gold answer's mean log-likelihood (nats a token) + λ · mean KL(edited ‖
  * unedited), over the full vocabulary at every position of the retention texts; and its gradient, back through the model and
- * the edit into the vector. The contexts' questions are asked as `ask` does. An edit whose loss or gradient is not finite
- * has none (`WeightLoss`); the others do not notice. Errors: `OPTION_INVALID` for a negative λ, or one without texts;
+ * the edit into the vector. The contexts' questions are asked as `ask` does. An edit whose loss, or the square of whose gradient, is no finite
+ * float32 has none (`WeightLoss`); the others do not notice. Errors: `OPTION_INVALID` for a negative λ, or one without texts;
  * `INPUT_INVALID` for a context without a question that pays.
  */
 export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightObjective {
@@ -128,7 +128,7 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
   async function partsOf(edits: readonly WrittenWeightEdit<TaskContext>[]): Promise<Part[]> {
     try {
       const part = await partOf(edits);
-      if (part.terms.every((term) => Number.isFinite(term!.loss))) return [part];
+      if (part.terms.every((term) => learnable(term!))) return [part];
     } catch (error) {
       if (!isOverflow(error)) throw error;
     }
@@ -168,6 +168,11 @@ export function answerLoss(head: EditHead, options: AnswerLossOptions): WeightOb
       for (const resource of [...forks, ...deltas]) await resource.close();
     }
   }
+}
+
+/** Whether the optimizer can take it: the square of a gradient, which it averages, must be a float32. */
+function learnable({ loss, gradient }: { loss: number; gradient: Float32Array }): boolean {
+  return Number.isFinite(loss) && Number.isFinite(Math.fround(gradient.reduce((sum, x) => sum + x * x, 0)));
 }
 
 function dot(weights: Float32Array | undefined, values: Float32Array): number {

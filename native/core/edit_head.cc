@@ -290,7 +290,12 @@ HeadStepStats EditHead::Step(const HeadStepSpec& spec, const JobControl& control
   stats.loss = stats.policy_loss + linear + stats.kl_loss;
   stats.clip_fraction = samples == 0 ? 0 : clipped_blocks / static_cast<double>(samples * noise_.size());
   stats.grad_norm = gradient.to(at::kDouble).norm().item<double>();
-  if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm)) {
+  // The second moment holds squares of what is left after clipping.
+  const double clipped =
+      spec.max_grad_norm > 0 ? std::min(stats.grad_norm, spec.max_grad_norm) : stats.grad_norm;
+  const bool fits =
+      values_.scalar_type() == at::kDouble || std::isfinite(static_cast<float>(clipped * clipped));
+  if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm) || !fits) {
     throw Error("LOSS_NOT_FINITE", "edit head, step " + std::to_string(steps_ + 1) + ": loss " +
                                        std::to_string(stats.loss) + ", gradient norm " +
                                        std::to_string(stats.grad_norm) + "; the head was not changed");

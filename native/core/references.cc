@@ -51,14 +51,25 @@ at::Tensor References::Hidden(const std::vector<int64_t>& indices) {
       const int64_t text = text_[unread[i]];
       states[text] = hidden.narrow(0, batch.offsets[i], batch.length(static_cast<int64_t>(i)));
       // A copy of its own: a view would keep the whole batch.
-      if (uses_[text] > 1) kept_[text] = states[text].clone();
+      if (uses_[text] > 1 && tokens_kept_ + batch.length(static_cast<int64_t>(i)) <= kMostKeptTokens) {
+        kept_[text] = states[text].clone();
+        tokens_kept_ += batch.length(static_cast<int64_t>(i));
+      }
     }
   }
   const at::Tensor result = at::empty({total, model_.config().hidden_size}, model_.options());
   int64_t begin = 0;
   for (const int64_t row : indices) {
     const int64_t length = rows_.length(row);
-    if (text_[row] >= 0) result.narrow(0, begin, length).copy_(states[text_[row]]);
+    const int64_t text = text_[row];
+    if (text >= 0) {
+      result.narrow(0, begin, length).copy_(states[text]);
+      // After a failed attempt rows ask again: their texts are then read again.
+      if (--uses_[text] <= 0 && kept_[text].defined()) {
+        kept_[text].reset();
+        tokens_kept_ -= length;
+      }
+    }
     begin += length;
   }
   return result;

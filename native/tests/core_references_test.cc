@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "core/references.h"
 #include "core/score.h"
@@ -54,7 +55,32 @@ TEST_F(ReferencesTest, ReadsASharedTextOnceAndGivesTheBitsOfARowReadAlone) {
   EXPECT_EQ(references.tokens_read(), 5 + 9 + 5);
   // The forks differ, so a text of one must not stand for the other's.
   EXPECT_FALSE(references.Hidden({0}).equal(references.Hidden({4})));
-  EXPECT_EQ(references.tokens_read(), 5 + 9 + 5 + 5) << "a text of one row only is not kept";
+  EXPECT_EQ(references.tokens_read(), 5 + 9 + 5 + 5 + 5) << "nothing is kept after the last row has asked";
+  EXPECT_EQ(references.tokens_kept(), 0);
+}
+
+TEST_F(ReferencesTest, KeepsNoMoreThanItsLimit) {
+  // Each text twice, first all of them once: more than may be kept.
+  const int64_t length = 48, texts = References::kMostKeptTokens / length + 20;
+  const Ragged many = TinyRows(std::vector<int>(20, static_cast<int>(length)), 9);
+  Ragged rows;
+  for (int64_t i = 0; i < 2 * texts; ++i) {
+    std::vector<int32_t> tokens(many.tokens.begin(), many.tokens.begin() + length);
+    tokens[0] = static_cast<int32_t>(i % texts % 37);
+    tokens[1] = static_cast<int32_t>(i % texts / 37);
+    rows.Append(tokens.data(), length);
+  }
+  const std::vector<int32_t> reference(rows.rows(), 0);
+  References references(*model_, rows, forks_, reference);
+  std::vector<int64_t> half(texts);
+  std::iota(half.begin(), half.end(), 0);
+  const at::Tensor first = references.Hidden(half);
+  EXPECT_LE(references.tokens_kept(), References::kMostKeptTokens);
+  EXPECT_GT(references.tokens_kept(), References::kMostKeptTokens - length);
+  std::iota(half.begin(), half.end(), texts);
+  EXPECT_TRUE(references.Hidden(half).equal(first));
+  EXPECT_EQ(references.tokens_kept(), 0);
+  EXPECT_EQ(references.tokens_read(), length * (2 * texts - References::kMostKeptTokens / length));
 }
 
 TEST_F(ReferencesTest, DivergenceOfManyRowsHasTheBitsOfEachAlone) {
@@ -77,7 +103,9 @@ TEST_F(ReferencesTest, DivergenceOfManyRowsHasTheBitsOfEachAlone) {
       for (int64_t i = 0; i < rows_.length(row); ++i) {
         EXPECT_EQ(all[rows_.offsets[row] + i], alone[i]) << "row " << row << ", position " << i;
         // The first token sees only itself, which a change of the queries leaves as it is.
-        if (i > 0) EXPECT_GT(std::abs(alone[i]), 0) << "row " << row << ", position " << i;
+        if (i > 0) {
+          EXPECT_GT(std::abs(alone[i]), 0) << "row " << row << ", position " << i;
+        }
       }
     }
   }

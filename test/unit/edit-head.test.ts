@@ -440,6 +440,17 @@ describe('bad input', () => {
       [() => head.calibrate(readings, []), 'INPUT_INVALID', /0 texts/],
       [() => head.step({ readings, klCoefficient: -1 }), 'OPTION_INVALID', /klCoefficient/],
       [() => head.step({ readings: [] }), 'INPUT_INVALID', /no context/],
+      // Finite, but its square would make the second moment infinite, and the saved head one that does not load.
+      [
+        () =>
+          head.step({
+            readings,
+            gradient: new Float32Array(readings.length * head.size).fill(1e25),
+            maxGradNorm: 0,
+          }),
+        'LOSS_NOT_FINITE',
+        /the head was not changed/,
+      ],
       [() => head.setNoise(head.noise.map(() => 0)), 'OPTION_INVALID', /above 0/],
       [() => answerLoss(head, { parent, retention: TEXTS, lambda: -1 }), 'OPTION_INVALID', /lambda is -1/],
       [() => answerLoss(head, { parent, lambda: 1 }), 'OPTION_INVALID', /no retention texts/],

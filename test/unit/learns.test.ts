@@ -101,6 +101,11 @@ describe('the verdict', () => {
     expect(verdictOf({ expect: 'flat' }, seeds([1, 1.1, 0.9, 1, 1.2])).holds).toBe(false);
     expect(verdictOf({ expect: 'flat' }, seeds([1, -1, 0.2, -0.3, 0])).holds).toBe(true);
   });
+  it('takes no control for flat that says nothing', () => {
+    expect(verdictOf({ expect: 'flat' }, seeds([9])).holds).toBe(false);
+    expect(verdictOf({ expect: 'flat' }, seeds([1, Number.NaN, 0, 0.1, 0.2])).holds).toBe(false);
+    expect(() => overSeeds(Array.from({ length: 11 }, () => 1))).toThrow('11 seeds; expected at most 10');
+  });
   it('demands nothing of what is only reported, and says the share of exact answers', () => {
     expect(verdictOf({ expect: 'report' }, seeds([1, 1.1, 0.9, 1, 1.2]))).toMatchObject({
       up: true,
