@@ -147,15 +147,19 @@ export async function searchFactor(
       if (last && Number.isFinite(error) && Number.isFinite(last.error)) {
         slope = Math.min(Math.max((error - last.error) / (position - last.position), 0.5), 8);
       }
-      // At most a factor of 10 at once: far out the KL says little.
-      const step = Math.min(Math.max(-error / slope, -Math.LN10), Math.LN10);
-      position += Number.isNaN(step) ? -Math.LN10 : step;
+      // At most a factor of 10 at once: far out the KL says little. Where it is infinite, ever larger ones.
+      const most = Math.LN10 * (error === Number.POSITIVE_INFINITY ? evaluations : 1);
+      const step = Math.min(Math.max(-error / slope, -most), most);
+      position += Number.isNaN(step) ? -most : step;
     }
     last = probe;
   }
+  const expected = Number.isFinite(found)
+    ? 'expected edits that change the model'
+    : 'expected a mean edit that the model can be run with';
   throw makeError(
     'INPUT_INVALID',
-    `no noise has a KL of ${target} on these texts (the last had ${found}); expected edits that change the model`,
+    `no noise has a KL of ${target} on these texts (the last had ${found}); ${expected}`,
   );
 }
 

@@ -14,6 +14,8 @@ const CURVES: Record<string, (position: number) => number> = {
   'levelling off': (x) => Math.min(20 * x + 30, 0.7 + x / 10),
   'infinite where it overflows': (x) => (x > 0.5 ? Number.POSITIVE_INFINITY : 2 * x + 1),
   'overflowing soon after the target': (x) => (x > 1.02 ? Number.POSITIVE_INFINITY : 2 * (x - 1)),
+  'infinite over thirty decades': (x) => (x > -69 ? Number.POSITIVE_INFINITY : 2 * (x + 71)),
+  'zero over ten decades': (x) => (x < 23 ? Number.NEGATIVE_INFINITY : 2 * (x - 24)),
   'zero where it is too small': (x) => (x < 1 ? Number.NEGATIVE_INFINITY : 3 * (x - 2)),
   'falling for a while': (x) => 2 * (x - 1) + 3 * Math.sin(3 * x),
 };
@@ -36,6 +38,8 @@ describe('the search for the noise of a stated KL', () => {
   it('says what it found last where there is no such noise', async () => {
     const error = await failureOf(searchFactor(async () => 0.5, TARGET, 0.05));
     expect(error).toMatchObject({ code: 'INPUT_INVALID' });
-    expect(error.message).toMatch(/KL of 0\.02.*the last had 0\.5/);
+    expect(error.message).toMatch(/KL of 0\.02.*the last had 0\.5\); expected edits that change/);
+    const broken = await failureOf(searchFactor(async () => Number.POSITIVE_INFINITY, TARGET, 0.05));
+    expect(broken.message).toMatch(/the last had Infinity\); expected a mean edit that the model can be run/);
   });
 });
