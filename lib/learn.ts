@@ -18,6 +18,7 @@ export type {
   WeightAlgorithm,
   WeightLoss,
   WeightObjective,
+  WeightReward,
   WeightUpdateContext,
 } from './algorithm/weight-algorithm.js';
 export {
