@@ -2,7 +2,7 @@
 import { askForks, deriveKey, divergence, uniform } from 'selfedit';
 import { QUESTION } from './world.mjs';
 
-export const REWARD = {
+const REWARD = {
   measure: 'likelihood',
   report: [],
   beta: 0.1,
@@ -36,6 +36,22 @@ export async function examineForks(forks, parent, { evaluation, unseenTexts }, {
   return { scores, exact: by('exact'), mean: average(scores.flat()), kl: average(kl) };
 }
 
+/** What `seal` is given for either kind of edit. */
+export function loopOf({ task, seed, rounds, contexts, signal }, method) {
+  const algorithm = method.algorithm();
+  return {
+    task,
+    rounds,
+    seed,
+    contextsPerRound: contexts,
+    editsPerContext: 4,
+    adaptFrom: 'base',
+    reward: REWARD,
+    algorithm: method.randomReward ? withRandomReward(algorithm) : algorithm,
+    signal,
+  };
+}
+
 /**
  * Runs `loop` to its end and examines before it, every `examine` rounds and after it. Returns {curve: [[round, mean score,
  * share of exact answers]], trained, untrained: scores, exact, kl: {trained, untrained}}, and `lines` where there are any.
@@ -61,7 +77,7 @@ export async function learn(loop, examination, { rounds, examine }) {
 }
 
 /** The control: everything the same, but the rewards say nothing about the edits. For algorithms of either kind. */
-export function withRandomReward(algorithm) {
+function withRandomReward(algorithm) {
   return {
     ...algorithm,
     update: (learner, edits, ...rest) => {

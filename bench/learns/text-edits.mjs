@@ -1,6 +1,6 @@
 // One method over text edits, one seed: trains the policy, examines it on unseen contexts along the way.
 import { applyEdits, deriveKey, Policy, seal, writeEdits } from 'selfedit';
-import { average, examineForks, learn, REWARD, withRandomReward } from './examine.mjs';
+import { average, examineForks, learn, loopOf } from './examine.mjs';
 import { EDIT, FAMILIES, factsIn, linesOf } from './world.mjs';
 
 export const ADAPT = {
@@ -12,31 +12,16 @@ export const ADAPT = {
   targets: ['all'],
 };
 const POLICY = { rank: 8, alpha: 16 };
-const SAMPLES = 4;
 
 /**
  * What `learn` returns, for the scores of the questions about unseen contexts after one edit each of the trained and of the
  * untrained policy, drawn and trained under the same keys, on top of the base model: only the edits differ.
  */
 export async function trainTextEdits(world, method) {
-  const { model, task, seed, rounds, contexts, signal } = world;
+  const { model, seed } = world;
   const policy = Policy.create(model, { ...POLICY, seed });
-  const algorithm = method.algorithm();
   try {
-    const loop = seal({
-      policy,
-      task,
-      rounds,
-      seed,
-      contextsPerRound: contexts,
-      editsPerContext: SAMPLES,
-      adaptFrom: 'base',
-      edit: EDIT,
-      adapt: ADAPT,
-      reward: REWARD,
-      algorithm: method.randomReward ? withRandomReward(algorithm) : algorithm,
-      signal,
-    });
+    const loop = seal({ ...loopOf(world, method), policy, edit: EDIT, adapt: ADAPT });
     return await learn(loop, () => examineEdits(policy, world), world);
   } finally {
     await policy.close();

@@ -1,6 +1,6 @@
 // One method over weight edits, one seed: trains an edit head, examines it on unseen contexts along the way.
 import { applyEdits, deriveKey, EditHead, Policy, seal } from 'selfedit';
-import { examineForks, learn, REWARD, withRandomReward } from './examine.mjs';
+import { examineForks, learn, loopOf } from './examine.mjs';
 import { ADAPT } from './text-edits.mjs';
 import { EDIT } from './world.mjs';
 
@@ -13,7 +13,6 @@ const SPACES = {
   sparse: { size: 32 },
   spectral: { size: 16 },
 };
-const SAMPLES = 4;
 const NOISE_KL = 0.02;
 
 /**
@@ -22,27 +21,14 @@ const NOISE_KL = 0.02;
  * context. Only the head is trained; the model that it reads and edits is the base model.
  */
 export async function trainWeightEdits(world, method) {
-  const { model, task, seed, rounds, contexts, signal } = world;
+  const { model, seed } = world;
   const { targets, ...space } = { targets: ADAPT.targets, ...SPACES[method.space] };
   const policy = Policy.create(model, { rank: 1, seed });
-  const algorithm = method.algorithm();
   let head;
   try {
     const reading = { prompt: EDIT.prompt, form: EDIT.form, cacheDir: null };
     head = await EditHead.create(policy, { ...reading, ...space, space: method.space, targets, seed });
-    const loop = seal({
-      head,
-      task,
-      rounds,
-      seed,
-      contextsPerRound: contexts,
-      editsPerContext: SAMPLES,
-      adaptFrom: 'base',
-      noiseKl: NOISE_KL,
-      reward: REWARD,
-      algorithm: method.randomReward ? withRandomReward(algorithm) : algorithm,
-      signal,
-    });
+    const loop = seal({ ...loopOf(world, method), head, noiseKl: NOISE_KL });
     const run = await learn(loop, () => examineHead(head, world), world);
     const { mean } = await examineHead(head, world, averageOf);
     return { ...run, alike: mean };
