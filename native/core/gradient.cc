@@ -123,8 +123,7 @@ GradientResult Gradient(const GradientSpec& spec, const JobControl& control) {
   result.logprobs.assign(spec.rows.tokens.size(), std::numeric_limits<double>::quiet_NaN());
   result.divergence = result.logprobs;
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
-  const std::vector<int32_t> none(spec.rows.rows(), -1);
-  References references(model, spec.rows, spec.forks, spec.row_reference.empty() ? none : spec.row_reference);
+  References references(model, spec.rows, spec.forks, spec.row_reference);
   const auto pass = [&](int64_t tokens) {
     // Gradients add up over batches: an attempt begins at zero.
     for (const auto& delta : trained) {

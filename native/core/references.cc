@@ -13,7 +13,7 @@ References::References(const Model& model, const Ragged& rows, const std::vector
     : model_(model), rows_(rows), forks_(forks), row_reference_(row_reference) {
   std::map<std::pair<int32_t, std::vector<int32_t>>, int64_t> known;
   for (int64_t row = 0; row < rows.rows(); ++row) {
-    if (row_reference[row] < 0) {
+    if (row_reference.empty() || row_reference[row] < 0) {
       text_.push_back(-1);
       continue;
     }

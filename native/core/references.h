@@ -14,7 +14,7 @@ class References {
  public:
   static constexpr int64_t kMostKeptTokens = 8192;  // eight batches of the default size
 
-  // row_reference: the fork that a row is compared with, -1 for none.
+  // row_reference: the fork that a row is compared with, -1 for none; empty: none for any row.
   References(const Model& model, const Ragged& rows, const std::vector<DeltaStack>& forks,
              const std::vector<int32_t>& row_reference);
 
