@@ -128,6 +128,21 @@ export {
 } from './reward/evaluate.js';
 export { exact } from './reward/exact.js';
 export { f1 } from './reward/f1.js';
+export type { GradeRow, Grader } from './reward/grader.js';
+export {
+  JUDGE_DEFAULTS,
+  type Judge,
+  type JudgeFailure,
+  type JudgeOptions,
+  type JudgeStatistics,
+  judge,
+} from './reward/judge.js';
+export type { JudgeFailureKind } from './reward/judge-client.js';
+export {
+  JUDGE_PROMPTS,
+  type JudgeForm,
+  type JudgePrompt,
+} from './reward/judge-prompts.js';
 export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
 export {
   type Answered,

@@ -46,7 +46,7 @@ describe('help', () => {
       adapt: [...model, ...options(adapt)],
       eval: [...model, ...options('adapter task data')],
       train: options('out resume json'),
-      grade: options('grader input'),
+      grade: options('grader input endpoint model key-variable rubric cache concurrency timeout'),
       doctor: options('json'),
       bench: options('shape forks peer-forks device dtype threads python repeats quick json'),
     };
@@ -77,7 +77,8 @@ describe('wrong usage', () => {
       says: /linear.*constant/,
     },
     { args: ['eval', '--model', 'm', '--task', 'chess', '--data', 'd'], says: /knowledge, qa/ },
-    { args: ['grade', '--grader', 'judge'], says: /exact, f1, recall/ },
+    { args: ['grade', '--grader', 'taste'], says: /exact, f1, recall, judge/ },
+    { args: ['grade', '--grader', 'judge'], says: /--endpoint and --model/ },
     { args: ['train'], says: /CONFIG\.yaml.*--resume/ },
     { args: ['pull'], says: /name/ },
     { args: ['pull', 'gpt-9'], says: /gpt-9.*smollm2-135m-instruct/ },
