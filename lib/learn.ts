@@ -190,6 +190,79 @@ export {
   type SequenceOptions,
   type SequenceResult,
 } from './sequence.js';
+export {
+  ARC_AUGMENTATION_NAMES,
+  ARC_AUGMENTATIONS,
+  type ArcAugmentation,
+  type GridChange,
+} from './task/arc/augment.js';
+export {
+  ARC_ADAPT,
+  ARC_EDIT_DEFAULTS,
+  ARC_MOST_STEPS,
+  ARC_TEMPLATE,
+  type ArcEditOptions,
+  arcDocuments,
+  arcEdit,
+} from './task/arc/edit.js';
+export { EXAMPLE_DEFAULTS, type ExampleOptions, trainingProblems } from './task/arc/examples.js';
+export {
+  ARC_MEASURES,
+  type ArcAnswer,
+  type ArcMeasure,
+  type GradedRow,
+  type GradeProblemOptions,
+  gradeProblems,
+} from './task/arc/grade.js';
+export { type Grid, gridText, readGrid, toGrid } from './task/arc/grids.js';
+export {
+  IDENTITY_VIEW,
+  type Prediction,
+  type PredictRow,
+  predictGrids,
+  VIEW_DEFAULTS,
+  type ViewOptions,
+  viewsOf,
+} from './task/arc/predict.js';
+export {
+  ARC_FORM,
+  type ArcForm,
+  type ArcProblem,
+  answerText,
+  type ProblemView,
+  promptText,
+  type SolvedProblem,
+  viewProblem,
+} from './task/arc/problems.js';
+export {
+  type ArcPair,
+  type ArcTask,
+  type ArcTest,
+  type NamedText,
+  parseArc,
+  readArc,
+} from './task/arc/read.js';
+export {
+  ARC_DEFAULTS,
+  type ArcContextAnswers,
+  type ArcOptions,
+  type ArcReading,
+  type ArcTaskKit,
+  arc,
+} from './task/arc/task.js';
+export {
+  type ColourMap,
+  colourPermutation,
+  composeTransforms,
+  type GridTransform,
+  IDENTITY_TRANSFORM,
+  inverseTransform,
+  SAME_COLOURS,
+  SYMMETRIES,
+  type Symmetry,
+  transformGrid,
+} from './task/arc/transforms.js';
+export { type Ballot, type Candidate, countVotes } from './task/arc/vote.js';
 export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';

@@ -5,6 +5,7 @@ import { deriveKey } from '../random.js';
 import { type Answered, ask, type MeasureName } from '../reward/measure.js';
 import { bootstrapMean } from '../reward/statistics.js';
 import { readPassages } from '../task/passages.js';
+import { evaluateArc, readSolved } from './eval-arc.js';
 import { addAdapterOption, addModelOptions, type ModelOptions, openModel } from './options.js';
 import type { Session } from './session.js';
 import { ForkShelf } from './shelf.js';
@@ -13,6 +14,7 @@ interface Options extends ModelOptions {
   adapter: string[];
   task: string;
   data: string;
+  solutions?: string;
 }
 
 /** Measures of the report; the first is the score. */
@@ -23,9 +25,12 @@ const BATCH = 16;
 export function addEval(program: Command, session: Session): void {
   addAdapterOption(addModelOptions(program.command('eval').description("A task's score without training.")))
     .addOption(
-      new Option('--task <name>', 'what is asked').choices(['knowledge', 'qa']).makeOptionMandatory(true),
+      new Option('--task <name>', 'what is asked')
+        .choices(['knowledge', 'qa', 'arc'])
+        .makeOptionMandatory(true),
     )
-    .requiredOption('--data <file>', 'passages with questions: JSON, JSONL or SQuAD v1.1')
+    .requiredOption('--data <file>', 'passages with questions: JSON, JSONL or SQuAD v1.1; arc: challenges')
+    .option('--solutions <file>', 'arc: outputs of the test inputs, where the challenges lack them')
     .addHelpText(
       'after',
       `
@@ -34,13 +39,23 @@ Out: one JSON object {"task", "n", "score", "interval": [low, high], "parts"}. T
 questions; the interval is its 95 % interval, whole passages resampled ([0, 1] for a single passage). "parts" has the
 means of f1, exact, recall (share of the answer's words found) and likelihood (nats a token of the right answer).
 
+arc: every test input is answered greedily from its task's demonstrations under all eight rotations and flips, undone and
+voted on. The score is the share of the n tasks of which every test input is right within two attempts; the interval is
+Wilson's. "parts" has the means of solved, attempt1 (right at the first attempt), cells (share right of the better attempt)
+and likelihood.
+
 Example:
-  selfedit eval --model smollm2-135m-instruct --task knowledge --data passages.json`,
+  selfedit eval --model smollm2-135m-instruct --task knowledge --data passages.json
+  selfedit eval --model smollm2-135m-instruct --task arc --data challenges.json --solutions solutions.json`,
     )
     .action((options: Options) => run(options, session));
 }
 
 async function run(options: Options, session: Session): Promise<void> {
+  if (options.task === 'arc') return runArc(options, session);
+  if (options.solutions !== undefined) {
+    throw makeError('OPTION_INVALID', `--solutions with --task ${options.task}; expected --task arc with it`);
+  }
   const { passages } = await readPassages(options.data);
   const asked = passages.filter(({ questions }) => questions.length > 0);
   const n = asked.reduce((sum, { questions }) => sum + questions.length, 0);
@@ -86,6 +101,13 @@ async function run(options: Options, session: Session): Promise<void> {
       parts: Object.fromEntries(MEASURES.map((measure) => [measure, mean(values(measure).flat())])),
     },
   ]);
+}
+
+async function runArc(options: Options, session: Session): Promise<void> {
+  const tasks = await readSolved(options.data, options.solutions);
+  await using model = await openModel(options, session);
+  await using shelf = new ForkShelf(model);
+  await session.printLines([await evaluateArc(tasks, await shelf.get(options.adapter), session)]);
 }
 
 function mean(values: readonly number[]): number {

@@ -140,18 +140,44 @@ describe('eval', () => {
     expect(right.parts.likelihood).not.toBe(left.parts.likelihood);
   });
 
+  const tiny = { train: [{ input: [[1, 2]], output: [[1]] }], test: [{ input: [[3, 4]] }] };
+  writeFileSync(join(folder, 'challenges.json'), JSON.stringify({ a: tiny, b: tiny }));
+  writeFileSync(join(folder, 'solutions.json'), JSON.stringify({ a: [[[3]]], b: [[[3]]] }));
+
+  it('arc: the share of tasks solved, and its interval', async () => {
+    const files = ['--data', join(folder, 'challenges.json'), '--solutions', join(folder, 'solutions.json')];
+    const args = ['eval', '--model', TINY, '--task', 'arc', ...files];
+    const { code, stdout, stderr } = await selfedit(args);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const report = JSON.parse(stdout) as Report;
+    expect(report).toMatchObject({ task: 'arc', n: 2, score: 0, parts: { solved: 0, attempt1: 0 } });
+    // Wilson's interval for none of two: 0 to z² / (n + z²).
+    expect(report.interval[0]).toBe(0);
+    expect(report.interval[1]).toBeCloseTo(1.959964 ** 2 / (2 + 1.959964 ** 2), 6);
+    expect(Object.keys(report.parts)).toEqual(['solved', 'attempt1', 'cells', 'likelihood']);
+    // The two tasks are the same; the tiny model's context is short, but holds them.
+    expect(report.parts.likelihood).toBeLessThan(0);
+  });
+
   it('refuses data that is none before it loads the model', async () => {
     writeFileSync(join(folder, 'empty.json'), JSON.stringify(passages.slice(1, 2)));
-    for (const [name, says] of [
+    writeFileSync(
+      join(folder, 'ragged.json'),
+      JSON.stringify({ a: { ...tiny, test: [{ input: [[1], [2, 3]] }] } }),
+    );
+    for (const [name, says, task = 'qa'] of [
       ['missing.json', /\[FILE_NOT_FOUND\].*missing\.json/],
       ['empty.json', /\[INPUT_INVALID\].*has no questions/],
+      ['missing.json', /\[FILE_NOT_FOUND\].*missing\.json/, 'arc'],
+      ['challenges.json', /\[INPUT_INVALID\].*task a has no solution of test 0/, 'arc'],
+      ['ragged.json', /\[INPUT_INVALID\].*ragged\.json a\.test\[0\]\.input row 1 has 2 cells/, 'arc'],
     ] as const) {
       const args = [
         'eval',
         '--model',
         join(folder, 'no-model'),
         '--task',
-        'qa',
+        task,
         '--data',
         join(folder, name),
       ];
@@ -160,5 +186,8 @@ describe('eval', () => {
       expect(stderr).toMatch(says);
       expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     }
+    const files = ['--data', data, '--solutions', join(folder, 'solutions.json')];
+    const wrong = await selfedit(['eval', '--model', TINY, '--task', 'qa', ...files]);
+    expect(wrong).toMatchObject({ code: 2, stderr: expect.stringMatching(/--solutions with --task qa/) });
   });
 });
