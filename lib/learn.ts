@@ -115,6 +115,13 @@ export {
   type ReadContextOptions,
   type WriteWeightOptions,
 } from './edit-head.js';
+export {
+  type ForgettingFigures,
+  type ForgettingMatrix,
+  forgettingFigures,
+  meanMatrix,
+  type SequenceFigures,
+} from './forgetting-matrix.js';
 export { type AnswerLossOptions, answerLoss } from './reward/answer-loss.js';
 export {
   askForks,
@@ -128,6 +135,7 @@ export {
 } from './reward/evaluate.js';
 export { exact } from './reward/exact.js';
 export { f1 } from './reward/f1.js';
+export { type ForgettingOptions, forgettingOf } from './reward/forgetting.js';
 export type { GradeRow, Grader } from './reward/grader.js';
 export {
   JUDGE_DEFAULTS,
@@ -168,6 +176,7 @@ export {
   type BootstrapOptions,
   bootstrapDifference,
   bootstrapMean,
+  bootstrapRatio,
   direction,
   type Interval,
   wilson,
@@ -190,6 +199,15 @@ export {
   type SequenceOptions,
   type SequenceResult,
 } from './sequence.js';
+export {
+  runStream,
+  type StreamCandidate,
+  type StreamOptions,
+  type StreamPlace,
+  type StreamResult,
+  type StreamStep,
+} from './stream.js';
+export { GATE_DEFAULTS, type GateAttempt, type GateOptions } from './stream-gate.js';
 export {
   ARC_AUGMENTATION_NAMES,
   ARC_AUGMENTATIONS,
@@ -266,4 +284,5 @@ export { type Ballot, type Candidate, countVotes } from './task/arc/vote.js';
 export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
+export { sequencesOf } from './task/stream.js';
 export type { Question, Task, TaskContext } from './task/task.js';

@@ -2,6 +2,7 @@
 import { Delta } from './delta.js';
 import type { WeightEdit } from './edit/weight.js';
 import { makeError } from './errors.js';
+import { sequenceFigures } from './forgetting-matrix.js';
 import type { Fork } from './fork.js';
 import { askForks, askOptions, type RewardOptions, rewardOptions, scoresOf } from './reward/evaluate.js';
 import type { TaskContext } from './task/task.js';
@@ -67,11 +68,7 @@ export async function measureSequence(options: SequenceOptions): Promise<Sequenc
       );
       scores.push(answers.map(({ report }) => average(scoresOf(report, reward.measure))));
     }
-    const gainAt = (row: (index: number) => number) =>
-      average(contexts.map((_, index) => scores[row(index)]![index]! - scores[0]![index]!));
-    const immediate = gainAt((index) => index + 1);
-    const retained = gainAt(() => contexts.length);
-    return { scores, immediate, retained, forgotten: immediate - retained };
+    return { scores, ...sequenceFigures(scores) };
   } finally {
     await fork.close();
     for (const edit of made) if (edit instanceof Delta || 'close' in edit) await edit.close();

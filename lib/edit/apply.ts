@@ -8,7 +8,8 @@ import {
   adapt,
   PADDING_LENGTH,
 } from '../adapt.js';
-import { isOverflow } from '../errors.js';
+import type { Delta } from '../delta.js';
+import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { CallOptions } from '../native-job.js';
 import { type Directives, directedOptions } from './directives.js';
@@ -22,6 +23,8 @@ export type InnerOptions = Partial<AdaptOptions> &
 /** An edited copy. It owns its fork and its delta; `close` gives both back. */
 export interface EditedFork {
   readonly fork: Fork;
+  /** What was applied to it; none where the edit is invalid, has no document left or diverged. */
+  readonly delta?: Delta;
   /** Loss of every inner step. */
   readonly loss: Float32Array;
   /** Its training ended in a loss that is not finite; the fork is then unedited. */
@@ -45,24 +48,33 @@ export interface Trainable {
   /** An invalid edit is not trained. */
   readonly invalid?: unknown;
   readonly seed?: number | bigint;
+  /** What the training starts from (`AdaptEdit.init`); stays the caller's. */
+  readonly init?: Delta;
 }
 
 /**
- * Trains and applies the documents of each edit on top of `parent`, all in lockstep; the constants of the inner loop
+ * Trains and applies the documents of each edit on top of `parent` (one for all, or one an edit), all in lockstep; the constants of the inner loop
  * are those of the paper unless given. Documents longer than the model's context (or the padding) are cut, and those without a predicted
  * token that bears loss (of fewer than two tokens, for example) left out. An edit that is invalid or has no document
- * left gives a fork without a delta. Weight edits need no training.
+ * left gives a fork without a delta. Weight edits need no training. Errors: `INPUT_INVALID` when there are not as many
+ * parents as edits; those of `adapt`.
  */
 export async function applyEdits(
-  parent: Fork,
+  parent: Fork | readonly Fork[],
   edits: readonly Applicable[],
   { signal, onProgress, ...options }: InnerOptions & CallOptions = {},
 ): Promise<EditedFork[]> {
-  const { tokenizer, config } = parent.model;
+  const parents = 'model' in parent ? edits.map(() => parent) : parent;
+  if (parents.length !== edits.length) {
+    const found = `${parents.length} parents for ${edits.length} edits`;
+    throw makeError('INPUT_INVALID', `${found}; expected one an edit, or one for all`);
+  }
+  if (edits.length === 0) return [];
+  const { tokenizer, config } = parents[0]!.model;
   const run = { ...ADAPT_DEFAULTS, ...options };
   const { faithfulPadding = false, paddingLength = PADDING_LENGTH } = options;
   const longest = faithfulPadding ? Math.min(paddingLength, config.maxPositions) : config.maxPositions;
-  const slots = edits.map((item): AdaptEdit | undefined => {
+  const slots = edits.map((item, index): AdaptEdit | undefined => {
     const edit = 'edit' in item ? item.edit : item;
     if ('delta' in edit) return undefined;
     const rows = (edit.invalid ? [] : edit.documents)
@@ -71,12 +83,13 @@ export async function applyEdits(
     if (rows.length === 0) return undefined;
     const masked = rows.some(({ mask }) => mask);
     return {
-      fork: parent,
+      fork: parents[index]!,
       documents: rows.map(({ tokens }) => tokens),
       ...(masked
         ? { lossMask: rows.map(({ tokens, mask }) => mask ?? new Uint8Array(tokens.length).fill(1)) }
         : {}),
       ...(edit.directives ? { options: directedOptions(edit.directives, run) } : {}),
+      ...(edit.init ? { init: edit.init } : {}),
       seed: item.seed ?? 0,
     };
   });
@@ -87,7 +100,7 @@ export async function applyEdits(
   );
   const byEdit = new Map(trained.map((index, slot) => [index, results[slot]]));
   return edits.map((_, index) => {
-    const fork = parent.fork();
+    const fork = parents[index]!.fork();
     const result = byEdit.get(index);
     const weights = weightEditOf(edits[index]!);
     const delta = result?.delta ?? weights?.edit.delta;
@@ -95,6 +108,7 @@ export async function applyEdits(
     const close = () => closeAll(fork, weights?.close ? weights : result?.delta);
     return {
       fork,
+      ...(delta ? { delta } : {}),
       loss: result?.loss ?? new Float32Array(0),
       diverged: byEdit.has(index) && result === undefined,
       close,

@@ -45,31 +45,58 @@ export interface BootstrapOptions {
  * makes up for the narrowness of the plain one at few groups. Infinite with one group.
  */
 export function bootstrapMean(groups: readonly (readonly number[])[], options: BootstrapOptions): Interval {
-  const { key, resamples = 10_000, level = 0.95 } = options;
   const filled = groups.filter((group) => group.length > 0);
   const m = filled.length;
   const n = filled.reduce((sum, group) => sum + group.length, 0);
   if (m === 0) throw makeError('OPTION_INVALID', 'bootstrap of no values; expected at least one');
   const sums = filled.map((group) => group.reduce((sum, value) => sum + value, 0));
   const sizes = filled.map((group) => group.length);
-  const mean = sums.reduce((sum, value) => sum + value, 0) / n;
-  if (m === 1) return { mean, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY, n, groups: 1 };
+  return { ...resampledRatio(sums, sizes, options), n };
+}
 
+/**
+ * Bootstrap interval for Σ above / Σ below, pairs of values resampled: a share of something that varies from group to
+ * group itself, which a mean of shares would let the smallest groups decide. Percentiles as in `bootstrapMean`.
+ */
+export function bootstrapRatio(
+  above: readonly number[],
+  below: readonly number[],
+  options: BootstrapOptions,
+): Interval {
+  if (above.length !== below.length || above.length === 0) {
+    const found = `${above.length} values over ${below.length}`;
+    throw makeError(
+      'OPTION_INVALID',
+      `bootstrap of a ratio: ${found}; expected as many of both, at least one`,
+    );
+  }
+  return { ...resampledRatio(above, below, options), n: above.length };
+}
+
+function resampledRatio(
+  above: readonly number[],
+  below: readonly number[],
+  { key, resamples = 10_000, level = 0.95 }: BootstrapOptions,
+): Omit<Interval, 'n'> {
+  const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
+  const m = above.length;
+  const mean = total(above) / total(below);
+  if (m === 1) return { mean, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY, groups: 1 };
   const draws = uniform(key, resamples * m);
-  const means = new Float64Array(resamples);
+  const ratios = new Float64Array(resamples);
   for (let sample = 0; sample < resamples; sample++) {
-    let total = 0;
-    let count = 0;
+    let numerator = 0;
+    let denominator = 0;
     for (let lane = 0; lane < m; lane++) {
       const pick = Math.floor(draws[sample * m + lane]! * m);
-      total += sums[pick]!;
-      count += sizes[pick]!;
+      numerator += above[pick]!;
+      denominator += below[pick]!;
     }
-    means[sample] = total / count;
+    ratios[sample] = numerator / denominator;
   }
-  means.sort();
+  ratios.sort();
   const tail = normalCdf(Math.sqrt(m / (m - 1)) * studentQuantile((1 - level) / 2, m - 1));
-  return { mean, low: percentile(means, tail), high: percentile(means, 1 - tail), n, groups: m };
+  return { mean, low: percentile(ratios, tail), high: percentile(ratios, 1 - tail), groups: m };
 }
 
 /** Bootstrap interval for the mean difference left − right of values measured on the same questions. */

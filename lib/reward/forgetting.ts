@@ -1,0 +1,103 @@
+/**
+ * What an edit costs: the drop in score on the questions of earlier contexts. As a part of the reward of a later edit,
+ * reward − λ · forgetting, it keeps what earlier edits taught (SCoL, arXiv 2605.07076).
+ */
+import { isOverflow, makeError } from '../errors.js';
+import type { Fork } from '../fork.js';
+import type { Model } from '../model.js';
+import type { CallOptions } from '../native-job.js';
+import type { TaskContext } from '../task/task.js';
+import { askForks, askOptions, type ContextAnswers, type RewardOptions, rewardOptions } from './evaluate.js';
+
+export interface ForgettingOptions extends Partial<RewardOptions>, CallOptions {
+  /** A context that got better counts as 0, so that it does not make up for one that got worse. true. */
+  clip?: boolean;
+  /** What `parent` answers to the earlier contexts, in their order, where it is known. */
+  baselines?: readonly Pick<ContextAnswers, 'paying'>[];
+}
+
+/**
+ * For each fork the mean over the earlier contexts of how much less it scores on their paying questions than `parent`
+ * does, by `measure`; 0 without earlier contexts. Report questions are not asked. NaN where a score is unknown,
+ * or not finite.
+ * Errors: `INPUT_INVALID` for an earlier context without a paying question, or baselines that do not fit.
+ */
+export async function forgettingOf(
+  forks: readonly (Fork | Model)[],
+  parent: Fork | Model,
+  earlier: readonly TaskContext[],
+  given: ForgettingOptions = {},
+): Promise<number[]> {
+  const { clip = true, baselines, signal, onProgress, ...rest } = given;
+  const options = rewardOptions(rest);
+  const without = earlier.findIndex(({ paying }) => paying.length === 0);
+  if (without >= 0) {
+    throw makeError(
+      'INPUT_INVALID',
+      `earlier context ${without} has no paying question; expected at least one`,
+    );
+  }
+  if (baselines && baselines.length !== earlier.length) {
+    const found = `${baselines.length} baselines for ${earlier.length} earlier contexts`;
+    throw makeError('INPUT_INVALID', `${found}; expected one a context`);
+  }
+  if (earlier.length === 0) return forks.map(() => 0);
+  const contexts = earlier.map((context) => ({ ...context, report: [] }));
+  const asked = (baselines ? forks : [parent, ...forks]).flatMap((fork) =>
+    contexts.map((context) => ({ fork, context })),
+  );
+  // One measure is enough: what is only reported would cost a generation an earlier context.
+  const asking = askOptions({ ...options, report: [] }, modelOf(parent).tokenizer, { signal, onProgress });
+  const answers = [...(baselines ?? []), ...(await askApart(asked, asking))];
+  const scores = answers.map(({ paying }) => meanScore(paying, options.measure));
+  const before = scores.slice(0, earlier.length);
+  return forks.map((_, index) => {
+    const after = scores.slice((index + 1) * earlier.length, (index + 2) * earlier.length);
+    const drops = dropsOf(before, after, clip);
+    return drops.reduce((sum, drop) => sum + drop, 0) / drops.length;
+  });
+}
+
+/**
+ * @internal `askForks`, but that a fork whose log-probs are not finite has scores of NaN and leaves the others alone: none
+ * depends on another, so asking each alone gives what asking all together would have given.
+ */
+export async function askApart(
+  rows: Parameters<typeof askForks>[0],
+  options: Parameters<typeof askForks>[1],
+): Promise<ContextAnswers[]> {
+  try {
+    return await askForks(rows, options);
+  } catch (error) {
+    if (!isOverflow(error)) throw error;
+    if (rows.length > 1) {
+      const alone: ContextAnswers[] = [];
+      for (const row of rows) alone.push(...(await askApart([row], options)));
+      return alone;
+    }
+    const unknown = rows[0]!.context;
+    return [
+      {
+        paying: unknown.paying.map(() => ({ scores: {} })),
+        report: unknown.report.map(() => ({ scores: {} })),
+      },
+    ];
+  }
+}
+
+/** @internal How much lower each score is after than before; with `clip` at least 0. */
+export function dropsOf(before: readonly number[], after: readonly number[], clip: boolean): number[] {
+  return before.map((score, index) => {
+    const drop = score - after[index]!;
+    return clip && drop < 0 ? 0 : drop;
+  });
+}
+
+/** @internal Mean score by one measure; NaN where one is unknown or there is none. */
+export function meanScore(answers: ContextAnswers['paying'], measure: RewardOptions['measure']): number {
+  return answers.reduce((sum, { scores }) => sum + (scores[measure] ?? Number.NaN), 0) / answers.length;
+}
+
+function modelOf(fork: Fork | Model): Model {
+  return 'model' in fork ? fork.model : fork;
+}
