@@ -124,6 +124,13 @@ export {
 } from './forgetting-matrix.js';
 export { type AnswerLossOptions, answerLoss } from './reward/answer-loss.js';
 export {
+  type AnchorOutcome,
+  type BradleyTerry,
+  type BradleyTerryOptions,
+  bradleyTerry,
+  type PairOutcome,
+} from './reward/bradley-terry.js';
+export {
   askForks,
   type ContextAnswers,
   type ForkReward,
@@ -161,6 +168,19 @@ export {
   type MeasureName,
 } from './reward/measure.js';
 export { normalizeAnswer } from './reward/normalize.js';
+export {
+  type EditRating,
+  type PairChoice,
+  type Preference,
+  parsePreferences,
+  readPreferences,
+} from './reward/preference-file.js';
+export {
+  type PreferenceOptions,
+  type Preferences,
+  preferences,
+  type RatedEdit,
+} from './reward/preferences.js';
 export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';
 export { recall } from './reward/recall.js';
 export {
