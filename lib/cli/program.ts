@@ -12,6 +12,7 @@ import { addGenerate } from './generate.js';
 import { addGrade } from './grade.js';
 import { addInspect } from './inspect.js';
 import { addPull } from './pull.js';
+import { addRate } from './rate.js';
 import { addScore } from './score.js';
 import type { Session } from './session.js';
 import { addTrain } from './train.js';
@@ -26,6 +27,7 @@ const COMMANDS = [
   addTrain,
   addEval,
   addGrade,
+  addRate,
   addDemo,
   addBench,
 ];

@@ -15,6 +15,7 @@ const COMMANDS = [
   'train',
   'eval',
   'grade',
+  'rate',
   'demo',
   'bench',
 ];
@@ -47,6 +48,7 @@ describe('help', () => {
       eval: [...model, ...options('adapter task data solutions')],
       train: options('out resume json'),
       grade: options('grader input endpoint model key-variable rubric cache concurrency timeout'),
+      rate: options('ratings seed count summary'),
       doctor: options('json'),
       bench: options('shape forks peer-forks device dtype threads python repeats quick json'),
     };
