@@ -2,19 +2,22 @@
  * The closing table: how well questions about unseen passages are answered after no edit, after training on the
  * passage alone, after the untrained model's edits and after the trained policy's.
  */
+import { average } from './average.js';
 import { applyEdits, type EditedFork, type InnerOptions, type Trainable } from './edit/apply.js';
 import { passageOnly } from './edit/parse.js';
 import type { WeightEdit } from './edit/weight.js';
-import { checkWriteOptions, type WriteOptions, writeEdits } from './edit/write.js';
+import { checkWriteOptions, type WriteOptions, writeDefaults, writeEdits } from './edit/write.js';
 import type { EditHead } from './edit-head.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
+import type { GuardSummary } from './guard/summary.js';
 import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
-import { askForks, askOptions, type RewardOptions, rewardOptions } from './reward/evaluate.js';
+import { examine } from './reward/ask-forks.js';
 import type { MeasureName } from './reward/measure.js';
+import { askOptions, type RewardOptions, rewardOptions } from './reward/options.js';
 import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
-import type { Task, TaskContext } from './task/task.js';
+import { hooksOf, type TaskContext, type TaskHooks } from './task/task.js';
 
 /** The rows of the table. `trained policy` is the policy without an edit: what it knows by itself. */
 export const METHODS = [
@@ -34,8 +37,8 @@ export interface CompareOptions {
   /** Edits written (and trained) for each passage; a question's score is the mean over them. */
   samples?: number;
   edit?: Partial<WriteOptions>;
-  /** What edits may ask for by their directives; those of the task. */
-  augmentations?: Task['augmentations'];
+  /** The task, or what it does in its own way: wording, reading of edits, examination. */
+  task?: TaskHooks;
   /** What trained edits are stacked on. The other methods start from the base model. */
   adaptFrom?: 'policy' | 'base';
   adapt?: InnerOptions;
@@ -51,8 +54,8 @@ export interface CompareOptions {
 export interface MethodResult {
   readonly method: Method;
   /** measure → contexts × questions. */
-  readonly values: Readonly<Partial<Record<MeasureName, readonly (readonly number[])[]>>>;
-  readonly intervals: Readonly<Partial<Record<MeasureName, Interval>>>;
+  readonly values: Readonly<Record<MeasureName, readonly (readonly number[])[]>>;
+  readonly intervals: Readonly<Record<MeasureName, Interval>>;
   /** Edits written, and how many of them could not be applied (their passages count as unedited). */
   readonly edits: number;
   readonly invalid: number;
@@ -75,6 +78,8 @@ export interface Comparison {
   readonly adaptFrom: 'policy' | 'base';
   readonly methods: readonly MethodResult[];
   readonly differences: readonly MethodDifference[];
+  /** What the guards against reward hacking saw, where a run was guarded. */
+  readonly guards?: readonly GuardSummary[];
 }
 
 const PAIRS: readonly (readonly [Method, Method])[] = [
@@ -94,11 +99,13 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   const { policy, signal, heads, seed = 0 } = options;
   const samples = heads ? 1 : (options.samples ?? 1);
   const { model } = policy;
-  const reward = rewardOptions(options.reward);
+  const task = hooksOf(options.task ?? {});
+  const reward = rewardOptions({ examine: task.ask, ...options.reward }, task.measures);
   const asking = askOptions(reward, model.tokenizer, { signal });
-  const { augmentations } = options;
+  const { augmentations } = task;
   // A head's edits have no text.
-  if (!heads) checkWriteOptions(options.edit, { model, augmentations }, options.adapt);
+  if (!heads)
+    checkWriteOptions({ ...writeDefaults(task), ...options.edit }, { model, augmentations }, options.adapt);
   const contexts = options.contexts
     .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
     .filter(({ report }) => report.length > 0);
@@ -115,11 +122,12 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
     const trials = texts ?? contexts.map((_, group) => ({ group, edit: NONE }));
     const edited = await forksOf(parent, trials, { seed, ...options });
     try {
-      const answers = await askForks(
+      const answers = await examine(
         edited.map(({ fork }, index) => ({ fork, context: contexts[trials[index]!.group]! })),
         asking,
+        reward.examine,
       );
-      const values: Partial<Record<MeasureName, number[][]>> = {};
+      const values: Record<MeasureName, number[][]> = {};
       for (const name of asking.measures) {
         values[name] = contexts.map(({ report }, group) => {
           const own = answers.filter((_, index) => trials[index]!.group === group);
@@ -141,7 +149,7 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   };
   const written = async (writer: Fork, parent: Fork): Promise<Trial[]> => {
     // Its own purpose: these keys belong to no round of training.
-    const keyed = { seed: deriveKey(seed, 'compare'), samples, augmentations, signal };
+    const keyed = { seed: deriveKey(seed, 'compare'), samples, task, signal };
     if (!heads) return writeEdits(writer, contexts, { ...options.edit, ...keyed });
     const head = writer === base ? heads.untrained : heads.trained;
     return head.write(contexts, { parent, mean: true, seed: keyed.seed, signal });
@@ -202,13 +210,13 @@ async function forksOf(
 }
 
 function intervalsOf(
-  values: Partial<Record<MeasureName, number[][]>>,
+  values: Record<MeasureName, number[][]>,
   method: Method,
   seed: number | bigint,
-): Partial<Record<MeasureName, Interval>> {
+): Record<MeasureName, Interval> {
   const key = deriveKey(seed, 'bootstrap', [METHODS.indexOf(method)]);
   const entries = Object.entries(values).map(([name, groups]) => [name, bootstrapMean(groups, { key })]);
-  return Object.fromEntries(entries) as Partial<Record<MeasureName, Interval>>;
+  return Object.fromEntries(entries) as Record<MeasureName, Interval>;
 }
 
 function differencesOf(
@@ -225,8 +233,4 @@ function differencesOf(
       return { left, right, measure, interval };
     }),
   );
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

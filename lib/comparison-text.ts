@@ -1,19 +1,25 @@
 /** The closing table in words: figures with intervals, and no claim that the interval does not carry. */
 import type { Comparison, MethodDifference } from './compare.js';
+import { guardLines } from './guard/summary.js';
 import type { MeasureName } from './reward/measure.js';
 import { direction, type Interval } from './reward/statistics.js';
 
-const UNITS: Record<MeasureName, string> = {
+const UNITS: Readonly<Record<MeasureName, string>> = {
   likelihood: 'log-likelihood of the gold answer, nats a token',
   exact: 'exact match',
   f1: 'F1',
   recall: 'share of gold words found',
 };
 
+/** A measure of a grader or of a task has its name for a unit. */
+function unitOf(measure: MeasureName): string {
+  return UNITS[measure] ?? measure;
+}
+
 /** The table, the paired differences and what they say, as lines of plain text. */
 export function comparisonText(comparison: Comparison): string[] {
   const { measures, methods, passages, questions, samples } = comparison;
-  const header = ['', ...measures.map((measure) => UNITS[measure])];
+  const header = ['', ...measures.map(unitOf)];
   const rows = methods.map(({ method, intervals, invalid }) => [
     invalid > 0 ? `${method} (${invalid} invalid)` : method,
     ...measures.map((measure) => intervalText(intervals[measure]!, measure)),
@@ -27,12 +33,15 @@ export function comparisonText(comparison: Comparison): string[] {
     ...columns(
       comparison.differences.map(({ left, right, measure, interval }) => [
         `  ${left} − ${right}`,
-        UNITS[measure],
+        unitOf(measure),
         intervalText(interval, measure, true),
         VERDICTS[direction(interval)],
       ]),
     ),
     '',
+    ...(comparison.guards
+      ? ['Guards against reward hacking (largest of any round):', ...guardLines(comparison.guards), '']
+      : []),
     ...conclusions(comparison),
   ];
 }
@@ -51,7 +60,7 @@ export function conclusions(comparison: Comparison): string[] {
 }
 
 function conclusion({ measure, interval }: MethodDifference, adaptFrom: Comparison['adaptFrom']): string {
-  const figure = `trained − untrained edits ${intervalText(interval, measure, true)} ${UNITS[measure]}`;
+  const figure = `trained − untrained edits ${intervalText(interval, measure, true)} ${unitOf(measure)}`;
   // Stacked on the policy, trained edits also profit from what the policy itself has become (the last row).
   const what = adaptFrom === 'base' ? 'to write better edits' : '(better edits, or a better model to edit)';
   switch (direction(interval)) {

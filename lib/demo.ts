@@ -5,11 +5,12 @@
 import { join } from 'node:path';
 import { type Comparison, compareMethods } from './compare.js';
 import { comparisonText } from './comparison-text.js';
+import type { RoundResult } from './edit-result.js';
 import { packageRoot } from './load.js';
 import { Model } from './model.js';
 import { Policy } from './policy.js';
 import { modelPath } from './run/model-path.js';
-import { type RoundResult, type SealOptions, seal } from './seal.js';
+import { type SealOptions, seal } from './seal.js';
 import { knowledge } from './task/knowledge.js';
 import { readPassages, readTexts } from './task/passages.js';
 import type { Task } from './task/task.js';

@@ -33,6 +33,7 @@ export type ErrorCode =
   | 'RUN_INVALID'
   | 'DOWNLOAD'
   | 'LOSS_NOT_FINITE'
+  | 'REWARD_UNKNOWN'
   | 'INTERNAL';
 
 const FAILURES: ReadonlySet<ErrorCode> = new Set([
@@ -43,6 +44,7 @@ const FAILURES: ReadonlySet<ErrorCode> = new Set([
   'IO',
   'DOWNLOAD',
   'LOSS_NOT_FINITE',
+  'REWARD_UNKNOWN',
   'INTERNAL',
 ]);
 
@@ -74,7 +76,7 @@ export class InputError extends SelfeditError {}
 export class ClosedError extends SelfeditError {}
 /** The call was stopped by its `AbortSignal`. */
 export class AbortedError extends SelfeditError {}
-/** Work failed while running: memory, disk, a loss that is not finite. */
+/** Work failed while running: memory, disk, a loss that is not finite, rewards that nobody could tell. */
 export class WorkError extends SelfeditError {}
 
 const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
@@ -108,6 +110,7 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
   RUN_INVALID: FileError,
   DOWNLOAD: WorkError,
   LOSS_NOT_FINITE: WorkError,
+  REWARD_UNKNOWN: WorkError,
   INTERNAL: WorkError,
 };
 

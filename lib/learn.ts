@@ -122,6 +122,17 @@ export {
   meanMatrix,
   type SequenceFigures,
 } from './forgetting-matrix.js';
+export type { EditResult, RoundResult, ScorePair } from './edit-result.js';
+export {
+  GUARD_DEFAULTS,
+  GUARDS,
+  type GuardAlarm,
+  type GuardFigures,
+  type GuardName,
+  type GuardOptions,
+  type RoundGuards,
+} from './guard/guards.js';
+export { type GuardSummary, guardLines, summarizeGuards } from './guard/summary.js';
 export { type AnswerLossOptions, answerLoss } from './reward/answer-loss.js';
 export {
   type AnchorOutcome,
@@ -133,17 +144,19 @@ export {
 export {
   askForks,
   type ContextAnswers,
+  type ForkAnswers,
+  type ForkExam,
+} from './reward/ask-forks.js';
+export {
   type ForkReward,
   meanDivergence,
-  REWARD_DEFAULTS,
-  type RewardOptions,
+  type RewardCall,
   type RewardRow,
   rewardForks,
 } from './reward/evaluate.js';
 export { exact } from './reward/exact.js';
 export { f1 } from './reward/f1.js';
 export { type ForgettingOptions, forgettingOf } from './reward/forgetting.js';
-export type { GradeRow, Grader } from './reward/grader.js';
 export {
   JUDGE_DEFAULTS,
   type Judge,
@@ -158,6 +171,7 @@ export {
   type JudgeForm,
   type JudgePrompt,
 } from './reward/judge-prompts.js';
+export { BUILT_IN_GRADERS, type GradeRow, type Grader } from './reward/grader.js';
 export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
 export {
   type Answered,
@@ -181,16 +195,20 @@ export {
   preferences,
   type RatedEdit,
 } from './reward/preferences.js';
+export { REWARD_DEFAULTS, type RewardOptions, rewardOptions } from './reward/options.js';
 export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';
 export { recall } from './reward/recall.js';
 export {
   floorReward,
+  type Measured,
   meanReward,
   type RewardParts,
   SHAPE_DEFAULTS,
   type ShapedReward,
   type ShapeOptions,
   shapeReward,
+  type WrittenShape,
+  whitenRewards,
 } from './reward/shape.js';
 export {
   type BootstrapOptions,
@@ -201,17 +219,12 @@ export {
   type Interval,
   wilson,
 } from './reward/statistics.js';
+export type { RewardSubject, RewardTerm } from './reward/terms.js';
 export type { Phase, RoundListeners } from './round.js';
 export { type RunConfig, type RunConfigInput, readConfig, resolveConfig } from './run/config.js';
 export type { JournalLine } from './run/journal.js';
 export { type TrainEvent, type TrainOptions, type TrainResult, train } from './run/train.js';
-export {
-  type EditResult,
-  type RoundResult,
-  type ScorePair,
-  type SealOptions,
-  seal,
-} from './seal.js';
+export { type SealOptions, seal } from './seal.js';
 export { sealWeights, type WeightSealOptions } from './seal-weights.js';
 export {
   measureSequence,
@@ -305,4 +318,4 @@ export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
 export { sequencesOf } from './task/stream.js';
-export type { Question, Task, TaskContext } from './task/task.js';
+export type { Question, Task, TaskContext, TaskHooks } from './task/task.js';

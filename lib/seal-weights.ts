@@ -2,29 +2,31 @@
  * The outer loop with edits that are the weight change itself: the edit head writes vectors, each changes a copy of the
  * model, the copy is tested, and the head learns from the rewards (PPO) or from the loss's gradient through the edits.
  */
-import { average } from './algorithm/update-steps.js';
 import type { WeightAlgorithm } from './algorithm/weight-algorithm.js';
 import { type WeightPpoOptions, weightPpo } from './algorithm/weight-ppo.js';
+import { average } from './average.js';
 import { applyEdits, type EditedFork } from './edit/apply.js';
 import type { Reading, WrittenWeightEdit } from './edit/weight.js';
 import type { EditHead } from './edit-head.js';
+import {
+  type EditIdentity,
+  judgeEdit,
+  learnable,
+  type RoundResult,
+  rewardSummary,
+  settleRewards,
+} from './edit-result.js';
 import { makeError } from './errors.js';
+import type { GuardFigures, GuardOptions } from './guard/guards.js';
+import { RoundGuard } from './guard/round-guard.js';
 import { deriveKey } from './random.js';
 import { answerLoss } from './reward/answer-loss.js';
-import {
-  askOptions,
-  BaselineCache,
-  type ContextAnswers,
-  type ForkReward,
-  type RewardOptions,
-  rewardForks,
-  rewardOptions,
-  scoresOf,
-} from './reward/evaluate.js';
-import type { MeasureName } from './reward/measure.js';
+import { BaselineCache } from './reward/baseline.js';
+import { rewardForks } from './reward/evaluate.js';
+import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import { type EditResult, type RoundResult, retentionTokens, type ScorePair } from './seal.js';
-import type { Task, TaskContext } from './task/task.js';
+import { checkContexts, earlierContexts, retentionTokens } from './round-contexts.js';
+import { hooksOf, type Task, type TaskContext } from './task/task.js';
 
 export interface WeightSealOptions extends RoundListeners {
   /** The head and, through it, the policy that reads. */
@@ -40,6 +42,10 @@ export interface WeightSealOptions extends RoundListeners {
   /** What edits are applied to and compared with: the present policy, or the base model. */
   adaptFrom?: 'policy' | 'base';
   reward?: Partial<RewardOptions>;
+  /** Guards against reward hacking, those that need no text; on by default. */
+  guards?: Partial<GuardOptions>;
+  /** Figures of the guards in the rounds before `startRound`, when a run is resumed. */
+  guardHistory?: readonly GuardFigures[];
   /** KL that the noise is calibrated to before every round's edits are drawn; 0 leaves the noise alone. 0.02. */
   noiseKl?: number;
   /** λ of the gradient path's loss; the reward's β by default. */
@@ -56,16 +62,18 @@ type Settings = ReturnType<typeof settle>;
  */
 export async function* sealWeights(options: WeightSealOptions): AsyncGenerator<RoundResult, void, void> {
   const settings = settle(options);
-  const baselines = new BaselineCache();
   for (let round = options.startRound ?? 0; round < options.rounds; round++) {
-    yield await playRound(round, options, settings, baselines);
+    const result = await playRound(round, options, settings);
+    yield result;
+    if (result.halted) return;
   }
 }
 
 function settle(options: WeightSealOptions) {
   wholeNumber('rounds', options.rounds, 0);
   wholeNumber('startRound', options.startRound ?? 0, 0);
-  const reward = rewardOptions(options.reward);
+  const { ask, measures } = hooksOf(options.task);
+  const reward = rewardOptions({ examine: ask, ...options.reward }, measures);
   const { noiseKl = 0.02, lambda = reward.beta, algorithm = {} } = options;
   for (const [name, value] of Object.entries({ noiseKl, lambda })) {
     if (value >= 0 && Number.isFinite(value)) continue;
@@ -88,7 +96,11 @@ function settle(options: WeightSealOptions) {
     samples: wholeNumber('editsPerContext', options.editsPerContext ?? 4, 2),
     reward,
     noiseKl,
+    /** λ of the loss, which weighs a KL. */
     lambda,
+    guard: new RoundGuard(options.guards, options.guardHistory),
+    baselines: new BaselineCache(),
+    earlierBaselines: new BaselineCache(),
     algorithm: ready,
   };
 }
@@ -97,13 +109,13 @@ async function playRound(
   round: number,
   options: WeightSealOptions,
   settings: Settings,
-  baselines: BaselineCache,
 ): Promise<RoundResult> {
   const { head, task, signal } = options;
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
   const clock = new PhaseClock(round, options);
-  const contexts = task.contexts(round, settings.contexts);
+  const contexts = checkContexts(task.contexts(round, settings.contexts), reward);
+  const earlier = earlierContexts(task, round, settings);
   const retention = retentionTokens(round, { policy, task }, settings);
   const base = options.adaptFrom === 'base';
   const parent = base ? policy.model.fork() : policy.fork();
@@ -111,9 +123,15 @@ async function playRound(
   let written: WrittenWeightEdit<TaskContext>[] = [];
   let forks: EditedFork[] = [];
   try {
-    const baseline = await clock.run('baseline', (call) => {
+    const { baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
-      return baselines.get(parent, version, contexts, askOptions(reward, policy.model.tokenizer, call));
+      const asking = askOptions(reward, policy.model.tokenizer, call);
+      const of = (cache: BaselineCache, some: readonly TaskContext[]) =>
+        cache.get(parent, version, some, asking, reward.examine);
+      return {
+        baseline: await of(settings.baselines, contexts),
+        earlierBaselines: await of(settings.earlierBaselines, earlier),
+      };
     });
     // The inner loop, or the gradients, that the edits are made of.
     readings = await clock.run('adapt', (call) => head.read(contexts, { parent, seed, round, ...call }));
@@ -125,27 +143,33 @@ async function playRound(
     });
     forks = await applyEdits(parent, written);
     const rewarded = await clock.run('evaluate', (call) => {
-      const known = written.map(({ group }) => baseline[group]!);
-      return rewardForks(parent, written, forks, retention, { ...reward, ...call, baselines: known });
+      const baselines = written.map(({ group }) => baseline[group]!);
+      const given = { ...reward, ...call, baselines, earlier, earlierBaselines };
+      return rewardForks(parent, written, forks, retention, given);
     });
-    const edits = written.map((item, index) => judge(round, item, rewarded[index]!, reward));
-    const update = await clock.run('update', () => {
-      const loss = {
-        parent,
-        retention,
-        lambda: settings.lambda,
-        form: reward.form,
-        question: reward.question,
-      };
+    const judged = written.map((item, index) =>
+      judgeEdit(identityOf(round, item), baseline[item.group]!, [rewarded[index]!], reward),
+    );
+    const edits = settleRewards(judged, reward);
+    const groups = written.map(({ group }) => group);
+    const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward));
+    const update = await clock.run('update', async () => {
+      if (guard.halts) return {};
+      const { lambda } = settings;
+      const loss = { parent, retention, lambda, form: reward.form, question: reward.question };
       const objective = algorithm.differentiates ? answerLoss(head, { ...loss, signal }) : undefined;
-      return algorithm.update(head, written, edits, { seed, round, objective, signal });
+      // The gradient of a loss needs no reward.
+      const kept = algorithm.differentiates ? [...edits.keys()] : learnable(edits, groups, round);
+      const some = kept.map((index) => written[index]!);
+      const earned = kept.map((index) => edits[index]!);
+      return algorithm.update(head, some, earned, { seed, round, objective, signal });
     });
-    const rewards = edits.map((edit) => edit.reward);
     return {
       round,
       edits,
       update: { ...update, noiseKl, noise: average([...head.noise]) },
-      reward: { mean: average(rewards), best: Math.max(...rewards), ...invalidOf(edits) },
+      reward: rewardSummary(edits),
+      ...guard.end(update),
       timings: clock.timings,
     };
   } finally {
@@ -156,20 +180,7 @@ async function playRound(
   }
 }
 
-function judge(
-  round: number,
-  { context, sample, edit }: WrittenWeightEdit<TaskContext>,
-  { reward, parts, answers, baseline, diverged }: ForkReward,
-  options: RewardOptions,
-): EditResult {
-  const pairs = (side: keyof ContextAnswers) => {
-    const scores: Partial<Record<MeasureName, ScorePair>> = {};
-    for (const measure of new Set([options.measure, ...options.report])) {
-      const edited = average(scoresOf(answers[side], measure));
-      scores[measure] = { edited, unedited: average(scoresOf(baseline[side], measure)) };
-    }
-    return scores;
-  };
+function identityOf(round: number, { context, sample, edit }: WrittenWeightEdit<TaskContext>): EditIdentity {
   return {
     round,
     context: context.id,
@@ -178,18 +189,7 @@ function judge(
     text: '',
     documents: [],
     vectorNorm: Math.hypot(...edit.vector),
-    ...(diverged ? { invalid: 'diverged' as const } : {}),
-    reward,
-    spread: Number.NaN,
-    parts,
-    scores: { paying: pairs('paying'), report: pairs('report') },
     tokens: 0,
     finish: 'stop',
-    loss: { first: Number.NaN, last: Number.NaN },
   };
-}
-
-function invalidOf(edits: readonly EditResult[]): Pick<RoundResult['reward'], 'invalid' | 'invalidBy'> {
-  const invalid = edits.filter((edit) => edit.invalid).length;
-  return { invalid, invalidBy: invalid > 0 ? { diverged: invalid } : {} };
 }

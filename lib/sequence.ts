@@ -4,7 +4,9 @@ import type { WeightEdit } from './edit/weight.js';
 import { makeError } from './errors.js';
 import { sequenceFigures } from './forgetting-matrix.js';
 import type { Fork } from './fork.js';
-import { askForks, askOptions, type RewardOptions, rewardOptions, scoresOf } from './reward/evaluate.js';
+import { askForks } from './reward/ask-forks.js';
+import { weightedScores } from './reward/evaluate.js';
+import { askOptions, type RewardOptions, rewardOptions } from './reward/options.js';
 import type { TaskContext } from './task/task.js';
 
 /** What an edit of a sequence may be; it is closed at the end when it can be. */
@@ -66,7 +68,7 @@ export async function measureSequence(options: SequenceOptions): Promise<Sequenc
         contexts.map((context) => ({ fork, context })),
         asking,
       );
-      scores.push(answers.map(({ report }) => average(scoresOf(report, reward.measure))));
+      scores.push(answers.map(({ report }) => average(weightedScores(report, reward))));
     }
     return { scores, ...sequenceFigures(scores) };
   } finally {

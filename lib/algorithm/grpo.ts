@@ -12,6 +12,7 @@
  * which would favour long bad edits (same source); and the KL in the loss is k2, since the gradient of the paper's k3
  * is that of the opposite KL.
  */
+import { average } from '../average.js';
 import type { Policy } from '../policy.js';
 import { groupRelative } from './advantages.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
@@ -24,7 +25,7 @@ import {
   normalizerOf,
   type PolicyGradientOptions,
 } from './update-options.js';
-import { average, deviation, takeSteps, updateStatistics } from './update-steps.js';
+import { deviation, takeSteps, updateStatistics } from './update-steps.js';
 
 export interface GrpoOptions extends PolicyGradientOptions {
   /** 'group': divide by the standard deviation of the context's rewards. 'none': do not. */

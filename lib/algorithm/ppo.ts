@@ -5,6 +5,7 @@
  * An edit of T tokens has one terminal reward. With λ < 1 the first tokens would see λ^(T−1) of it, so λ is 1; and the
  * baseline is the mean reward of the other edits of the same context, unless a value head is asked for.
  */
+import { average } from '../average.js';
 import type { Policy } from '../policy.js';
 import { generalizedAdvantages, leaveOneOut, whiten } from './advantages.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
@@ -12,7 +13,7 @@ import { steeredByKl } from './kl-controller.js';
 import { checkPpoOptions, PPO_DEFAULTS, type PpoOptions } from './ppo-options.js';
 import { actionRewards, editRewards, firstPass, type RolloutRow } from './rollout-rows.js';
 import { normalizerOf } from './update-options.js';
-import { average, deviation, takeSteps, updateStatistics } from './update-steps.js';
+import { deviation, takeSteps, updateStatistics } from './update-steps.js';
 
 export { PPO_DEFAULTS, type PpoOptions } from './ppo-options.js';
 

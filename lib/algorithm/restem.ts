@@ -10,12 +10,13 @@
  * new LoRA has (a poor choice where a round has only a few steps: AdamW's first steps are of full size whatever the
  * gradient). Give the policy rank 64 and alpha 128 for the published sizes.
  */
+import { average } from '../average.js';
 import type { Policy } from '../policy.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
 import { steeredByKl } from './kl-controller.js';
 import { actions, firstPass, type RolloutRow } from './rollout-rows.js';
 import { checkName, checkOptions, type UpdateOptions } from './update-options.js';
-import { average, takeSteps, updateStatistics } from './update-steps.js';
+import { takeSteps, updateStatistics } from './update-steps.js';
 
 export interface RestemOptions extends UpdateOptions {
   /**

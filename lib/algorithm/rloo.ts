@@ -8,6 +8,7 @@
  * and nothing is clipped or whitened. The default is one pass over the rollouts. Steps after the first are no longer
  * taken from the policy that sampled: each token is then weighted by p / p_old, which is 1 in the first step.
  */
+import { average } from '../average.js';
 import type { Policy } from '../policy.js';
 import { leaveOneOut } from './advantages.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
@@ -20,7 +21,7 @@ import {
   normalizerOf,
   type PolicyGradientOptions,
 } from './update-options.js';
-import { average, deviation, takeSteps, updateStatistics } from './update-steps.js';
+import { deviation, takeSteps, updateStatistics } from './update-steps.js';
 
 export type RlooOptions = PolicyGradientOptions;
 

@@ -1,4 +1,5 @@
 /** The optimizer steps of an update, and the figures that every algorithm reports about them. */
+import { average } from '../average.js';
 import type { PolicyStepStats } from '../binding.js';
 import type { Policy, PolicyStepOptions } from '../policy.js';
 import type { Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
@@ -91,10 +92,6 @@ export function updateStatistics(about: {
     // Of the very first step: old log-probs and the step's own must be the same numbers.
     trainerGap: steps[0]?.stats.maxLogprobGap ?? Number.NaN,
   };
-}
-
-export function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 export function deviation(values: readonly number[]): number {

@@ -6,9 +6,9 @@
  * test that was to reward them, are left out of the means and counted (`overflowed`); a step that has no other edit is left
  * out (`stepsSkipped`) and changes nothing.
  */
+import { average } from '../average.js';
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
-import { average } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of the gradient path. */

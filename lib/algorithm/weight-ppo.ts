@@ -7,11 +7,12 @@
  * mean reward of the other edits of the context; with mirrored draws the mirror image is among them, which multiplies the
  * gradient by n / (n − 1) and leaves its direction, as every baseline cancels within a mirrored pair.
  */
+import { average } from '../average.js';
 import type { HeadStepStats } from '../binding.js';
 import { makeError } from '../errors.js';
 import { leaveOneOut, whiten } from './advantages.js';
 import { keyedBatches } from './rollout-rows.js';
-import { average, deviation } from './update-steps.js';
+import { deviation } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of PPO over weight edits. */

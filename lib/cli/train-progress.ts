@@ -1,10 +1,10 @@
 /** What a run shows while it works: a line a round, and how long the rest will take. */
 
 import { METHODS } from '../compare.js';
+import type { RoundResult } from '../edit-result.js';
 import type { Phase } from '../round.js';
 import type { RunConfig } from '../run/config.js';
 import type { TrainEvent } from '../run/train.js';
-import type { RoundResult } from '../seal.js';
 import { durationText, type Meter } from './meter.js';
 import type { Session } from './session.js';
 

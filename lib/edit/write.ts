@@ -7,7 +7,7 @@ import { generate } from '../generate.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import { deriveKey } from '../random.js';
-import type { Task, TaskContext } from '../task/task.js';
+import type { TaskContext, TaskHooks } from '../task/task.js';
 import { checkDirectiveBounds, type DirectiveBounds } from './directives.js';
 import type { TextEdit } from './edit.js';
 import { type ParseOptions, parseEdit } from './parse.js';
@@ -37,13 +37,18 @@ export const WRITE_DEFAULTS: Readonly<WriteOptions> = {
   parse: {},
 };
 
+/** @internal The defaults under a task, which may have its own wording of the prompt. */
+export function writeDefaults({ template }: TaskHooks): WriteOptions {
+  return { ...WRITE_DEFAULTS, ...(template ? { prompt: template } : {}) };
+}
+
 /**
  * Throws `OPTION_INVALID` for an unknown prompt, and for directives that the model, the task or the inner loop cannot
  * follow.
  */
 export function checkWriteOptions(
   options: Partial<WriteOptions> = {},
-  { model, augmentations }: { model: Model; augmentations?: Task['augmentations'] },
+  { model, augmentations }: { model: Model; augmentations?: TaskHooks['augmentations'] },
   { targets = ADAPT_DEFAULTS.targets }: Partial<AdaptOptions> = {},
 ): void {
   const { name } = editTemplate(options.prompt ?? WRITE_DEFAULTS.prompt);
@@ -61,8 +66,8 @@ export interface WriteCall extends CallOptions {
   samples?: number;
   seed?: number | bigint;
   round?: number;
-  /** What the task offers for the directive of that name. */
-  augmentations?: Task['augmentations'];
+  /** The task, or what it does in its own way: the prompt's wording, augmentations for directives, how a text is read. */
+  task?: TaskHooks;
 }
 
 /** One edit as written: the parsed edit, and the tokens that an algorithm trains on. */
@@ -90,8 +95,9 @@ export async function writeEdits(
   contexts: readonly TaskContext[],
   given: Partial<WriteOptions> & WriteCall = {},
 ): Promise<WrittenEdit[]> {
-  const { samples = 1, seed = 0, round = 0, augmentations, signal, onProgress, ...rest } = given;
-  const options = { ...WRITE_DEFAULTS, ...rest };
+  const { samples = 1, seed = 0, round = 0, task = {}, signal, onProgress, ...rest } = given;
+  const { augmentations } = task;
+  const options = { ...writeDefaults(task), ...rest };
   const { tokenizer, config } = writer.model;
   const template = editTemplate(options.prompt);
   const reading = { ...options.parse, directives: options.directives, layers: config.layers, augmentations };
@@ -121,7 +127,7 @@ export async function writeEdits(
       context,
       group,
       sample: index % samples,
-      edit: parseEdit(text, context, reading, opening),
+      edit: task.parse?.(text, context, reading, opening) ?? parseEdit(text, context, reading, opening),
       tokens: concatenate(prompt, tokens),
       promptLength: prompt.length,
       samplerLogprobs: logprobs,

@@ -1,6 +1,7 @@
 /** The loss that flows back through an applied weight edit: answers become likely, everything else stays. */
-import { average } from '../algorithm/update-steps.js';
+
 import type { WeightObjective } from '../algorithm/weight-algorithm.js';
+import { average } from '../average.js';
 import type { Delta } from '../delta.js';
 import type { PromptForm } from '../edit/prompts.js';
 import type { WrittenWeightEdit } from '../edit/weight.js';

@@ -1,109 +1,20 @@
-/** Tests edited forks against the model that they were made from: questions and retention texts, all in one batch. */
+/** Tests edited forks against the model that they were made from: questions, earlier contexts and retention texts. */
 
+import { average } from '../average.js';
 import { divergence } from '../divergence.js';
-import type { PromptForm } from '../edit/prompts.js';
+import { textOf } from '../edit/documents.js';
+import type { SelfEdit } from '../edit/edit.js';
 import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import type { Tokenizer } from '../tokenizer/tokenizer.js';
-import { type Answered, type AskOptions, ask, MEASURES, type MeasureName } from './measure.js';
-import { checkQuestionTemplate, QUESTION_TEMPLATE, type QuestionTemplate } from './question.js';
-import { floorReward, SHAPE_DEFAULTS, type ShapedReward, shapeReward } from './shape.js';
-
-export interface RewardOptions {
-  /** What pays. */
-  measure: MeasureName;
-  /** Further measures that are only reported. */
-  report: readonly MeasureName[];
-  /** Weight of KL(edited ‖ unedited) on the retention texts. */
-  beta: number;
-  /** Reward of an edit that cannot be applied; no edit gets less. */
-  floor: number;
-  /** Retention texts that each edit of a round is tested on (keyed choice); 0 leaves the KL out. */
-  retentionTexts: number;
-  /** Most tokens of a retention text. */
-  retentionTokens: number;
-  form: PromptForm;
-  question: QuestionTemplate;
-  maxAnswerTokens: number;
-  stop: readonly string[];
-}
-
-export const REWARD_DEFAULTS: Readonly<RewardOptions> = {
-  measure: 'likelihood',
-  report: [],
-  ...SHAPE_DEFAULTS,
-  retentionTexts: 2,
-  retentionTokens: 256,
-  form: 'auto',
-  question: QUESTION_TEMPLATE,
-  maxAnswerTokens: 64,
-  stop: [],
-};
-
-/** Defaults filled in and checked. Throws `OPTION_INVALID`. */
-export function rewardOptions(given: Partial<RewardOptions> = {}): RewardOptions {
-  const options = { ...REWARD_DEFAULTS, ...given };
-  for (const measure of [options.measure, ...options.report]) {
-    if (MEASURES.includes(measure)) continue;
-    throw makeError(
-      'OPTION_INVALID',
-      `reward measure is "${measure}"; expected one of ${MEASURES.join(', ')}`,
-    );
-  }
-  if (!(options.beta >= 0)) {
-    throw makeError('OPTION_INVALID', `reward beta is ${options.beta}; expected a number of at least 0`);
-  }
-  if (!Number.isFinite(options.floor)) {
-    throw makeError('OPTION_INVALID', `reward floor is ${options.floor}; expected a finite number`);
-  }
-  if (options.beta > 0 && !(options.retentionTexts > 0)) {
-    throw makeError('OPTION_INVALID', 'reward beta is set but retentionTexts is 0; expected at least 1 text');
-  }
-  checkQuestionTemplate(options.question);
-  return options;
-}
-
-/** How questions are asked under these options. */
-export function askOptions(options: RewardOptions, tokenizer: Tokenizer, call: CallOptions = {}): AskOptions {
-  return {
-    tokenizer,
-    measures: [...new Set([options.measure, ...options.report])],
-    form: options.form,
-    template: options.question,
-    maxAnswerTokens: options.maxAnswerTokens,
-    stop: options.stop,
-    ...call,
-  };
-}
-
-/** Answers of one fork to the questions of one context. */
-export interface ContextAnswers {
-  readonly paying: readonly Answered[];
-  readonly report: readonly Answered[];
-}
-
-/** Asks every fork the questions of its context, paying and report-only ones, in one call. */
-export async function askForks(
-  rows: readonly { readonly fork: Fork | Model; readonly context: TaskContext }[],
-  options: AskOptions,
-): Promise<ContextAnswers[]> {
-  const asked = rows.flatMap(({ fork, context }) =>
-    [...context.paying, ...context.report].map((question) => ({ fork, title: context.title, question })),
-  );
-  const answered = await ask(asked, options);
-  let next = 0;
-  const take = (count: number) => {
-    next += count;
-    return answered.slice(next - count, next);
-  };
-  return rows.map(({ context }) => ({
-    paying: take(context.paying.length),
-    report: take(context.report.length),
-  }));
-}
+import { type ContextAnswers, examine, type ForkExam, scoresOf } from './ask-forks.js';
+import { BaselineCache } from './baseline.js';
+import type { Answered, AskOptions } from './measure.js';
+import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './options.js';
+import { floorReward, type ShapedReward, shapeReward, type WrittenShape } from './shape.js';
+import { valuesOfTerms } from './terms.js';
 
 /** KL(fork ‖ reference) in nats a token, mean over all positions of all texts, for each fork. */
 export async function meanDivergence(
@@ -125,7 +36,11 @@ export async function meanDivergence(
 /** The context that a fork is judged on; an invalid edit gets the floor whatever its fork answers. */
 export interface RewardRow {
   readonly context: TaskContext;
-  readonly edit?: { readonly invalid?: unknown };
+  /** The edit itself, for terms that look at it and penalties on its text. */
+  readonly edit?: SelfEdit | { readonly invalid?: unknown };
+  /** How writing it went; a text edit of which this is not known pays for neither length nor form. */
+  readonly samplerLogprobs?: { readonly length: number };
+  readonly finish?: 'length' | 'stop' | 'context';
 }
 
 /** What a fork earned, and the answers that it earned it with. */
@@ -136,19 +51,30 @@ export interface ForkReward extends ShapedReward {
   readonly diverged: boolean;
 }
 
+/** What is known beforehand, beside the settings of the reward. */
+export interface RewardCall extends CallOptions {
+  /** The parent's answers, one a row. */
+  baselines?: readonly ContextAnswers[];
+  /** Contexts edited earlier, for `lambda`: what their paying questions lose is forgetting. */
+  earlier?: readonly TaskContext[];
+  /** The parent's answers to these. */
+  earlierBaselines?: readonly ContextAnswers[];
+}
+
 /**
  * Rewards of edited forks over the fork that they were made from: the gain on the paying questions of row r, as
- * `copies[r]` answers them, less β times the KL on the texts of `retention` (text or tokens; all of them).
- * `baselines`: the parent's answers, one a row, where they are known. A copy whose log-probs are not finite gets the floor.
+ * `copies[r]` answers them, less β times the KL on the texts of `retention` (text or tokens; all of them) and what else
+ * the options ask for. A copy whose log-probs are not finite gets the floor. A grader or a term that fails leaves the
+ * reward of that edit unknown.
  */
 export async function rewardForks(
   parent: Fork,
   rows: readonly RewardRow[],
   copies: readonly { readonly fork: Fork; readonly diverged?: boolean }[],
   retention: readonly (string | Int32Array)[],
-  given: Partial<RewardOptions> & CallOptions & { baselines?: readonly ContextAnswers[] } = {},
+  given: Partial<RewardOptions> & RewardCall = {},
 ): Promise<ForkReward[]> {
-  const { signal, onProgress, baselines: known, ...rest } = given;
+  const { signal, onProgress, baselines: known, earlier = [], earlierBaselines, ...rest } = given;
   if (rows.length !== copies.length) {
     throw makeError(
       'INPUT_INVALID',
@@ -156,48 +82,128 @@ export async function rewardForks(
     );
   }
   const call = { signal, onProgress };
-  const options = rewardOptions(rest);
+  const own = rest.examine ? weightsOf({ measure: rest.measure ?? {} }).map(([name]) => name) : [];
+  const options = rewardOptions(rest, [...own, ...(rest.report ?? [])]);
   const { tokenizer } = parent.model;
   const asking = askOptions(options, tokenizer, call);
-  const contexts = rows.map(({ context }) => context);
-  const baselines = known ?? (await new BaselineCache().get(parent, '', contexts, asking));
+  const before = (contexts: readonly TaskContext[]) =>
+    new BaselineCache().get(parent, '', contexts, asking, options.examine);
+  const baselines = known ?? (await before(rows.map(({ context }) => context)));
+  const past = (options.lambda ?? 0) > 0 ? earlier.map((context) => ({ ...context, report: [] })) : [];
+  const pastBaselines = past.length > 0 ? (earlierBaselines ?? (await before(past))) : [];
   const texts = retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text));
-  const tested = copies.map(({ fork }, index) => ({ fork, context: contexts[index]! }));
-  const results = await testForks(tested, parent, texts, asking);
-  return rows.map(({ edit }, index) => {
-    const { answers, kl, overflows } = results[index]!;
-    const edited = scoresOf(answers.paying, options.measure);
-    const unedited = scoresOf(baselines[index]!.paying, options.measure);
-    const diverged = overflows || copies[index]!.diverged === true;
-    const shaped =
-      edit?.invalid || diverged
-        ? floorReward(unedited, options)
-        : shapeReward({ edited, unedited, kl }, options);
-    return { ...shaped, answers, baseline: baselines[index]!, diverged };
+  const exams = copies.map(({ fork }, index) => ({ fork, context: rows[index]!.context, earlier: past }));
+  const results = await testForks(exams, parent, texts, asking, options);
+  const subjects = rows.flatMap((row, index) => {
+    const { answers, overflows } = results[index]!;
+    if (row.edit?.invalid || overflows || copies[index]!.diverged) return [];
+    const edit = row.edit && 'kind' in row.edit ? { edit: row.edit } : {};
+    const { fork } = copies[index]!;
+    return [{ index, ...edit, context: row.context, fork, parent, answers, baseline: baselines[index]! }];
   });
+  const terms = await valuesOfTerms(options.terms, subjects, { signal, seconds: options.patience });
+  const termsOf = new Map(subjects.map(({ index }, at) => [index, terms[at]!]));
+  return rows.map((row, index): ForkReward => {
+    const { answers, kl, overflows, earlierAnswers } = results[index]!;
+    const baseline = baselines[index]!;
+    const diverged = overflows || copies[index]!.diverged === true;
+    const unedited = weightedScores(baseline.paying, options);
+    if (row.edit?.invalid || diverged) {
+      return { ...floorReward(unedited, options), answers, baseline, diverged };
+    }
+    const { values, cause } = termsOf.get(index)!;
+    const weighted = options.terms.map(({ name, weight = 1 }) => {
+      return [name, { value: values[name]!, weight }] as const;
+    });
+    const measured = {
+      edited: weightsOf(options).length === 0 ? [] : weightedScores(answers.paying, options),
+      unedited,
+      kl,
+      forgetting: dropOf(earlierAnswers, pastBaselines, options),
+      terms: Object.fromEntries(weighted),
+      ...writtenShape(row),
+      cause: cause ?? causeOf([...answers.paying, ...baseline.paying]),
+    };
+    return { ...shapeReward(measured, options), answers, baseline, diverged };
+  });
+}
+
+function causeOf(answers: readonly Answered[]): string | undefined {
+  return answers.find(({ cause }) => cause !== undefined)?.cause;
+}
+
+/** @internal Scores of questions: the weighted sum over the measures that pay; NaN where one of them is unknown. */
+export function weightedScores(
+  answers: readonly Answered[],
+  options: Pick<RewardOptions, 'measure'>,
+): number[] {
+  const columns = weightsOf(options).map(([name, weight]) => ({ weight, scores: scoresOf(answers, name) }));
+  return answers.map((_, q) => columns.reduce((sum, { weight, scores }) => sum + weight * scores[q]!, 0));
+}
+
+/** Mean over earlier contexts of what their score lost, at least 0; NaN where nothing is known. */
+function dropOf(
+  after: readonly ContextAnswers[],
+  before: readonly ContextAnswers[],
+  options: RewardOptions,
+): number {
+  const drops = after.flatMap((answers, index) => {
+    const now = weightedScores(answers.paying, options);
+    const differences = weightedScores(before[index]!.paying, options)
+      .map((score, q) => score - now[q]!)
+      .filter((drop) => !Number.isNaN(drop));
+    return differences.length > 0 ? [average(differences)] : [];
+  });
+  return Math.max(average(drops), 0);
+}
+
+function writtenShape({ edit, samplerLogprobs, finish }: RewardRow): { written?: WrittenShape } {
+  if (!edit || !('kind' in edit) || edit.kind !== 'text' || !samplerLogprobs) return {};
+  const distinct = new Set(edit.documents.map((document) => textOf(document).trim().toLowerCase()));
+  const { length } = edit.documents;
+  return {
+    written: {
+      tokens: samplerLogprobs.length,
+      cutOff: finish === 'length',
+      repeats: length > 0 ? 1 - distinct.size / length : 0,
+    },
+  };
 }
 
 interface Tested {
   readonly answers: ContextAnswers;
+  readonly earlierAnswers: readonly ContextAnswers[];
   readonly kl: number;
   /** What the copy computes is not finite. */
   readonly overflows: boolean;
 }
 
+type Exam = ForkExam & { readonly fork: Fork; readonly earlier: readonly TaskContext[] };
+
 // One copy that overflows fails the whole call. The others do not depend on it, so testing each alone gives what testing
 // all together would have given, and shows which one it was.
 async function testForks(
-  rows: readonly { readonly fork: Fork; readonly context: TaskContext }[],
+  rows: readonly Exam[],
   parent: Fork,
   texts: readonly Int32Array[],
   asking: AskOptions,
+  options: RewardOptions,
 ): Promise<Tested[]> {
   const call = { signal: asking.signal, onProgress: asking.onProgress };
-  const test = async (some: typeof rows): Promise<Tested[]> => {
-    const answers = await askForks(some, asking);
+  const test = async (some: readonly Exam[]): Promise<Tested[]> => {
+    const exams = some.flatMap(({ fork, context, earlier }) =>
+      [context, ...earlier].map((one) => ({ fork, context: one })),
+    );
+    const answers = await examine(exams, asking, options.examine);
     const forks = some.map(({ fork }) => fork);
     const kl = await meanDivergence(forks, parent, texts, call);
-    return some.map((_, index) => ({ answers: answers[index]!, kl: kl[index]!, overflows: false }));
+    let next = 0;
+    return some.map(({ earlier }, index) => {
+      const [own, ...past] = answers.slice(next, next + 1 + earlier.length);
+      next += 1 + earlier.length;
+      const overflows = own!.paying.some(({ scores }) => Object.values(scores).some(isInfinite));
+      return { answers: own!, earlierAnswers: past, kl: kl[index]!, overflows };
+    });
   };
   try {
     return await test(rows);
@@ -207,49 +213,20 @@ async function testForks(
   const results: Tested[] = [];
   for (const row of rows) {
     const alone = test([row]).catch((error: unknown) => {
-      if (isOverflow(error))
-        return [{ answers: noAnswers(row.context, asking), kl: Number.NaN, overflows: true }];
-      throw error;
+      if (!isOverflow(error)) throw error;
+      const answers = noAnswers(row.context, asking);
+      return [{ answers, earlierAnswers: [], kl: Number.NaN, overflows: true }];
     });
     results.push((await alone)[0]!);
   }
   return results;
 }
 
+function isInfinite(score: number): boolean {
+  return !Number.isNaN(score) && !Number.isFinite(score);
+}
+
 function noAnswers({ paying, report }: TaskContext, { measures }: AskOptions): ContextAnswers {
   const scores = Object.fromEntries(measures.map((measure) => [measure, Number.NaN]));
   return { paying: paying.map(() => ({ scores })), report: report.map(() => ({ scores })) };
-}
-
-/** Scores by one measure. */
-export function scoresOf(answers: readonly Answered[], measure: MeasureName): number[] {
-  return answers.map(({ scores }) => scores[measure] ?? Number.NaN);
-}
-
-/** Scores of the unedited model, kept by (context, version of the parent): the version moves with every update. */
-export class BaselineCache {
-  #version = '';
-  readonly #answers = new Map<string, ContextAnswers>();
-
-  /** The answers for `contexts`, asking `parent` only for those not yet known at this `version`. */
-  async get(
-    parent: Fork | Model,
-    version: string,
-    contexts: readonly TaskContext[],
-    options: AskOptions,
-  ): Promise<ContextAnswers[]> {
-    if (version !== this.#version) this.#answers.clear();
-    this.#version = version;
-    const unknown = contexts.filter(({ id }, index) => {
-      return !this.#answers.has(id) && contexts.findIndex((other) => other.id === id) === index;
-    });
-    const answers = await askForks(
-      unknown.map((context) => ({ fork: parent, context })),
-      options,
-    );
-    unknown.forEach(({ id }, index) => {
-      this.#answers.set(id, answers[index]!);
-    });
-    return contexts.map(({ id }) => this.#answers.get(id)!);
-  }
 }

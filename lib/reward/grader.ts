@@ -1,4 +1,9 @@
 /** Graders: what turns an answer into a number. Some know the right answer, some ask a judge, some are the user's own. */
+import { makeError, SelfeditError } from '../errors.js';
+import { exact } from './exact.js';
+import { f1 } from './f1.js';
+import { recall } from './recall.js';
+import { withinTime } from './time-limit.js';
 
 /** An answer to be graded. */
 export interface GradeRow {
@@ -20,4 +25,74 @@ export interface Grader {
     rows: readonly GradeRow[],
     call?: { readonly signal?: AbortSignal | undefined },
   ): Promise<readonly number[]> | readonly number[];
+}
+
+const byAnswers = (
+  name: string,
+  grade: (prediction: string, golds: readonly string[]) => number,
+): Grader => ({
+  name,
+  grade: (rows) => rows.map(({ prediction, answers }) => grade(prediction, answers)),
+});
+
+/** The graders that need nothing but the right answers, by name. */
+export const BUILT_IN_GRADERS: readonly Grader[] = [
+  byAnswers('exact', exact),
+  byAnswers('f1', f1),
+  byAnswers('recall', recall),
+];
+
+/** Grades of rows, and why some are unknown. */
+export interface Graded {
+  readonly scores: readonly number[];
+  /** Of the first row whose grade is unknown. */
+  readonly cause?: string;
+}
+
+/**
+ * Grades rows by any grader and puts its mistakes in order: one that throws, never ends (`seconds`), or gives something
+ * other than a number in [0, 1] leaves the grade unknown. Throws `ABORTED` when the signal fires, and `INPUT_INVALID`
+ * for a row without a right answer where the grader needs one.
+ */
+export async function gradeAll(
+  grader: Grader,
+  rows: readonly GradeRow[],
+  { signal, seconds }: { readonly signal?: AbortSignal | undefined; readonly seconds: number },
+): Promise<Graded> {
+  const bare = grader.openEnded ? undefined : rows.find(({ answers }) => answers.length === 0);
+  if (bare) {
+    throw makeError(
+      'INPUT_INVALID',
+      `question "${bare.question}" has no right answer; expected at least one for the measure "${grader.name}"`,
+    );
+  }
+  if (rows.length === 0) return { scores: [] };
+  const unknown = (cause: string): Graded => ({ scores: rows.map(() => Number.NaN), cause });
+  let scores: readonly number[];
+  try {
+    scores = await withinTime(
+      `grader "${grader.name}"`,
+      seconds,
+      (inner) => grader.grade(rows, { signal: inner }),
+      signal,
+    );
+  } catch (error) {
+    if (signal?.aborted) throw abortedError(error);
+    return unknown(`grader "${grader.name}" failed: ${(error as Error)?.message ?? String(error)}`);
+  }
+  if (!Array.isArray(scores) || scores.length !== rows.length) {
+    const found = Array.isArray(scores) ? `${scores.length} grades` : `${typeof scores}`;
+    return unknown(`grader "${grader.name}" gave ${found} for ${rows.length} answers`);
+  }
+  const odd = scores.findIndex((score) => !(score >= 0 && score <= 1));
+  if (odd < 0) return { scores };
+  return {
+    scores: scores.map((score) => (score >= 0 && score <= 1 ? score : Number.NaN)),
+    cause: `grader "${grader.name}" gave ${scores[odd]} for "${rows[odd]!.question}"`,
+  };
+}
+
+function abortedError(error: unknown): Error {
+  if (error instanceof SelfeditError && error.code === 'ABORTED') return error;
+  return makeError('ABORTED', 'stopped by its signal while grading', error);
 }

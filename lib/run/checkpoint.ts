@@ -14,9 +14,12 @@ export interface CheckpointState {
   readonly round: number;
   readonly policyVersion: number;
   readonly algorithm: { readonly name: string; readonly state: Readonly<Record<string, number>> };
+  /** An alarm of the guards has ended the run with this round. */
+  readonly halted?: 'stop' | 'rollback';
 }
 
 const FOLDER = 'checkpoints';
+const INITIAL = 'initial';
 const POLICY = 'policy.safetensors';
 const HEAD = 'head.safetensors';
 const STATE = 'state.json';
@@ -50,6 +53,40 @@ export async function saveCheckpoint(
     throw ioError(`saving checkpoint ${path}`, cause);
   }
   return path;
+}
+
+/** Saves what a run begins with, for a rollback from its first rounds. Throws `IO`. */
+export async function saveInitial(
+  disk: Disk,
+  run: string,
+  policy: Pick<Policy, 'save'>,
+  head?: Pick<EditHead, 'save'>,
+): Promise<void> {
+  const path = join(run, FOLDER, INITIAL);
+  try {
+    await disk.mkdir(path, { recursive: true });
+    await policy.save(join(path, POLICY));
+    await head?.save(join(path, HEAD));
+    await syncFolder(disk, path);
+  } catch (cause) {
+    throw ioError(`saving checkpoint ${path}`, cause);
+  }
+}
+
+/** Loads the policy (and the head) as they were after `round`; before round 0: as the run began. Throws `RUN_INVALID`. */
+export async function rollBack(
+  disk: Disk,
+  run: string,
+  policy: Pick<Policy, 'load'>,
+  round: number,
+  head?: Pick<EditHead, 'load'>,
+): Promise<void> {
+  const path = join(run, FOLDER, round < 0 ? INITIAL : nameOf(round));
+  if (!(await exists(disk, path))) {
+    throw makeError('RUN_INVALID', `there is no ${path} to roll back to; expected a checkpoint`);
+  }
+  await policy.load(join(path, POLICY));
+  await head?.load(join(path, HEAD));
 }
 
 /** Rounds with a checkpoint, ascending. */

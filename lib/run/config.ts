@@ -10,10 +10,10 @@ import { PARSE_DEFAULTS } from '../edit/parse.js';
 import { DEFAULT_TASK, EDIT_TEMPLATES } from '../edit/prompts.js';
 import { WRITE_DEFAULTS } from '../edit/write.js';
 import { makeError } from '../errors.js';
-import { REWARD_DEFAULTS } from '../reward/evaluate.js';
 import { MEASURES } from '../reward/measure.js';
 import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
 import { algorithmSections } from './config-algorithm.js';
+import { rewardSections } from './config-reward.js';
 import { weightSections } from './config-weights.js';
 
 // What zod calls a kind of value, in words.
@@ -29,7 +29,6 @@ const atLeast1 = z.int().min(1);
 const positive = z.number().positive();
 const notNegative = z.number().min(0);
 const modules = z.array(z.string().min(1)).min(1);
-const measure = z.enum(MEASURES);
 
 const template = z.strictObject({
   name: z.string().min(1),
@@ -129,18 +128,6 @@ const adapt = z.strictObject({
   paddingLength: z.int().min(2).default(PADDING_LENGTH),
 });
 
-const reward = z.strictObject({
-  measure: measure.default(REWARD_DEFAULTS.measure),
-  report: z.array(measure).default([...REWARD_DEFAULTS.report]),
-  beta: notNegative.default(REWARD_DEFAULTS.beta),
-  floor: z.number().default(REWARD_DEFAULTS.floor),
-  retentionTexts: count.default(REWARD_DEFAULTS.retentionTexts),
-  retentionTokens: z.int().min(2).default(REWARD_DEFAULTS.retentionTokens),
-  form: form.default(REWARD_DEFAULTS.form),
-  maxAnswerTokens: atLeast1.default(REWARD_DEFAULTS.maxAnswerTokens),
-  stop: z.array(z.string().min(1)).default([...REWARD_DEFAULTS.stop]),
-});
-
 const policy = z.strictObject({
   rank: atLeast1.default(16),
   alpha: positive.default(32),
@@ -164,7 +151,7 @@ const schema = z.strictObject({
   task,
   edit: edit.prefault({}),
   adapt: adapt.prefault({}),
-  reward: reward.prefault({}),
+  ...rewardSections,
   policy: policy.prefault({}),
   /** The algorithm; the sections of the others are not read. Weight edits know `ppo` and `gradient`, text edits not the last. */
   algorithm: z.enum([...(ALGORITHM_NAMES as [AlgorithmName, ...AlgorithmName[]]), 'gradient']).default('ppo'),
@@ -210,6 +197,10 @@ export function withPaths(config: RunConfig, folder: string): RunConfig {
       data: resolve(folder, config.task.data),
       ...(config.task.retentionData ? { retentionData: resolve(folder, config.task.retentionData) } : {}),
     },
+    reward: {
+      ...config.reward,
+      functions: config.reward.functions.map((one) => ({ ...one, module: resolve(folder, one.module) })),
+    },
   };
 }
 
@@ -229,10 +220,17 @@ function parseYaml(text: string, path: string): unknown {
   }
 }
 
-/** Checks a configuration and fills in its defaults; `name` is what errors call it. Throws `OPTION_INVALID`. */
-export function resolveConfig(value: unknown, name = 'configuration'): RunConfig {
+/**
+ * Checks a configuration and fills in its defaults; `name` is what errors call it, `measures` are those of graders and tasks that
+ * `train` is given. Throws `OPTION_INVALID`.
+ */
+export function resolveConfig(
+  value: unknown,
+  name = 'configuration',
+  measures: readonly string[] = [],
+): RunConfig {
   const result = schema.safeParse(value);
-  if (result.success) return checkAlgorithm(result.data, name);
+  if (result.success) return checkMeasures(checkAlgorithm(result.data, name), name, measures);
   const problems = result.error.issues.flatMap((issue) => problemsOf(issue, value));
   throw makeError('OPTION_INVALID', `${name}: ${problems.join('; ')}`);
 }
@@ -245,6 +243,26 @@ function checkAlgorithm(config: RunConfig, name: string): RunConfig {
     'OPTION_INVALID',
     `${name}: algorithm is "${algorithm}", which does not train ${edit.kind === 'weights' ? 'weight' : 'text'} edits; expected one of ${known.join(', ')}`,
   );
+}
+
+// Graders and tasks bring measures of their own, which the schema cannot know.
+function checkMeasures(config: RunConfig, name: string, more: readonly string[]): RunConfig {
+  const { measure, report } = config.reward;
+  const known = [...MEASURES, ...more];
+  const pays = typeof measure === 'string' ? [measure] : Object.keys(measure);
+  for (const [key, names] of [
+    ['measure', pays],
+    ['report', report],
+  ] as const) {
+    const unknown = names.find((one) => !known.includes(one));
+    if (unknown === undefined) continue;
+    throw makeError(
+      'OPTION_INVALID',
+      `${name}: reward.${key} is "${unknown}"; expected one of ${known.join(', ')}`,
+    );
+  }
+  if (pays.length > 0 || config.reward.functions.length > 0) return config;
+  throw makeError('OPTION_INVALID', `${name}: reward.measure is {}; expected a measure, or reward.functions`);
 }
 
 function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {

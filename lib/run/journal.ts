@@ -3,8 +3,8 @@
  * killed may leave lines of a round without its checkpoint, or a torn last line: both are cut off on resume.
  */
 import { join } from 'node:path';
+import type { EditResult, RoundResult } from '../edit-result.js';
 import { makeError } from '../errors.js';
-import type { EditResult, RoundResult } from '../seal.js';
 import { type Disk, ioError } from './disk.js';
 
 /** One line. Figures that do not apply (NaN) are null. */

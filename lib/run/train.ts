@@ -6,23 +6,35 @@ import type { WeightAlgorithm } from '../algorithm/weight-algorithm.js';
 import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
 import { EditHead } from '../edit-head.js';
+import type { RoundResult } from '../edit-result.js';
 import { makeError } from '../errors.js';
+import { type GuardAlarm, type GuardFigures, guardOptions } from '../guard/guards.js';
+import { summarizeGuards } from '../guard/summary.js';
 import { Model } from '../model.js';
 import type { Progress } from '../native-job.js';
 import { Policy } from '../policy.js';
+import type { RewardOptions } from '../reward/options.js';
 import type { Phase } from '../round.js';
-import { type RoundResult, seal } from '../seal.js';
+import { seal } from '../seal.js';
 import { sealWeights } from '../seal-weights.js';
 import { knowledge } from '../task/knowledge.js';
 import { readPassages, readTexts } from '../task/passages.js';
-import type { Task } from '../task/task.js';
-import { loadCheckpoint, pruneCheckpoints, saveCheckpoint } from './checkpoint.js';
+import { hooksOf, type Task } from '../task/task.js';
+import {
+  type CheckpointState,
+  loadCheckpoint,
+  pruneCheckpoints,
+  rollBack,
+  saveCheckpoint,
+  saveInitial,
+} from './checkpoint.js';
 import type { RunConfig } from './config.js';
 import { type Disk, exists, realDisk, writeAtomic } from './disk.js';
 import { describeSession, recordSession } from './environment.js';
 import { checkSameConfig, createRun } from './folder.js';
-import { appendJournal, journalLines, truncateJournal } from './journal.js';
+import { appendJournal, journalLines, readJournal, truncateJournal } from './journal.js';
 import { modelPath } from './model-path.js';
+import { type RewardParticipants, rewardOf } from './reward.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
@@ -34,7 +46,7 @@ export type TrainEvent =
   | { readonly type: 'method'; readonly method: Method }
   | { readonly type: 'comparison'; readonly comparison: Comparison };
 
-export interface TrainOptions {
+export interface TrainOptions extends RewardParticipants {
   /** The run folder. New, unless `resume`. */
   run: string;
   /** Continue after the last complete round. */
@@ -43,6 +55,8 @@ export interface TrainOptions {
   onEvent?: (event: TrainEvent) => void;
   /** An open model to use instead of loading `config.model`; it is not closed. */
   model?: Model;
+  /** A task of one's own instead of the one in the configuration, whose `task` section is then not read. */
+  task?: Task;
   /** @internal */
   disk?: Disk;
 }
@@ -53,6 +67,9 @@ export interface TrainResult {
   readonly rounds: number;
   /** Closing table over the unseen passages; undefined when `task.evaluation` is 0. */
   readonly comparison?: Comparison;
+  /** Guards that gave alarm in any round of the run, and whether one has ended it early. */
+  readonly alarms: readonly GuardAlarm[];
+  readonly halted?: 'stop' | 'rollback';
 }
 
 /**
@@ -66,22 +83,30 @@ export async function train(config: RunConfig, options: TrainOptions): Promise<T
   const { run, resume = false, disk = realDisk } = options;
   if (resume) await checkSameConfig(disk, run, config);
   // Bad data is reported before a folder is made or a model loaded.
-  const { task, data } = await readTask(config);
+  const { task, data } = options.task
+    ? { task: options.task, data: options.task.name }
+    : await readTask(config);
+  const reward = await rewardOf(config, options);
   if (!resume) await createRun(disk, run, config);
   const model = options.model ?? (await openModel(config, options.signal));
   try {
     const inputs = { model: await model.fingerprint(), data };
     await recordSession(disk, run, inputs, describeSession(model.device));
-    return await trainModel(config, model, task, disk, options);
+    return await trainModel(config, model, { task, reward }, disk, options);
   } finally {
     if (!options.model) await model.close();
   }
 }
 
+interface Parts {
+  readonly task: Task;
+  readonly reward: Partial<RewardOptions>;
+}
+
 async function trainModel(
   config: RunConfig,
   model: Model,
-  task: Task,
+  { task, reward }: Parts,
   disk: Disk,
   options: TrainOptions,
 ): Promise<TrainResult> {
@@ -97,13 +122,21 @@ async function trainModel(
     valueBias: config.policy.valueBias,
   });
   const head = weights ? await EditHead.create(policy, headOptions(config)) : undefined;
+  const rolls = config.guards.onAlarm === 'rollback';
   try {
-    const firstRound = await restore(disk, run, policy, algorithm, head);
+    const state = await restore(disk, run, policy, algorithm, head);
+    const firstRound = state ? state.round + 1 : 0;
+    if (rolls && !state) await saveInitial(disk, run, policy, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });
     const loop = {
       ...loopOptions(config),
+      reward,
       task,
+      guards: config.guards,
+      guardHistory: await guardHistory(disk, run),
       startRound: firstRound,
+      // An alarm has ended this run for good.
+      ...(state?.halted ? { rounds: firstRound } : {}),
       onPhase: (round: number, phase: Phase) => onEvent?.({ type: 'phase', round, phase }),
       onProgress: (round: number, phase: Phase, progress: Progress) =>
         onEvent?.({ type: 'progress', round, phase, progress }),
@@ -114,26 +147,55 @@ async function trainModel(
       head && !('state' in algorithm)
         ? sealWeights({ ...loop, head, algorithm, noiseKl, ...(lambda === undefined ? {} : { lambda }) })
         : seal({ ...loop, policy, algorithm: algorithm as Algorithm });
+    let done = 0;
+    let halted = state?.halted;
     for await (const result of rounds) {
+      done++;
+      halted = result.halted;
       const version = head?.version ?? policy.version;
       await appendJournal(disk, run, journalLines(result, version));
-      const state = 'state' in algorithm ? algorithm.state() : {};
+      // The edits of this round were written by the policy after the last one, those that passed by the one before it.
+      if (halted === 'rollback') await rollBack(disk, run, policy, result.round - 2, head);
       const checkpoint = {
         format: 1 as const,
         round: result.round,
-        policyVersion: version,
-        algorithm: { name: algorithm.name, state },
+        policyVersion: head?.version ?? policy.version,
+        algorithm: { name: algorithm.name, state: 'state' in algorithm ? algorithm.state() : {} },
+        ...(halted ? { halted } : {}),
       };
       await saveCheckpoint(disk, run, policy, checkpoint, head);
-      await pruneCheckpoints(disk, run, config.keepCheckpoints);
+      const { keepCheckpoints: keep } = config;
+      await pruneCheckpoints(disk, run, keep === undefined ? undefined : Math.max(keep, rolls ? 2 : 1));
       onEvent?.({ type: 'round', result });
     }
-    const comparison = await close(config, policy, head, task, disk, options);
-    return { run, rounds: config.rounds - firstRound, ...(comparison ? { comparison } : {}) };
+    const comparison = await close(config, policy, head, { task, reward }, disk, options);
+    return {
+      run,
+      rounds: done,
+      ...(comparison ? { comparison } : {}),
+      alarms: (await roundLines(disk, run)).flatMap(({ guards }) => guards?.alarms ?? []),
+      ...(halted ? { halted } : {}),
+    };
   } finally {
     await head?.close();
     await policy.close();
   }
+}
+
+async function roundLines(disk: Disk, run: string) {
+  const { lines } = await readJournal(disk, run);
+  return lines.flatMap((line) => (line.type === 'round' ? [line] : []));
+}
+
+/** The guards' figures of the rounds done; what the journal has as null was not measured. */
+async function guardHistory(disk: Disk, run: string): Promise<GuardFigures[]> {
+  return (await roundLines(disk, run)).flatMap(({ guards }) => {
+    if (!guards) return [];
+    const figures = Object.entries(guards.figures).map(([name, value]: [string, number | null]) => {
+      return [name, value ?? Number.NaN] as const;
+    });
+    return [Object.fromEntries(figures) as unknown as GuardFigures];
+  });
 }
 
 function algorithmOf({ algorithm, edit, ...sections }: RunConfig): Algorithm {
@@ -161,18 +223,17 @@ export function loopOptions(config: RunConfig) {
     adaptFrom: config.adaptFrom,
     edit: config.edit,
     adapt: config.adapt,
-    reward: config.reward,
   };
 }
 
-/** Loads the newest checkpoint, cuts the journal after it, and returns the next round. */
+/** Loads the newest checkpoint and cuts the journal after it. */
 async function restore(
   disk: Disk,
   run: string,
   policy: Policy,
   algorithm: Algorithm | WeightAlgorithm,
   head: EditHead | undefined,
-): Promise<number> {
+): Promise<CheckpointState | undefined> {
   await pruneCheckpoints(disk, run, undefined);
   const state = await loadCheckpoint(disk, run, policy, head);
   if (state && state.algorithm.name !== algorithm.name) {
@@ -183,7 +244,7 @@ async function restore(
   }
   if (state && 'restore' in algorithm) algorithm.restore(state.algorithm.state);
   await truncateJournal(disk, run, state?.round ?? -1);
-  return state ? state.round + 1 : 0;
+  return state;
 }
 
 /** The trained delta (or head) for other tools, and the closing table. */
@@ -191,7 +252,7 @@ async function close(
   config: RunConfig,
   policy: Policy,
   head: EditHead | undefined,
-  task: Task,
+  { task, reward }: Parts,
   disk: Disk,
   { run, signal, onEvent }: TrainOptions,
 ): Promise<Comparison | undefined> {
@@ -205,16 +266,19 @@ async function close(
   const path = join(run, 'comparison.json');
   if (await exists(disk, path)) return JSON.parse(await disk.readFile(path, 'utf8')) as Comparison;
   const untrained = head && (await EditHead.create(policy, headOptions(config)));
-  const comparison = await compareMethods({
+  const compared = await compareMethods({
     ...loopOptions(config),
+    reward,
     ...(head && untrained ? { heads: { trained: head, untrained } } : {}),
     policy,
     contexts: task.evaluation,
-    augmentations: task.augmentations,
+    task: hooksOf(task),
     samples: config.closingSamples,
     onMethod: (method) => onEvent?.({ type: 'method', method }),
     signal,
   }).finally(() => untrained?.close());
+  const guards = summarizeGuards(await roundLines(disk, run), guardOptions(config.guards));
+  const comparison: Comparison = { ...compared, guards };
   await writeAtomic(disk, join(run, 'comparison.txt'), `${comparisonText(comparison).join('\n')}\n`);
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);
   onEvent?.({ type: 'comparison', comparison });

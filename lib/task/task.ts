@@ -1,3 +1,11 @@
+/**
+ * What a task is: contexts to write edits from, and how the edited models are examined. Tasks of one's own need no more
+ * than the four fields of `Task` that are not optional.
+ */
+import type { TextEdit } from '../edit/edit.js';
+import type { ReadOptions } from '../edit/parse.js';
+import type { EditTemplate } from '../edit/prompts.js';
+import type { ForkAnswers } from '../reward/ask-forks.js';
 import type { Augmentation } from './augmentations.js';
 
 /** A question about a context, with the answers that count as right (the first is the reference). */
@@ -5,6 +13,7 @@ export interface Question {
   /** Stable within its task, for journals and caches. */
   readonly id: string;
   readonly question: string;
+  /** May be empty for graders that need none. */
   readonly answers: readonly string[];
 }
 
@@ -21,8 +30,22 @@ export interface TaskContext {
   readonly report: readonly Question[];
 }
 
+/** What a task may do in its own way. */
+export interface TaskHooks {
+  /** Wording of the edit prompt, where the caller names none. */
+  readonly template?: EditTemplate;
+  /** What an edit may ask for by its directives. */
+  readonly augmentations?: Readonly<Record<string, Augmentation>>;
+  /** Turns what was written into an edit; `parseEdit` where absent. `opening`: what the prompt put into the model's mouth. */
+  parse?(text: string, context: TaskContext, reading: ReadOptions, opening: string): TextEdit;
+  /** Examines forks, each on its context; `askForks` where absent. */
+  readonly ask?: ForkAnswers;
+  /** Measures that `ask` gives beyond the built-in ones. */
+  readonly measures?: readonly string[];
+}
+
 /** A stream of contexts. Everything it returns is a pure function of its construction and its arguments. */
-export interface Task {
+export interface Task extends TaskHooks {
   readonly name: string;
   /** The contexts of round `round` (from 0), `count` of them. */
   contexts(round: number, count: number): readonly TaskContext[];
@@ -30,6 +53,16 @@ export interface Task {
   readonly evaluation: readonly TaskContext[];
   /** Texts that no edit has seen, for the KL that keeps capabilities. */
   readonly retention: readonly string[];
-  /** What an edit may ask for by its directives. */
-  readonly augmentations?: Readonly<Record<string, Augmentation>>;
+}
+
+/** The hooks of a task, which may be a class. */
+export function hooksOf(task: TaskHooks): TaskHooks {
+  const { template, augmentations, measures } = task;
+  return {
+    ...(template ? { template } : {}),
+    ...(augmentations ? { augmentations } : {}),
+    ...(task.parse ? { parse: task.parse.bind(task) } : {}),
+    ...(task.ask ? { ask: task.ask.bind(task) } : {}),
+    ...(measures ? { measures } : {}),
+  };
 }

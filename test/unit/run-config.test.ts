@@ -12,7 +12,8 @@ import { WEIGHT_PPO_DEFAULTS } from '../../lib/algorithm/weight-ppo.js';
 import { DIRECTIVE_DEFAULTS } from '../../lib/edit/directives.js';
 import { PARSE_DEFAULTS } from '../../lib/edit/parse.js';
 import { WRITE_DEFAULTS } from '../../lib/edit/write.js';
-import { REWARD_DEFAULTS } from '../../lib/reward/evaluate.js';
+import { GUARD_DEFAULTS } from '../../lib/guard/guards.js';
+import { REWARD_DEFAULTS } from '../../lib/reward/options.js';
 import { readConfig, resolveConfig } from '../../lib/run/config.js';
 
 let folder: string;
@@ -41,8 +42,10 @@ describe('a configuration', () => {
       expect(config[name as keyof typeof sections]).toEqual(rest);
     }
     expect(config.edit).toEqual({ kind: 'text', ...WRITE_DEFAULTS, parse: PARSE_DEFAULTS });
-    const { question: _, ...reward } = REWARD_DEFAULTS;
-    expect(config.reward).toEqual(reward);
+    // What no file can hold: wordings, graders and functions; these a configuration names by their modules.
+    const { question: _, graders: __, terms: ___, ...reward } = REWARD_DEFAULTS;
+    expect(config.reward).toEqual({ ...reward, functions: [] });
+    expect(config.guards).toEqual(GUARD_DEFAULTS);
     // The inner loop of the paper.
     expect(config.adapt).toMatchObject({ rank: 32, alpha: 64, learningRate: 1e-3, epochs: 10, batchSize: 1 });
     expect(config.adapt).toMatchObject({ schedule: 'linear', clip: 1, targets: ['q_proj', 'v_proj'] });

@@ -1,0 +1,63 @@
+/** Puts the questions of contexts to forks: the examination of every task that does not bring its own. */
+import { makeError } from '../errors.js';
+import type { Fork } from '../fork.js';
+import type { Model } from '../model.js';
+import type { TaskContext } from '../task/task.js';
+import { type Answered, type AskOptions, ask, type MeasureName } from './measure.js';
+
+/** Answers of one fork to the questions of one context. */
+export interface ContextAnswers {
+  readonly paying: readonly Answered[];
+  readonly report: readonly Answered[];
+}
+
+/** One fork, and the context that it is examined on. */
+export interface ForkExam {
+  readonly fork: Fork | Model;
+  readonly context: TaskContext;
+}
+
+/** What examines forks: the answers of every fork to the questions of its context, in order. */
+export type ForkAnswers = (rows: readonly ForkExam[], options: AskOptions) => Promise<ContextAnswers[]>;
+
+/** Asks every fork the questions of its context, paying and report-only ones, in one call. */
+export async function askForks(rows: readonly ForkExam[], options: AskOptions): Promise<ContextAnswers[]> {
+  const asked = rows.flatMap(({ fork, context: { title, context, paying, report } }) =>
+    [...paying, ...report].map((question) => ({ fork, title, question, context })),
+  );
+  const answered = await ask(asked, options);
+  let next = 0;
+  const take = (count: number) => {
+    next += count;
+    return answered.slice(next - count, next);
+  };
+  return rows.map(({ context }) => ({
+    paying: take(context.paying.length),
+    report: take(context.report.length),
+  }));
+}
+
+/** @internal As a task examines, checked: a score for every question. Throws `INPUT_INVALID`. */
+export async function examine(
+  rows: readonly ForkExam[],
+  options: AskOptions,
+  own: ForkAnswers = askForks,
+): Promise<ContextAnswers[]> {
+  if (rows.length === 0) return [];
+  const answers = await own(rows, options);
+  rows.forEach(({ context }, index) => {
+    const { paying, report } = answers[index] ?? { paying: [], report: [] };
+    if (paying.length === context.paying.length && report.length === context.report.length) return;
+    throw makeError(
+      'INPUT_INVALID',
+      `the task's examination gave ${paying.length} and ${report.length} answers for context "${context.id}"; ` +
+        `expected ${context.paying.length} paying and ${context.report.length} report-only ones`,
+    );
+  });
+  return answers;
+}
+
+/** Scores by one measure; NaN where it is unknown. */
+export function scoresOf(answers: readonly Answered[], measure: MeasureName): number[] {
+  return answers.map(({ scores }) => scores[measure] ?? Number.NaN);
+}
