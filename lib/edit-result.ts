@@ -6,10 +6,11 @@ import type { TrainingDocument } from './edit/documents.js';
 import { countInvalid, type InvalidCounts, type InvalidReason } from './edit/edit.js';
 import { makeError } from './errors.js';
 import type { RoundGuards } from './guard/guards.js';
-import { type ContextAnswers, scoresOf } from './reward/ask-forks.js';
-import { type ForkReward, weightedScores } from './reward/evaluate.js';
+import type { ContextAnswers } from './reward/ask-forks.js';
+import type { ForkReward } from './reward/evaluate.js';
 import type { MeasureName } from './reward/measure.js';
 import { measuresOf, type RewardOptions } from './reward/options.js';
+import { scoresOf, weightedScores } from './reward/scores.js';
 import { floorReward, meanReward, type RewardParts, whitenRewards } from './reward/shape.js';
 import type { Phase } from './round.js';
 

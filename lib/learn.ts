@@ -115,6 +115,7 @@ export {
   type ReadContextOptions,
   type WriteWeightOptions,
 } from './edit-head.js';
+export type { EditResult, RoundResult, ScorePair } from './edit-result.js';
 export {
   type ForgettingFigures,
   type ForgettingMatrix,
@@ -122,7 +123,6 @@ export {
   meanMatrix,
   type SequenceFigures,
 } from './forgetting-matrix.js';
-export type { EditResult, RoundResult, ScorePair } from './edit-result.js';
 export {
   GUARD_DEFAULTS,
   GUARDS,
@@ -157,6 +157,7 @@ export {
 export { exact } from './reward/exact.js';
 export { f1 } from './reward/f1.js';
 export { type ForgettingOptions, forgettingOf } from './reward/forgetting.js';
+export { BUILT_IN_GRADERS, type GradeRow, type Grader } from './reward/grader.js';
 export {
   JUDGE_DEFAULTS,
   type Judge,
@@ -171,7 +172,6 @@ export {
   type JudgeForm,
   type JudgePrompt,
 } from './reward/judge-prompts.js';
-export { BUILT_IN_GRADERS, type GradeRow, type Grader } from './reward/grader.js';
 export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
 export {
   type Answered,

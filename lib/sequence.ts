@@ -5,8 +5,8 @@ import { makeError } from './errors.js';
 import { sequenceFigures } from './forgetting-matrix.js';
 import type { Fork } from './fork.js';
 import { askForks } from './reward/ask-forks.js';
-import { weightedScores } from './reward/evaluate.js';
 import { askOptions, type RewardOptions, rewardOptions } from './reward/options.js';
+import { meanScore } from './reward/scores.js';
 import type { TaskContext } from './task/task.js';
 
 /** What an edit of a sequence may be; it is closed at the end when it can be. */
@@ -68,15 +68,11 @@ export async function measureSequence(options: SequenceOptions): Promise<Sequenc
         contexts.map((context) => ({ fork, context })),
         asking,
       );
-      scores.push(answers.map(({ report }) => average(weightedScores(report, reward))));
+      scores.push(answers.map(({ report }) => meanScore(report, reward.measure)));
     }
     return { scores, ...sequenceFigures(scores) };
   } finally {
     await fork.close();
     for (const edit of made) if (edit instanceof Delta || 'close' in edit) await edit.close();
   }
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -16,9 +16,11 @@ import type { WeightEdit } from './edit/weight.js';
 import { isOverflow, makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import { deriveKey, permutation } from './random.js';
-import { askOptions, meanDivergence, type RewardOptions, rewardOptions } from './reward/evaluate.js';
-import { askApart, dropsOf, meanScore } from './reward/forgetting.js';
+import { meanDivergence } from './reward/evaluate.js';
+import { askApart } from './reward/forgetting.js';
 import type { AskOptions } from './reward/measure.js';
+import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './reward/options.js';
+import { dropsOf, meanScore } from './reward/scores.js';
 import { best, type GateAttempt, type GateOptions, gateOptions, judge } from './stream-gate.js';
 import type { TaskContext } from './task/task.js';
 
@@ -223,10 +225,10 @@ async function examine(streams: readonly Stream[], { asking, measure }: Plan): P
     const own = answers.slice(next, next + stream.contexts.length);
     next += own.length;
     for (const [name, { paying, report }] of Object.entries(stream.scores)) {
-      paying.push(own.map((answer) => meanScore(answer.paying, name as typeof measure)));
-      report.push(own.map((answer) => meanScore(answer.report, name as typeof measure)));
+      paying.push(own.map((answer) => meanScore(answer.paying, name)));
+      report.push(own.map((answer) => meanScore(answer.report, name)));
     }
-    stream.paying = stream.scores[measure]!.paying.at(-1)!;
+    stream.paying = own.map((answer) => meanScore(answer.paying, measure));
   }
 }
 
@@ -396,7 +398,7 @@ async function measureTrials(
           .slice(0, step + 1)
           .map((context) => ({ fork: forks[index]!, context: { ...context, report: [] } })),
       ),
-      { ...plan.asking, measures: [plan.measure] },
+      { ...plan.asking, measures: weightsOf(plan).map(([name]) => name) },
     );
     const measured: Measured[] = [];
     for (const [index, { trial }] of rows.entries()) {

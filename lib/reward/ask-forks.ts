@@ -3,7 +3,7 @@ import { makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { TaskContext } from '../task/task.js';
-import { type Answered, type AskOptions, ask, type MeasureName } from './measure.js';
+import { type Answered, type AskOptions, ask } from './measure.js';
 
 /** Answers of one fork to the questions of one context. */
 export interface ContextAnswers {
@@ -55,9 +55,4 @@ export async function examine(
     );
   });
   return answers;
-}
-
-/** Scores by one measure; NaN where it is unknown. */
-export function scoresOf(answers: readonly Answered[], measure: MeasureName): number[] {
-  return answers.map(({ scores }) => scores[measure] ?? Number.NaN);
 }

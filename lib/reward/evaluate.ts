@@ -9,10 +9,11 @@ import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import { type ContextAnswers, examine, type ForkExam, scoresOf } from './ask-forks.js';
+import { type ContextAnswers, examine, type ForkExam } from './ask-forks.js';
 import { BaselineCache } from './baseline.js';
 import type { Answered, AskOptions } from './measure.js';
 import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './options.js';
+import { dropsOf, meanScore, weightedScores } from './scores.js';
 import { floorReward, type ShapedReward, shapeReward, type WrittenShape } from './shape.js';
 import { valuesOfTerms } from './terms.js';
 
@@ -119,7 +120,7 @@ export async function rewardForks(
       edited: weightsOf(options).length === 0 ? [] : weightedScores(answers.paying, options),
       unedited,
       kl,
-      forgetting: dropOf(earlierAnswers, pastBaselines, options),
+      forgetting: meanDrop(pastBaselines, earlierAnswers, options),
       terms: Object.fromEntries(weighted),
       ...writtenShape(row),
       cause: cause ?? causeOf([...answers.paying, ...baseline.paying]),
@@ -132,29 +133,14 @@ function causeOf(answers: readonly Answered[]): string | undefined {
   return answers.find(({ cause }) => cause !== undefined)?.cause;
 }
 
-/** @internal Scores of questions: the weighted sum over the measures that pay; NaN where one of them is unknown. */
-export function weightedScores(
-  answers: readonly Answered[],
-  options: Pick<RewardOptions, 'measure'>,
-): number[] {
-  const columns = weightsOf(options).map(([name, weight]) => ({ weight, scores: scoresOf(answers, name) }));
-  return answers.map((_, q) => columns.reduce((sum, { weight, scores }) => sum + weight * scores[q]!, 0));
-}
-
-/** Mean over earlier contexts of what their score lost, at least 0; NaN where nothing is known. */
-function dropOf(
-  after: readonly ContextAnswers[],
+/** Mean drop over the earlier contexts of which both scores are known; NaN where there is none. */
+function meanDrop(
   before: readonly ContextAnswers[],
-  options: RewardOptions,
+  after: readonly ContextAnswers[],
+  { measure }: RewardOptions,
 ): number {
-  const drops = after.flatMap((answers, index) => {
-    const now = weightedScores(answers.paying, options);
-    const differences = weightedScores(before[index]!.paying, options)
-      .map((score, q) => score - now[q]!)
-      .filter((drop) => !Number.isNaN(drop));
-    return differences.length > 0 ? [average(differences)] : [];
-  });
-  return Math.max(average(drops), 0);
+  const means = (some: readonly ContextAnswers[]) => some.map(({ paying }) => meanScore(paying, measure));
+  return average(dropsOf(means(before), means(after), true).filter((drop) => !Number.isNaN(drop)));
 }
 
 function writtenShape({ edit, samplerLogprobs, finish }: RewardRow): { written?: WrittenShape } {

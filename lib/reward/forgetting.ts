@@ -7,11 +7,13 @@ import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import { askForks, askOptions, type ContextAnswers, type RewardOptions, rewardOptions } from './evaluate.js';
+import { askForks, type ContextAnswers } from './ask-forks.js';
+import { askOptions, type RewardOptions, rewardOptions } from './options.js';
+import { dropsOf, meanScore } from './scores.js';
 
 export interface ForgettingOptions extends Partial<RewardOptions>, CallOptions {
   /** A context that got better counts as 0, so that it does not make up for one that got worse. true. */
-  clip?: boolean;
+  clipDrops?: boolean;
   /** What `parent` answers to the earlier contexts, in their order, where it is known. */
   baselines?: readonly Pick<ContextAnswers, 'paying'>[];
 }
@@ -28,7 +30,7 @@ export async function forgettingOf(
   earlier: readonly TaskContext[],
   given: ForgettingOptions = {},
 ): Promise<number[]> {
-  const { clip = true, baselines, signal, onProgress, ...rest } = given;
+  const { clipDrops = true, baselines, signal, onProgress, ...rest } = given;
   const options = rewardOptions(rest);
   const without = earlier.findIndex(({ paying }) => paying.length === 0);
   if (without >= 0) {
@@ -53,7 +55,7 @@ export async function forgettingOf(
   const before = scores.slice(0, earlier.length);
   return forks.map((_, index) => {
     const after = scores.slice((index + 1) * earlier.length, (index + 2) * earlier.length);
-    const drops = dropsOf(before, after, clip);
+    const drops = dropsOf(before, after, clipDrops);
     return drops.reduce((sum, drop) => sum + drop, 0) / drops.length;
   });
 }
@@ -83,19 +85,6 @@ export async function askApart(
       },
     ];
   }
-}
-
-/** @internal How much lower each score is after than before; with `clip` at least 0. */
-export function dropsOf(before: readonly number[], after: readonly number[], clip: boolean): number[] {
-  return before.map((score, index) => {
-    const drop = score - after[index]!;
-    return clip && drop < 0 ? 0 : drop;
-  });
-}
-
-/** @internal Mean score by one measure; NaN where one is unknown or there is none. */
-export function meanScore(answers: ContextAnswers['paying'], measure: RewardOptions['measure']): number {
-  return answers.reduce((sum, { scores }) => sum + (scores[measure] ?? Number.NaN), 0) / answers.length;
 }
 
 function modelOf(fork: Fork | Model): Model {

@@ -299,7 +299,11 @@ describe('forgetting in the reward', () => {
       [parent, ...forks].map((fork) => scoresOf(fork, earlier, 'paying')),
     );
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-    const raw = await forgettingOf(forks, parent, earlier, { ...REWARD, clip: false, report: ['recall'] });
+    const raw = await forgettingOf(forks, parent, earlier, {
+      ...REWARD,
+      clipDrops: false,
+      report: ['recall'],
+    });
     const clipped = await forgettingOf(forks, parent, earlier, REWARD);
     for (const [index, scores] of after.entries()) {
       const drops = scores.map((score, j) => before![j]! - score);
@@ -308,7 +312,9 @@ describe('forgetting in the reward', () => {
       expect(clipped[index]).toBeCloseTo(mean(drops.map((drop) => Math.max(0, drop))), 5);
     }
     const baselines = before!.map((likelihood) => ({ paying: [{ scores: { likelihood } }] }));
-    expect(await forgettingOf(forks, parent, earlier, { ...REWARD, clip: false, baselines })).toEqual(raw);
+    expect(await forgettingOf(forks, parent, earlier, { ...REWARD, clipDrops: false, baselines })).toEqual(
+      raw,
+    );
     expect(await forgettingOf(forks, parent, [], REWARD)).toEqual([0, 0]);
     const deaf = { ...contexts[0]!, paying: [] };
     expect((await failureOf(forgettingOf(forks, parent, [deaf], REWARD))).message).toMatch(
