@@ -135,18 +135,18 @@ export {
 export { type GuardSummary, guardLines, summarizeGuards } from './guard/summary.js';
 export { type AnswerLossOptions, answerLoss } from './reward/answer-loss.js';
 export {
+  askForks,
+  type ContextAnswers,
+  type ForkAnswers,
+  type ForkExam,
+} from './reward/ask-forks.js';
+export {
   type AnchorOutcome,
   type BradleyTerry,
   type BradleyTerryOptions,
   bradleyTerry,
   type PairOutcome,
 } from './reward/bradley-terry.js';
-export {
-  askForks,
-  type ContextAnswers,
-  type ForkAnswers,
-  type ForkExam,
-} from './reward/ask-forks.js';
 export {
   type ForkReward,
   meanDivergence,
@@ -182,6 +182,7 @@ export {
   type MeasureName,
 } from './reward/measure.js';
 export { normalizeAnswer } from './reward/normalize.js';
+export { REWARD_DEFAULTS, type RewardOptions, rewardOptions } from './reward/options.js';
 export {
   type EditRating,
   type PairChoice,
@@ -195,7 +196,6 @@ export {
   preferences,
   type RatedEdit,
 } from './reward/preferences.js';
-export { REWARD_DEFAULTS, type RewardOptions, rewardOptions } from './reward/options.js';
 export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';
 export { recall } from './reward/recall.js';
 export {
