@@ -173,6 +173,7 @@ export {
   type JudgePrompt,
 } from './reward/judge-prompts.js';
 export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
+export { LOCAL_RIGHT, local, localGrader } from './reward/local.js';
 export {
   type Answered,
   type Asked,

@@ -5,6 +5,7 @@ import { exact } from '../reward/exact.js';
 import { f1 } from '../reward/f1.js';
 import type { GradeRow, Grader } from '../reward/grader.js';
 import { type Judge, judge } from '../reward/judge.js';
+import { LOCAL_RIGHT, localGrader } from '../reward/local.js';
 import { recall } from '../reward/recall.js';
 import { optionalText, optionalTexts, text } from './fields.js';
 import { batches, type InputLine, readLines } from './jsonl.js';
@@ -36,6 +37,7 @@ const GRADERS = {
   exact: { make: () => byAnswers('exact', exact), right: 1, batch: 1024 },
   f1: { make: () => byAnswers('f1', f1), right: 0.5, batch: 1024 },
   recall: { make: () => byAnswers('recall', recall), right: 1, batch: 1024 },
+  local: { make: () => localGrader, right: LOCAL_RIGHT, batch: 1024 },
   judge: { make: makeJudge, right: 0.5, batch: 64 },
 } as const satisfies Record<string, { make: (options: Options) => Grader; right: number; batch: number }>;
 type GraderName = keyof typeof GRADERS;
@@ -66,6 +68,7 @@ Out, same order:   {"score", "correct"}, the score in [0, 1]; both null where it
   exact    1 for an exact match after SQuAD's normalisation; correct at 1
   f1       words shared, precision and recall together;      correct from 0.5
   recall   share of the answer's words in the prediction;    correct at 1
+  local    free answers by rules of English, no model;       correct from 2/3
   judge    a large model says yes or no, as in SEAL;         correct from 0.5
 
 Example:

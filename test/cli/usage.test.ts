@@ -79,7 +79,7 @@ describe('wrong usage', () => {
       says: /linear.*constant/,
     },
     { args: ['eval', '--model', 'm', '--task', 'chess', '--data', 'd'], says: /knowledge, qa, arc/ },
-    { args: ['grade', '--grader', 'taste'], says: /exact, f1, recall, judge/ },
+    { args: ['grade', '--grader', 'taste'], says: /exact, f1, recall, local, judge/ },
     { args: ['grade', '--grader', 'judge'], says: /--endpoint and --model/ },
     { args: ['train'], says: /CONFIG\.yaml.*--resume/ },
     { args: ['pull'], says: /name/ },
@@ -151,11 +151,11 @@ describe('doctor', () => {
 
 describe('grade', () => {
   const cases = [
-    // prediction, answer, exact, f1, recall: counted by hand after SQuAD's normalisation
-    ['the  Ada Lovelace.', 'Ada Lovelace', 1, 1, 1],
-    ['It was Ada Lovelace, I think', 'Ada Lovelace', 0, (2 * 2) / 8, 1],
-    ['Charles', 'Ada Lovelace', 0, 0, 0],
-    ['Lovelace', ['King', 'Ada Lovelace'], 0, (2 * 1) / 3, 1 / 2],
+    // prediction, answer, exact, f1, recall: counted by hand after SQuAD's normalisation; local: a surname is enough
+    ['the  Ada Lovelace.', 'Ada Lovelace', 1, 1, 1, 1],
+    ['It was Ada Lovelace, I think', 'Ada Lovelace', 0, (2 * 2) / 8, 1, 1],
+    ['Charles', 'Ada Lovelace', 0, 0, 0, 0],
+    ['Lovelace', ['King', 'Ada Lovelace'], 0, (2 * 1) / 3, 1 / 2, 1],
   ] as const;
   const input = jsonl(cases.map(([prediction, answer]) => ({ question: 'Who?', answer, prediction })));
 
@@ -163,6 +163,7 @@ describe('grade', () => {
     { grader: 'exact', column: 2, right: [true, false, false, false] },
     { grader: 'f1', column: 3, right: [true, true, false, true] },
     { grader: 'recall', column: 4, right: [true, true, false, false] },
+    { grader: 'local', column: 5, right: [true, true, false, true] },
   ])('by $grader, in the order of the input', async ({ grader, column, right }) => {
     const { code, stdout, stderr } = await selfedit(['grade', '--grader', grader], { input });
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
