@@ -148,6 +148,15 @@ export {
   type PairOutcome,
 } from './reward/bradley-terry.js';
 export {
+  COLLAPSE_DEFAULTS,
+  type CollapseOptions,
+  collapseAlarm,
+  type VoteFigures,
+  voteFigures,
+} from './reward/collapse.js';
+export {
+  askForks,
+  type ContextAnswers,
   type ForkReward,
   meanDivergence,
   type RewardCall,
@@ -174,6 +183,17 @@ export {
 } from './reward/judge-prompts.js';
 export { type LikelihoodRow, likelihood } from './reward/likelihood.js';
 export { LOCAL_RIGHT, local, localGrader } from './reward/local.js';
+export {
+  type Labelled,
+  type LabelOptions,
+  type MajorityOptions,
+  majority,
+  majorityLabels,
+  type QuestionVote,
+  type Vote,
+  type VoteGroup,
+  type VoteRow,
+} from './reward/majority.js';
 export {
   type Answered,
   type Asked,
