@@ -155,8 +155,6 @@ export {
   voteFigures,
 } from './reward/collapse.js';
 export {
-  askForks,
-  type ContextAnswers,
   type ForkReward,
   meanDivergence,
   type RewardCall,
