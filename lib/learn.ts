@@ -278,7 +278,6 @@ export {
 export { EXAMPLE_DEFAULTS, type ExampleOptions, trainingProblems } from './task/arc/examples.js';
 export {
   ARC_MEASURES,
-  type ArcAnswer,
   type ArcMeasure,
   type GradedRow,
   type GradeProblemOptions,
@@ -314,7 +313,6 @@ export {
 } from './task/arc/read.js';
 export {
   ARC_DEFAULTS,
-  type ArcContextAnswers,
   type ArcOptions,
   type ArcReading,
   type ArcTaskKit,

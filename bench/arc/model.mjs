@@ -3,12 +3,12 @@ import { pretrainModel } from '../lib/pretrain.mjs';
 import { tokenizerJson, VOCABULARY } from './tokenizer.mjs';
 import { corpus } from './world.mjs';
 
-/** About half a million parameters. */
+/** About 180,000 parameters. */
 const SIZE = {
   vocab_size: VOCABULARY,
-  hidden_size: 96,
+  hidden_size: 64,
   intermediate_size: 192,
-  num_hidden_layers: 4,
+  num_hidden_layers: 3,
   num_attention_heads: 4,
   max_position_embeddings: 1024,
 };

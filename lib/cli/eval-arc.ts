@@ -1,8 +1,9 @@
 /** `selfedit eval --task arc`: tasks of the Abstraction and Reasoning Corpus, solved from their demonstrations. */
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
+import type { Answered } from '../reward/measure.js';
 import { wilson } from '../reward/statistics.js';
-import { ARC_MEASURES, type ArcAnswer } from '../task/arc/grade.js';
+import { ARC_MEASURES } from '../task/arc/grade.js';
 import { type ArcTask, readArc } from '../task/arc/read.js';
 import { arc } from '../task/arc/task.js';
 import type { Session } from './session.js';
@@ -25,7 +26,7 @@ export async function evaluateArc(
 ): Promise<object> {
   const few = arc(tasks);
   const contexts = few.contexts(0, tasks.length);
-  const answers: (readonly ArcAnswer[])[] = [];
+  const answers: (readonly Answered[])[] = [];
   const meter = session.meter({ label: 'eval', unit: 'tasks' });
   for (let first = 0; first < contexts.length; first += BATCH) {
     const rows = contexts.slice(first, first + BATCH).map((context) => ({ fork, context }));

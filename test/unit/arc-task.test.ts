@@ -10,7 +10,9 @@ import { editTemplate, renderEditPrompt } from '../../lib/edit/prompts.js';
 import type { Fork } from '../../lib/fork.js';
 import { generate } from '../../lib/generate.js';
 import { Model } from '../../lib/model.js';
+import { Policy } from '../../lib/policy.js';
 import { score } from '../../lib/score.js';
+import { seal } from '../../lib/seal.js';
 import { ARC_ADAPT, arcDocuments, arcEdit } from '../../lib/task/arc/edit.js';
 import { gradeProblems } from '../../lib/task/arc/grade.js';
 import { readGrid } from '../../lib/task/arc/grids.js';
@@ -320,6 +322,50 @@ describe('the inner loop', () => {
     expect(unseen).toEqual([{ paying: [], report: [{ answer: '7', scores: { cells: 1 } }] }]);
     for (const copy of copies) await copy.close();
     await parent.close();
+  });
+
+  it('is the loop of seal(): what the policy writes is read, trained, examined and paid by the task itself', async () => {
+    const few = arc([task('a'), task('b')], { form: FORM, description: '' });
+    // The opening is a whole edit: what a random model writes behind it changes nothing.
+    const placeholders = '{task}{title}{context}';
+    const prompt = (opening: string) => ({
+      prompt: { name: 'whole', base: placeholders, chat: { user: placeholders }, opening },
+      maxTokens: 2,
+    });
+    const play = async (opening: string, measure: string) => {
+      const policy = Policy.create(model, { rank: 2, alpha: 2, seed: 1 });
+      const rounds = seal({
+        policy,
+        task: few,
+        rounds: 1,
+        seed: 1,
+        contextsPerRound: 2,
+        editsPerContext: 2,
+        edit: prompt(opening),
+        adapt: { ...ARC_ADAPT, targets: ['all'], rank: 8 },
+        reward: { measure, report: ['likelihood'], beta: 0 },
+      });
+      try {
+        return (await rounds.next()).value!;
+      } finally {
+        await rounds.return(undefined);
+        await policy.close();
+      }
+    };
+    const { edits } = await play('{"learningRate": 0.005, "epochs": 8, "loss": "output"}\n', 'solved');
+    expect(edits.map(({ context, reward, invalid }) => [context, reward, invalid])).toEqual(
+      [edits[0]!.context, edits[0]!.context, edits[2]!.context, edits[2]!.context].map((id) => [
+        id,
+        1,
+        undefined,
+      ]),
+    );
+    expect([edits[0]!.context, edits[2]!.context].sort()).toEqual(['a', 'b']);
+    expect(edits[0]!.scores.paying.solved).toEqual({ edited: 1, unedited: 0 });
+    expect(edits[0]!.directives).toMatchObject({ epochs: 8, loss: 'output' });
+    const broken = await play('{"data_generation": 1}\n', 'likelihood');
+    expect(broken.reward.invalidBy).toEqual({ 'directives-out-of-bounds': 4 });
+    await expect(play('{}\n', 'f1')).rejects.toThrow(/measure is "f1"; expected one of solved, attempt1/);
   });
 
   it('counts a task as solved only when all its test inputs are', async () => {

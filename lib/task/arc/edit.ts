@@ -51,6 +51,7 @@ export const ARC_TEMPLATE: EditTemplate = {
     system: 'You choose how a model is trained to solve a puzzle. {task}',
     user: `Puzzle {title}\n{context}\n\n${CHOICES}\nAnswer with one JSON object such as ${EXAMPLE} and nothing else.`,
   },
+  opening: '{"data_generation": {',
 };
 
 export interface ArcEditOptions {
@@ -65,6 +66,8 @@ export interface ArcEditOptions {
   bounds: Partial<DirectiveBounds>;
   /** Layers of the model, as bounds of `directives.layers`. */
   layers?: number | undefined;
+  /** What the prompt put into the model's mouth; it is part of the edit. */
+  opening: string;
 }
 
 export const ARC_EDIT_DEFAULTS: Readonly<ArcEditOptions> = {
@@ -73,6 +76,7 @@ export const ARC_EDIT_DEFAULTS: Readonly<ArcEditOptions> = {
   adapt: ARC_ADAPT,
   mostSteps: ARC_MOST_STEPS,
   bounds: { required: true },
+  opening: '',
 };
 
 /**
@@ -86,9 +90,10 @@ export function arcEdit(
   key: bigint,
   given: Partial<ArcEditOptions> = {},
 ): TextEdit {
-  const { bounds, layers, mostSteps, adapt, ...rest } = { ...ARC_EDIT_DEFAULTS, ...given };
+  const { bounds, layers, mostSteps, adapt, opening, ...rest } = { ...ARC_EDIT_DEFAULTS, ...given };
   const read = readDirectives(
-    text,
+    // A model that repeats the opening by itself does not get it twice.
+    text.trimStart().startsWith(opening.trim()) ? text : opening + text,
     { ...DIRECTIVE_DEFAULTS, ...bounds },
     {
       augmentations: ARC_AUGMENTATION_NAMES,

@@ -1,8 +1,10 @@
 /** Scores of problems whose output is known: solved within two attempts, and denser measures. */
+import { makeError } from '../../errors.js';
 import type { Fork } from '../../fork.js';
 import type { Model } from '../../model.js';
 import type { CallOptions } from '../../native-job.js';
 import { likelihood } from '../../reward/likelihood.js';
+import type { Answered } from '../../reward/measure.js';
 import { gridText, sameGrid } from './grids.js';
 import { fittingPrompt, modelOf, type Prediction, predictGrids } from './predict.js';
 import { ARC_FORM, type ArcForm, answerText, type ProblemView, type SolvedProblem } from './problems.js';
@@ -19,12 +21,6 @@ export interface GradedRow {
   readonly views: readonly ProblemView[];
 }
 
-/** Scores by measure, and the attempts as text, parted by a blank line, where any were made. */
-export interface ArcAnswer {
-  readonly scores: Readonly<Partial<Record<ArcMeasure, number>>>;
-  readonly answer?: string;
-}
-
 export interface GradeProblemOptions extends CallOptions {
   /** All by default. The likelihood alone needs no generation. */
   readonly measures?: readonly string[];
@@ -34,12 +30,17 @@ export interface GradeProblemOptions extends CallOptions {
 /**
  * One answer a row. `solved`: the output is among the two attempts; `attempt1`: it is the first one; `cells`: share of its
  * cells that the better attempt has right; `likelihood`: of the output and its end, given the problem as it is, mean nats a
- * token (NaN where the model's context cannot hold them). The first three are 0 or more even when nothing was predicted.
+ * token (NaN, unknown, where the model's context cannot hold them). The first three are 0 or more even when nothing was predicted.
+ * `answer`: the attempts as text, parted by a blank line. Errors: `OPTION_INVALID` for another measure.
  */
 export async function gradeProblems(
   rows: readonly GradedRow[],
   { measures = ARC_MEASURES, form = ARC_FORM, ...call }: GradeProblemOptions = {},
-): Promise<ArcAnswer[]> {
+): Promise<Answered[]> {
+  const unknown = measures.find((measure) => !(ARC_MEASURES as readonly string[]).includes(measure));
+  if (unknown !== undefined) {
+    throw makeError('OPTION_INVALID', `measure is "${unknown}"; expected one of ${ARC_MEASURES.join(', ')}`);
+  }
   const dense = measures.includes('likelihood') ? await likelihoods(rows, form, call) : undefined;
   const voted = measures.some((measure) => measure !== 'likelihood');
   const predictions = voted ? await predictGrids(rows, { form, ...call }) : undefined;
@@ -79,5 +80,10 @@ async function likelihoods(rows: readonly GradedRow[], form: ArcForm, call: Call
   });
   const fitting = scored.filter((row) => row !== undefined);
   const values = (await likelihood(fitting, call)).values();
-  return scored.map((row) => (row === undefined ? Number.NaN : values.next().value!));
+  // What does not fit is unknown; what is no number is no better than impossible.
+  return scored.map((row) => {
+    if (row === undefined) return Number.NaN;
+    const value = values.next().value!;
+    return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
+  });
 }

@@ -4,20 +4,20 @@
  */
 import type { TextEdit } from '../../edit/edit.js';
 import { makeError } from '../../errors.js';
-import type { Fork } from '../../fork.js';
-import type { Model } from '../../model.js';
 import type { CallOptions } from '../../native-job.js';
 import { deriveKey, permutation } from '../../random.js';
+import type { ContextAnswers, ForkExam } from '../../reward/ask-forks.js';
+import type { Answered } from '../../reward/measure.js';
 import type { Question, Task, TaskContext } from '../task.js';
 import { ARC_EDIT_DEFAULTS, ARC_TEMPLATE, type ArcEditOptions, arcEdit } from './edit.js';
-import { ARC_MEASURES, type ArcAnswer, gradeProblems } from './grade.js';
+import { ARC_MEASURES, gradeProblems } from './grade.js';
 import { gridText } from './grids.js';
 import { VIEW_DEFAULTS, type ViewOptions, viewsOf } from './predict.js';
 import { demonstrationsText, type ProblemView, type SolvedProblem } from './problems.js';
 import type { ArcPair, ArcTask } from './read.js';
 import { checkTransform, SAME_COLOURS } from './transforms.js';
 
-export interface ArcOptions extends ArcEditOptions, ViewOptions {
+export interface ArcOptions extends Omit<ArcEditOptions, 'layers' | 'opening'>, ViewOptions {
   /** Seed of training problems, views and orders. */
   seed: number | bigint;
   /** Tasks that no round of training shows. */
@@ -43,21 +43,15 @@ export const ARC_DEFAULTS: Readonly<ArcOptions> = {
   retentionTexts: [],
 };
 
-/** Answers to the questions of one context, as `ContextAnswers`. */
-export interface ArcContextAnswers {
-  readonly paying: readonly ArcAnswer[];
-  readonly report: readonly ArcAnswer[];
-}
-
 /** The few-shot task, with its own reading of edits and its own examination. */
 export interface ArcTaskKit extends Task {
   readonly template: typeof ARC_TEMPLATE;
   readonly measures: readonly string[];
-  parse(text: string, context: Pick<TaskContext, 'id'>, reading?: ArcReading): TextEdit;
+  parse(text: string, context: Pick<TaskContext, 'id'>, reading?: ArcReading, opening?: string): TextEdit;
   ask(
-    rows: readonly { readonly fork: Fork | Model; readonly context: TaskContext }[],
+    rows: readonly ForkExam[],
     options?: CallOptions & { readonly measures?: readonly string[] },
-  ): Promise<ArcContextAnswers[]>;
+  ): Promise<ContextAnswers[]>;
 }
 
 /** What is known when an edit is read. */
@@ -137,10 +131,10 @@ export function arc(tasks: readonly ArcTask[], given: Partial<ArcOptions> = {}):
         return training[permutation(key, training.length)[position % training.length]!]!;
       });
     },
-    parse: (text, { id }, { directives, layers } = {}) => {
+    parse: (text, { id }, { directives, layers } = {}, opening = '') => {
       const entry = found(entries, id, 'context');
       const bounds = { ...options.bounds, ...directives };
-      return arcEdit(text, entry.shown, entry.key, { ...options, bounds, layers });
+      return arcEdit(text, entry.shown, entry.key, { ...options, bounds, layers, opening });
     },
     ask: async (rows, { measures, signal, onProgress } = {}) => {
       const asked = rows.flatMap(({ fork, context }) =>
@@ -165,7 +159,7 @@ export function arc(tasks: readonly ArcTask[], given: Partial<ArcOptions> = {}):
 }
 
 // A task counts as solved when all its test inputs are.
-function allOrNothing(answers: readonly ArcAnswer[]): ArcAnswer[] {
+function allOrNothing(answers: readonly Answered[]): Answered[] {
   return answers.map((answer) => {
     const scores = { ...answer.scores };
     for (const measure of ['solved', 'attempt1'] as const) {
