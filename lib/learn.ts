@@ -37,6 +37,13 @@ export {
   type MethodResult,
 } from './compare.js';
 export { comparisonText, conclusions } from './comparison-text.js';
+export {
+  type ContinuedArm,
+  type ContinuedOptions,
+  continuedPretraining,
+  PASSAGES,
+  UNEDITED,
+} from './continued.js';
 export { type DemoOptions, runDemo } from './demo.js';
 export {
   type Applicable,

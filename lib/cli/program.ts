@@ -11,6 +11,7 @@ import { addEval } from './eval.js';
 import { addGenerate } from './generate.js';
 import { addGrade } from './grade.js';
 import { addInspect } from './inspect.js';
+import { addPretrain } from './pretrain.js';
 import { addPull } from './pull.js';
 import { addRate } from './rate.js';
 import { addScore } from './score.js';
@@ -24,6 +25,7 @@ const COMMANDS = [
   addScore,
   addGenerate,
   addAdapt,
+  addPretrain,
   addTrain,
   addEval,
   addGrade,
