@@ -9,8 +9,8 @@ import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { Model } from './model.js';
 import { deriveKey } from './random.js';
-import { askOptions, type RewardOptions, rewardOptions } from './reward/evaluate.js';
-import { askApart } from './reward/forgetting.js';
+import { askApart, examinedOptions } from './reward/forgetting.js';
+import { askOptions, type RewardOptions } from './reward/options.js';
 import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
 import { resolveTargets } from './targets.js';
 import type { TaskContext } from './task/task.js';
@@ -67,7 +67,7 @@ export const PASSAGES = 'passages only';
 export async function continuedPretraining(options: ContinuedOptions): Promise<ContinuedArm[]> {
   const { parent, seed = 0, signal, weights = 'lowRank' } = options;
   const { model } = parent;
-  const reward = rewardOptions(options.reward);
+  const reward = examinedOptions(options.reward);
   const asking = askOptions(reward, model.tokenizer, { signal });
   const contexts = options.contexts
     .map((context) => ({ ...context, paying: [], report: [...context.paying, ...context.report] }))
@@ -93,6 +93,7 @@ export async function continuedPretraining(options: ContinuedOptions): Promise<C
       const answers = await askApart(
         contexts.map((context) => ({ fork, context })),
         asking,
+        reward.examine,
       );
       const values = Object.fromEntries(
         asking.measures.map((name) => [

@@ -17,9 +17,9 @@ import { isOverflow, makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import { deriveKey, permutation } from './random.js';
 import { meanDivergence } from './reward/evaluate.js';
-import { askApart } from './reward/forgetting.js';
+import { askApart, examinedOptions } from './reward/forgetting.js';
 import type { AskOptions } from './reward/measure.js';
-import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './reward/options.js';
+import { askOptions, type RewardOptions, weightsOf } from './reward/options.js';
 import { dropsOf, meanScore } from './reward/scores.js';
 import { best, type GateAttempt, type GateOptions, gateOptions, judge } from './stream-gate.js';
 import type { TaskContext } from './task/task.js';
@@ -147,6 +147,8 @@ interface Plan {
   readonly texts: readonly Int32Array[];
   readonly measure: RewardOptions['measure'];
   readonly asking: AskOptions;
+  /** How the task examines. */
+  readonly own: RewardOptions['examine'];
   readonly seed: number | bigint;
   readonly signal: AbortSignal | undefined;
 }
@@ -181,7 +183,7 @@ function planOf(options: StreamOptions): Plan {
       'gate beta is set but there is no retention text; expected at least one',
     );
   }
-  const reward = rewardOptions(options.reward);
+  const reward = examinedOptions(options.reward);
   const { tokenizer } = parent.model;
   return {
     ...{ parent, scale, replay, forgetting, gate, seed, signal },
@@ -190,6 +192,7 @@ function planOf(options: StreamOptions): Plan {
     trainOn: options.trainOn ?? 'stream',
     texts: retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text)),
     measure: reward.measure,
+    own: reward.examine,
     asking: askOptions(reward, tokenizer, { signal }),
   };
 }
@@ -215,10 +218,11 @@ class Stream {
 }
 
 /** Asks all contexts of the streams everything, and writes the next row of their matrices. */
-async function examine(streams: readonly Stream[], { asking, measure }: Plan): Promise<void> {
+async function examine(streams: readonly Stream[], { asking, measure, own: hook }: Plan): Promise<void> {
   const answers = await askApart(
     streams.flatMap(({ fork, contexts }) => contexts.map((context) => ({ fork, context }))),
     asking,
+    hook,
   );
   let next = 0;
   for (const stream of streams) {
@@ -399,6 +403,7 @@ async function measureTrials(
           .map((context) => ({ fork: forks[index]!, context: { ...context, report: [] } })),
       ),
       { ...plan.asking, measures: weightsOf(plan).map(([name]) => name) },
+      plan.own,
     );
     const measured: Measured[] = [];
     for (const [index, { trial }] of rows.entries()) {

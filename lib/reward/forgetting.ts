@@ -7,8 +7,9 @@ import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import { askForks, type ContextAnswers } from './ask-forks.js';
-import { askOptions, type RewardOptions, rewardOptions } from './options.js';
+import { type ContextAnswers, examine, type ForkAnswers, type ForkExam } from './ask-forks.js';
+import type { AskOptions } from './measure.js';
+import { askOptions, measuresOf, type RewardOptions, rewardOptions } from './options.js';
 import { dropsOf, meanScore } from './scores.js';
 
 export interface ForgettingOptions extends Partial<RewardOptions>, CallOptions {
@@ -31,7 +32,7 @@ export async function forgettingOf(
   given: ForgettingOptions = {},
 ): Promise<number[]> {
   const { clipDrops = true, baselines, signal, onProgress, ...rest } = given;
-  const options = rewardOptions(rest);
+  const options = examinedOptions(rest);
   const without = earlier.findIndex(({ paying }) => paying.length === 0);
   if (without >= 0) {
     throw makeError(
@@ -50,7 +51,7 @@ export async function forgettingOf(
   );
   // One measure is enough: what is only reported would cost a generation an earlier context.
   const asking = askOptions({ ...options, report: [] }, modelOf(parent).tokenizer, { signal, onProgress });
-  const answers = [...(baselines ?? []), ...(await askApart(asked, asking))];
+  const answers = [...(baselines ?? []), ...(await askApart(asked, asking, options.examine))];
   const scores = answers.map(({ paying }) => meanScore(paying, options.measure));
   const before = scores.slice(0, earlier.length);
   return forks.map((_, index) => {
@@ -60,30 +61,32 @@ export async function forgettingOf(
   });
 }
 
+/** @internal Options where a task that examines in its own way may have measures of its own. Throws `OPTION_INVALID`. */
+export function examinedOptions(given: Partial<RewardOptions> = {}): RewardOptions {
+  const { examine: own, measure = {}, report = [] } = given;
+  return rewardOptions(given, own ? measuresOf({ measure, report }) : []);
+}
+
 /**
- * @internal `askForks`, but that a fork whose log-probs are not finite has scores of NaN and leaves the others alone: none
- * depends on another, so asking each alone gives what asking all together would have given.
+ * @internal Examines as `own` (or `askForks`) does, but that a fork whose log-probs are not finite has no scores and leaves
+ * the others alone: none depends on another, so asking each alone gives what asking all together would have given.
  */
 export async function askApart(
-  rows: Parameters<typeof askForks>[0],
-  options: Parameters<typeof askForks>[1],
+  rows: readonly ForkExam[],
+  options: AskOptions,
+  own?: ForkAnswers,
 ): Promise<ContextAnswers[]> {
   try {
-    return await askForks(rows, options);
+    return await examine(rows, options, own);
   } catch (error) {
     if (!isOverflow(error)) throw error;
     if (rows.length > 1) {
       const alone: ContextAnswers[] = [];
-      for (const row of rows) alone.push(...(await askApart([row], options)));
+      for (const row of rows) alone.push(...(await askApart([row], options, own)));
       return alone;
     }
-    const unknown = rows[0]!.context;
-    return [
-      {
-        paying: unknown.paying.map(() => ({ scores: {} })),
-        report: unknown.report.map(() => ({ scores: {} })),
-      },
-    ];
+    const { paying, report } = rows[0]!.context;
+    return [{ paying: paying.map(() => ({ scores: {} })), report: report.map(() => ({ scores: {} })) }];
   }
 }
 
