@@ -225,6 +225,14 @@ export {
 export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';
 export { recall } from './reward/recall.js';
 export {
+  type Estimate,
+  type ReliabilityOptions,
+  type RewardReliability,
+  type RewardSample,
+  reliability,
+  spearmanBrown,
+} from './reward/reliability.js';
+export {
   floorReward,
   type Measured,
   meanReward,

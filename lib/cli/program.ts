@@ -14,6 +14,7 @@ import { addInspect } from './inspect.js';
 import { addPretrain } from './pretrain.js';
 import { addPull } from './pull.js';
 import { addRate } from './rate.js';
+import { addReliability } from './reliability.js';
 import { addScore } from './score.js';
 import type { Session } from './session.js';
 import { addTrain } from './train.js';
@@ -29,6 +30,7 @@ const COMMANDS = [
   addTrain,
   addEval,
   addGrade,
+  addReliability,
   addRate,
   addDemo,
   addBench,

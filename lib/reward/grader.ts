@@ -2,6 +2,7 @@
 import { makeError, SelfeditError } from '../errors.js';
 import { exact } from './exact.js';
 import { f1 } from './f1.js';
+import { localGrader } from './local.js';
 import { recall } from './recall.js';
 import { withinTime } from './time-limit.js';
 
@@ -40,6 +41,7 @@ export const BUILT_IN_GRADERS: readonly Grader[] = [
   byAnswers('exact', exact),
   byAnswers('f1', f1),
   byAnswers('recall', recall),
+  localGrader,
 ];
 
 /** Grades of rows, and why some are unknown. */

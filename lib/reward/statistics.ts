@@ -76,27 +76,42 @@ export function bootstrapRatio(
 function resampledRatio(
   above: readonly number[],
   below: readonly number[],
+  options: BootstrapOptions,
+): Omit<Interval, 'n'> {
+  const pairs = above.map((value, index) => [value, below[index]!]);
+  return resampledSums(pairs, ([numerator, denominator]) => numerator! / denominator!, options);
+}
+
+/**
+ * @internal Bootstrap interval of what can be computed from sums over groups: each group gives a row of the same length,
+ * rows are resampled whole. Resamples in which the figure does not exist (NaN) are left out.
+ */
+export function resampledSums(
+  rows: readonly (readonly number[])[],
+  figure: (sums: Float64Array) => number,
   { key, resamples = 10_000, level = 0.95 }: BootstrapOptions,
 ): Omit<Interval, 'n'> {
-  const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-  const m = above.length;
-  const mean = total(above) / total(below);
+  const m = rows.length;
+  const columns = rows[0]!.length;
+  const sums = new Float64Array(columns);
+  const addRow = (row: readonly number[]) => {
+    for (let column = 0; column < columns; column++) sums[column]! += row[column]!;
+  };
+  rows.forEach(addRow);
+  const mean = figure(sums);
   if (m === 1) return { mean, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY, groups: 1 };
   const draws = uniform(key, resamples * m);
-  const ratios = new Float64Array(resamples);
+  const figures = new Float64Array(resamples);
+  let known = 0;
   for (let sample = 0; sample < resamples; sample++) {
-    let numerator = 0;
-    let denominator = 0;
-    for (let lane = 0; lane < m; lane++) {
-      const pick = Math.floor(draws[sample * m + lane]! * m);
-      numerator += above[pick]!;
-      denominator += below[pick]!;
-    }
-    ratios[sample] = numerator / denominator;
+    sums.fill(0);
+    for (let lane = 0; lane < m; lane++) addRow(rows[Math.floor(draws[sample * m + lane]! * m)]!);
+    const value = figure(sums);
+    if (!Number.isNaN(value)) figures[known++] = value;
   }
-  ratios.sort();
+  const sorted = figures.subarray(0, known).sort();
   const tail = normalCdf(Math.sqrt(m / (m - 1)) * studentQuantile((1 - level) / 2, m - 1));
-  return { mean, low: percentile(ratios, tail), high: percentile(ratios, 1 - tail), groups: m };
+  return { mean, low: percentile(sorted, tail), high: percentile(sorted, 1 - tail), groups: m };
 }
 
 /** Bootstrap interval for the mean difference left − right of values measured on the same questions. */
@@ -128,6 +143,7 @@ export function direction(interval: Interval): 'up' | 'down' | 'undecided' {
 function percentile(sorted: Float64Array, share: number): number {
   const position = Math.min(Math.max(share, 0), 1) * (sorted.length - 1);
   const below = Math.floor(position);
+  if (sorted.length === 0) return Number.NaN;
   const low = sorted[below]!;
   const high = sorted[Math.min(below + 1, sorted.length - 1)]!;
   return low + (position - below) * (high - low);

@@ -16,6 +16,7 @@ const COMMANDS = [
   'eval',
   'grade',
   'rate',
+  'reliability',
   'demo',
   'bench',
 ];
@@ -49,6 +50,7 @@ describe('help', () => {
       train: options('out resume json'),
       grade: options('grader input endpoint model key-variable rubric cache concurrency timeout'),
       rate: options('ratings seed count summary'),
+      reliability: options('recording wanted seeds seed json'),
       doctor: options('json'),
       bench: options('shape forks peer-forks device dtype threads python repeats quick json'),
     };
