@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { readWords } from '../../lib/reward/language/words.js';
 import { LOCAL_RIGHT, local, localGrader } from '../../lib/reward/local.js';
+import { MEASURES } from '../../lib/reward/measure.js';
 import { sharedData, sharedJson } from './helpers/shared-data.js';
 
 const right = (prediction: string, gold: string, question = '') =>
@@ -181,6 +182,7 @@ describe('local', () => {
     const row = { title: '', question: 'How many?', answers: ['seventeen'] };
     const rows = ['17', '18'].map((prediction) => ({ ...row, prediction }));
     expect(localGrader.grade(rows)).toEqual([1, 0]);
+    expect(MEASURES).toContain(localGrader.name);
   });
 
   // Work must grow with the length: measured in docs/grading.md. Here each only has to end; a pattern that backtracks
