@@ -34,6 +34,7 @@ export type ErrorCode =
   | 'DOWNLOAD'
   | 'LOSS_NOT_FINITE'
   | 'REWARD_UNKNOWN'
+  | 'GUARD_ALARM'
   | 'INTERNAL';
 
 const FAILURES: ReadonlySet<ErrorCode> = new Set([
@@ -45,6 +46,7 @@ const FAILURES: ReadonlySet<ErrorCode> = new Set([
   'DOWNLOAD',
   'LOSS_NOT_FINITE',
   'REWARD_UNKNOWN',
+  'GUARD_ALARM',
   'INTERNAL',
 ]);
 
@@ -111,6 +113,7 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
   DOWNLOAD: WorkError,
   LOSS_NOT_FINITE: WorkError,
   REWARD_UNKNOWN: WorkError,
+  GUARD_ALARM: WorkError,
   INTERNAL: WorkError,
 };
 

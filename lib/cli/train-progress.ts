@@ -51,6 +51,7 @@ export class TrainProgress {
       case 'round':
         this.#learn(event.result);
         this.#session.note(roundText(event.result, this.#config.rounds));
+        for (const { message } of event.result.guards.alarms) this.#session.note(`  guard: ${message}`);
         break;
       case 'method': {
         const index = METHODS.indexOf(event.method);
@@ -100,10 +101,11 @@ function roundText({ round, reward, edits, update, timings }: RoundResult, round
   const invalid =
     reward.invalid > 0 ? `, ${reward.invalid} of ${edits.length} edits invalid (${reasons.join(', ')})` : '';
   const { overflowed } = update;
+  const unknown = reward.unknown > 0 ? `, ${reward.unknown} of unknown reward` : '';
   const left = overflowed ? `, ${overflowed} left out of the update (overflow)` : '';
   const spent = PHASES.map((phase) => `${phase} ${timings[phase].toFixed(1)}`).join(', ');
   return (
-    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}${left}, ` +
+    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}${unknown}${left}, ` +
     `${durationText(seconds)} (s: ${spent})`
   );
 }

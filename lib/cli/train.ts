@@ -72,6 +72,12 @@ async function run(path: string | undefined, options: Options, session: Session)
   }
   session.endMeter();
   await session.print(options.json ? `${JSON.stringify(result)}\n` : closing(result));
+  if (result.halted) {
+    const { message } = result.alarms.at(-1)!;
+    const policy =
+      result.halted === 'rollback' ? 'the policy whose edits last passed' : 'the policy as it was';
+    throw makeError('GUARD_ALARM', `${message}; the run has ended early with ${policy}`);
+  }
   session.note(`Next: ${nextCommand(config, folder)}`);
 }
 

@@ -22,7 +22,7 @@ export interface GuardOptions {
   overlap: number | false;
   /** Mean similarity (Jaccard, runs of three words) of the edits of one context. */
   sameContext: number | false;
-  /** The same of edits of different contexts: a policy that always writes the same. */
+  /** Mean similarity of an edit and the nearest one of another context: a policy that always writes the same. */
   otherContext: number | false;
   /** Share of the paying gain by which it has outgrown the gain on report-only questions since the first rounds. */
   gap: number | false;
@@ -190,12 +190,14 @@ function similarities(byContext: readonly ContextEdits[]) {
     const pairs = group.flatMap((left, i) => group.slice(i + 1).map((right) => similarity(left, right)));
     return pairs.length > 0 ? [average(pairs)] : [];
   });
-  const other = runs.flatMap(({ id, group }, g) => {
-    const others = runs.slice(g + 1).filter((one) => one.id !== id);
-    return group.flatMap((left) =>
-      others.flatMap((one) => one.group.map((right) => similarity(left, right))),
-    );
-  });
+  // The nearest edit of each other context: a policy may write the same few texts about everything.
+  const other = runs.flatMap(({ id, group }) =>
+    runs
+      .filter((one) => one.id !== id && one.group.length > 0)
+      .flatMap((one) =>
+        group.map((left) => one.group.reduce((most, right) => Math.max(most, similarity(left, right)), 0)),
+      ),
+  );
   return { sameContext: average(same), otherContext: average(other) };
 }
 

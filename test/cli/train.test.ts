@@ -45,6 +45,22 @@ beforeAll(() => {
 const checkpoint = (run: string) =>
   readFileSync(join(folder, run, 'checkpoints', 'round-0001', 'policy.safetensors'));
 
+describe('an alarm of the guards', () => {
+  it('ends a run with what it has, its message and exit code 1', async () => {
+    writeConfig('guarded.yaml', { ...config, guards: { onAlarm: 'rollback', editKl: 1e-12 } });
+    const { code, stdout, stderr } = await selfedit(['train', 'guarded.yaml', '--out', 'guarded'], {
+      cwd: folder,
+    });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^ {2}guard: edited models differ from the unedited one on retention texts/m);
+    expect(stderr).toMatch(
+      /^error \[GUARD_ALARM\]: edited models differ.*; the run has ended early with the policy/m,
+    );
+    expect(stderr).not.toContain('round 2/2');
+    expect(stdout).toMatch(/KL\(edited ‖ unedited\), nats a token .*ALARM in round 1$/m);
+  });
+});
+
 describe('a run', () => {
   it('tells its rounds, ends with the table and the next command, and is what that command uses', async () => {
     const { code, stdout, stderr } = await selfedit(['train', 'config.yaml', '--out', 'whole'], {
