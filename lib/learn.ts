@@ -220,6 +220,7 @@ export {
   type PreferenceOptions,
   type Preferences,
   preferences,
+  preferenceTerm,
   type RatedEdit,
 } from './reward/preferences.js';
 export { QUESTION_TEMPLATE, type QuestionTemplate, renderQuestion } from './reward/question.js';

@@ -1,12 +1,9 @@
 /** `selfedit grade`: judges answers as a reward does. */
 import { type Command, InvalidArgumentError } from 'commander';
 import { makeError } from '../errors.js';
-import { exact } from '../reward/exact.js';
-import { f1 } from '../reward/f1.js';
-import type { GradeRow, Grader } from '../reward/grader.js';
+import { BUILT_IN_GRADERS, type GradeRow, type Grader } from '../reward/grader.js';
 import { type Judge, judge } from '../reward/judge.js';
-import { LOCAL_RIGHT, localGrader } from '../reward/local.js';
-import { recall } from '../reward/recall.js';
+import { LOCAL_RIGHT } from '../reward/local.js';
 import { optionalText, optionalTexts, text } from './fields.js';
 import { batches, type InputLine, readLines } from './jsonl.js';
 import { addInputOption, integer, number } from './options.js';
@@ -24,20 +21,15 @@ interface Options {
   timeout?: number;
 }
 
-const byAnswers = (
-  name: string,
-  grade: (prediction: string, golds: readonly string[]) => number,
-): Grader => ({
-  name,
-  grade: (rows) => rows.map(({ prediction, answers }) => grade(prediction, answers)),
-});
+/** One of the graders that need nothing but the right answers. */
+const builtIn = (name: string) => () => BUILT_IN_GRADERS.find((grader) => grader.name === name)!;
 
 /** What each grader gives, from which score on an answer counts as right, and how many answers it takes at once. */
 const GRADERS = {
-  exact: { make: () => byAnswers('exact', exact), right: 1, batch: 1024 },
-  f1: { make: () => byAnswers('f1', f1), right: 0.5, batch: 1024 },
-  recall: { make: () => byAnswers('recall', recall), right: 1, batch: 1024 },
-  local: { make: () => localGrader, right: LOCAL_RIGHT, batch: 1024 },
+  exact: { make: builtIn('exact'), right: 1, batch: 1024 },
+  f1: { make: builtIn('f1'), right: 0.5, batch: 1024 },
+  recall: { make: builtIn('recall'), right: 1, batch: 1024 },
+  local: { make: builtIn('local'), right: LOCAL_RIGHT, batch: 1024 },
   judge: { make: makeJudge, right: 0.5, batch: 64 },
 } as const satisfies Record<string, { make: (options: Options) => Grader; right: number; batch: number }>;
 type GraderName = keyof typeof GRADERS;

@@ -22,6 +22,8 @@ export interface Grader {
   readonly name: string;
   /** Whether it can grade a question without a right answer. */
   readonly openEnded?: boolean;
+  /** It keeps time itself: its calls end, and may take long. */
+  readonly patient?: boolean;
   grade(
     rows: readonly GradeRow[],
     call?: { readonly signal?: AbortSignal | undefined },
@@ -53,8 +55,9 @@ export interface Graded {
 
 /**
  * Grades rows by any grader and puts its mistakes in order: one that throws, never ends (`seconds`), or gives something
- * other than a number in [0, 1] leaves the grade unknown. Throws `ABORTED` when the signal fires, and `INPUT_INVALID`
- * for a row without a right answer where the grader needs one.
+ * other than a number in [0, 1] leaves the grade unknown. Throws `ABORTED` when the signal fires,
+ * `INPUT_INVALID` for a row without a right answer where the grader needs one, and what the grader itself says about wrong
+ * usage (a judge whose key is refused).
  */
 export async function gradeAll(
   grader: Grader,
@@ -74,12 +77,14 @@ export async function gradeAll(
   try {
     scores = await withinTime(
       `grader "${grader.name}"`,
-      seconds,
+      grader.patient ? Number.POSITIVE_INFINITY : seconds,
       (inner) => grader.grade(rows, { signal: inner }),
       signal,
     );
   } catch (error) {
     if (signal?.aborted) throw abortedError(error);
+    // A refused key, a model that is not there: a matter of the settings, which no waiting mends.
+    if (error instanceof SelfeditError && error.exitCode === 2) throw error;
     return unknown(`grader "${grader.name}" failed: ${(error as Error)?.message ?? String(error)}`);
   }
   if (!Array.isArray(scores) || scores.length !== rows.length) {

@@ -155,6 +155,7 @@ interface Item {
 
 class EndpointJudge implements Judge {
   readonly name = 'judge';
+  readonly patient = true;
   readonly openEnded: boolean;
   readonly #client: JudgeClient;
   readonly #settings: Settings;

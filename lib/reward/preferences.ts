@@ -2,6 +2,7 @@
 import { type AnchorOutcome, bradleyTerry, type PairOutcome } from './bradley-terry.js';
 import type { Preference } from './preference-file.js';
 import { type Interval, wilson } from './statistics.js';
+import type { RewardTerm } from './terms.js';
 
 export interface PreferenceOptions {
   /** The edits there are. What is said of others is counted and not used; without a list, all are known. */
@@ -65,6 +66,18 @@ export function preferences(records: readonly Preference[], options: PreferenceO
       decided.length === 0
         ? undefined
         : wilson(decided.filter(({ choice }) => choice === 'a').length, decided.length),
+  };
+}
+
+/**
+ * The term `preference` of a reward: what people think of an edit, in log-odds. An edit that nobody has rated is unknown: it takes no
+ * part in the update.
+ */
+export function preferenceTerm(score: Preferences['score'], weight = 1): RewardTerm {
+  return {
+    name: 'preference',
+    weight,
+    reward: ({ context, edit }) => (edit?.kind === 'text' ? score(context.id, edit.text) : Number.NaN),
   };
 }
 

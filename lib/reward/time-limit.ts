@@ -2,7 +2,7 @@
 import { makeError } from '../errors.js';
 
 /**
- * What `work` gives, or an error when it takes more than `seconds` or `signal` fires. The work gets a signal that fires in
+ * What `work` gives, or an error when it takes more than `seconds` (Infinity: any time) or `signal` fires. The work gets a signal that fires in
  * both cases; work that does not heed it goes on unseen. A function that never returns to the event loop cannot be stopped.
  */
 export async function withinTime<T>(
@@ -15,17 +15,19 @@ export async function withinTime<T>(
   const inner = new AbortController();
   let end = () => {};
   const ended = new Promise<never>((_, reject) => {
-    const timer = setTimeout(() => {
-      reject(makeError('REWARD_UNKNOWN', `${name} did not end within ${seconds} s`));
-      inner.abort();
-    }, 1000 * seconds);
+    const timer =
+      Number.isFinite(seconds) &&
+      setTimeout(() => {
+        reject(makeError('REWARD_UNKNOWN', `${name} did not end within ${seconds} s`));
+        inner.abort();
+      }, 1000 * seconds);
     const onAbort = () => {
       reject(makeError('ABORTED', `${name}: stopped by its signal`));
       inner.abort();
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     end = () => {
-      clearTimeout(timer);
+      if (timer) clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
     };
   });

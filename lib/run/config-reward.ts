@@ -1,6 +1,7 @@
 /** The sections of a configuration about rewards, and the guards against hacking them. */
 import { z } from 'zod';
 import { GUARD_DEFAULTS, type GuardName } from '../guard/guards.js';
+import { JUDGE_DEFAULTS } from '../reward/judge.js';
 import { MEASURES } from '../reward/measure.js';
 import { REWARD_DEFAULTS } from '../reward/options.js';
 
@@ -9,6 +10,19 @@ const atLeast1 = z.int().min(1);
 const positive = z.number().positive();
 const notNegative = z.number().min(0);
 const name = z.string().min(1);
+
+const judge = z.strictObject({
+  endpoint: name,
+  model: name,
+  apiKeyVariable: name.optional(),
+  form: z.enum(['verdict', 'rubric']).default(JUDGE_DEFAULTS.form),
+  parameters: z.record(z.string(), z.unknown()).default({ ...JUDGE_DEFAULTS.parameters }),
+  concurrency: atLeast1.default(JUDGE_DEFAULTS.concurrency),
+  timeoutMs: atLeast1.default(JUDGE_DEFAULTS.timeoutMs),
+  retries: count.default(JUDGE_DEFAULTS.retries),
+  /** Relative to the configuration's folder. */
+  cache: name.optional(),
+});
 
 const reward = z.strictObject({
   /** What pays: a measure, or weights of several; `{}` where only `functions` pay. */
@@ -45,6 +59,10 @@ const reward = z.strictObject({
       }),
     )
     .default([]),
+  /** A large model as grader; makes the measure `judge`. */
+  judge: judge.optional(),
+  /** Choices and ratings of `selfedit rate`, relative to the configuration's folder; makes the term `preference`. */
+  preferences: z.strictObject({ file: name, weight: z.number().default(1) }).optional(),
   retentionTexts: count.default(REWARD_DEFAULTS.retentionTexts),
   retentionTokens: z.int().min(2).default(REWARD_DEFAULTS.retentionTokens),
   form: z.enum(['auto', 'base', 'chat']).default(REWARD_DEFAULTS.form),

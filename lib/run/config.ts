@@ -187,6 +187,7 @@ export async function readConfig(path: string): Promise<RunConfig> {
 
 /** Makes the paths of a configuration absolute; a bare model name stays a name. */
 export function withPaths(config: RunConfig, folder: string): RunConfig {
+  const { judge, preferences } = config.reward;
   const named =
     !/[\\/]/.test(config.model) && !config.model.endsWith('.gguf') && !config.model.startsWith('.');
   return {
@@ -200,6 +201,10 @@ export function withPaths(config: RunConfig, folder: string): RunConfig {
     reward: {
       ...config.reward,
       functions: config.reward.functions.map((one) => ({ ...one, module: resolve(folder, one.module) })),
+      ...(judge
+        ? { judge: { ...judge, ...(judge.cache ? { cache: resolve(folder, judge.cache) } : {}) } }
+        : {}),
+      ...(preferences ? { preferences: { ...preferences, file: resolve(folder, preferences.file) } } : {}),
     },
   };
 }
@@ -248,7 +253,7 @@ function checkAlgorithm(config: RunConfig, name: string): RunConfig {
 // Graders and tasks bring measures of their own, which the schema cannot know.
 function checkMeasures(config: RunConfig, name: string, more: readonly string[]): RunConfig {
   const { measure, report } = config.reward;
-  const known = [...MEASURES, ...more];
+  const known = [...MEASURES, ...(config.reward.judge ? ['judge'] : []), ...more];
   const pays = typeof measure === 'string' ? [measure] : Object.keys(measure);
   for (const [key, names] of [
     ['measure', pays],
@@ -261,8 +266,11 @@ function checkMeasures(config: RunConfig, name: string, more: readonly string[])
       `${name}: reward.${key} is "${unknown}"; expected one of ${known.join(', ')}`,
     );
   }
-  if (pays.length > 0 || config.reward.functions.length > 0) return config;
-  throw makeError('OPTION_INVALID', `${name}: reward.measure is {}; expected a measure, or reward.functions`);
+  if (pays.length > 0 || config.reward.functions.length > 0 || config.reward.preferences) return config;
+  throw makeError(
+    'OPTION_INVALID',
+    `${name}: reward.measure is {}; expected a measure, reward.functions or reward.preferences`,
+  );
 }
 
 function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {

@@ -2,7 +2,10 @@
 import { pathToFileURL } from 'node:url';
 import { makeError } from '../errors.js';
 import type { Grader } from '../reward/grader.js';
+import { judge } from '../reward/judge.js';
 import type { RewardOptions } from '../reward/options.js';
+import { readPreferences } from '../reward/preference-file.js';
+import { preferences, preferenceTerm } from '../reward/preferences.js';
 import type { RewardTerm } from '../reward/terms.js';
 import type { RunConfig } from './config.js';
 
@@ -17,12 +20,16 @@ export async function rewardOf(
   { reward }: Pick<RunConfig, 'reward'>,
   given: RewardParticipants = {},
 ): Promise<Partial<RewardOptions>> {
-  const { functions, ...options } = reward;
+  const { functions, judge: judging, preferences: rated, ...options } = reward;
   const terms: RewardTerm[] = [];
   for (const one of functions) terms.push(await loadTerm(one));
+  if (rated) {
+    const { score } = preferences(await readPreferences(rated.file));
+    terms.push(preferenceTerm(score, rated.weight));
+  }
   return {
     ...options,
-    graders: [...(given.graders ?? [])],
+    graders: [...(judging ? [judge(judging)] : []), ...(given.graders ?? [])],
     terms: [...terms, ...(given.terms ?? [])],
   };
 }
