@@ -15,7 +15,7 @@ import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
 import { examine } from './reward/ask-forks.js';
 import type { MeasureName } from './reward/measure.js';
-import { askOptions, type RewardOptions, rewardOptions } from './reward/options.js';
+import { askOptions, type RewardOptions, rewardUnder } from './reward/options.js';
 import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
 import { hooksOf, type TaskContext, type TaskHooks } from './task/task.js';
 
@@ -100,7 +100,7 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
   const samples = heads ? 1 : (options.samples ?? 1);
   const { model } = policy;
   const task = hooksOf(options.task ?? {});
-  const reward = rewardOptions({ examine: task.ask, ...options.reward }, task.measures);
+  const reward = rewardUnder(task, options.reward);
   const asking = askOptions(reward, model.tokenizer, { signal });
   const { augmentations } = task;
   // A head's edits have no text.

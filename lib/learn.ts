@@ -348,6 +348,15 @@ export {
 } from './task/arc/transforms.js';
 export { type Ballot, type Candidate, countVotes } from './task/arc/vote.js';
 export { type Augmentation, KNOWLEDGE_AUGMENTATIONS } from './task/augmentations.js';
+export {
+  DIALOGUE_DEFAULTS,
+  type Dialogue,
+  type DialogueOptions,
+  dialogue,
+  parseDialogues,
+  readDialogues,
+  transcript,
+} from './task/dialogue.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
 export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
 export { sequencesOf } from './task/stream.js';

@@ -23,7 +23,7 @@ import { deriveKey } from './random.js';
 import { answerLoss } from './reward/answer-loss.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
-import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './reward/options.js';
+import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
 import { checkContexts, earlierContexts, retentionTokens } from './round-contexts.js';
 import { hooksOf, type Task, type TaskContext } from './task/task.js';
@@ -72,8 +72,7 @@ export async function* sealWeights(options: WeightSealOptions): AsyncGenerator<R
 function settle(options: WeightSealOptions) {
   wholeNumber('rounds', options.rounds, 0);
   wholeNumber('startRound', options.startRound ?? 0, 0);
-  const { ask, measures } = hooksOf(options.task);
-  const reward = rewardOptions({ examine: ask, ...options.reward }, measures);
+  const reward = rewardUnder(hooksOf(options.task), options.reward);
   const { noiseKl = 0.02, lambda = reward.beta, algorithm = {} } = options;
   for (const [name, value] of Object.entries({ noiseKl, lambda })) {
     if (value >= 0 && Number.isFinite(value)) continue;

@@ -30,7 +30,7 @@ import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
-import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './reward/options.js';
+import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
 import { checkContexts, earlierContexts, retentionTokens } from './round-contexts.js';
 import { sealWeights, type WeightSealOptions } from './seal-weights.js';
@@ -105,7 +105,7 @@ function settle(options: SealOptions) {
     samples: wholeNumber('editsPerContext', options.editsPerContext ?? 5, 2),
     repeats: wholeNumber('repeats', options.repeats ?? 1, 1),
     edit: { ...edit, maxTokens: wholeNumber('edit.maxTokens', edit.maxTokens, 1) },
-    reward: rewardOptions({ examine: hooks.ask, ...options.reward }, hooks.measures),
+    reward: rewardUnder(hooks, options.reward),
     hooks,
     guard: new RoundGuard(options.guards, options.guardHistory),
     baselines: new BaselineCache(),

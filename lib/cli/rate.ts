@@ -6,8 +6,9 @@ import { appendPreference, type Preference, resumePreferences } from '../reward/
 import { type Preferences, preferences, type RatedEdit } from '../reward/preferences.js';
 import { RatingQueue } from '../reward/rating-queue.js';
 import { type Disk, realDisk } from '../run/disk.js';
+import { readRunConfig } from '../run/folder.js';
 import { readJournal } from '../run/journal.js';
-import { readPassages } from '../task/passages.js';
+import { readTask } from '../run/task.js';
 import { readKeys } from './keys.js';
 import { integer, seedOption } from './options.js';
 import type { Session } from './session.js';
@@ -73,13 +74,13 @@ async function rate(run: string, options: Options, session: Session): Promise<vo
       `${run} has no two different edits of one context; expected at least one such pair`,
     );
   }
-  const passageOf = await passagesOf(realDisk, run);
+  const contextOf = await contextsOf(realDisk, run);
   const keys = readKeys(process.stdin, session);
   let answers = 0;
   try {
     while (answers < (options.count ?? Number.POSITIVE_INFINITY)) {
       const left = whole();
-      const record = await (options.ratings ? askEdit : askPair)(queue, keys, left, passageOf, session);
+      const record = await (options.ratings ? askEdit : askPair)(queue, keys, left, contextOf, session);
       if (record === 'quit') break;
       if (record === 'skip') continue;
       await appendPreference(realDisk, path, record);
@@ -95,19 +96,19 @@ async function rate(run: string, options: Options, session: Session): Promise<vo
 }
 
 type Asked = Preference | 'skip' | 'quit';
-type Passages = (edit: JournalEdit) => string | undefined;
+type Contexts = (edit: JournalEdit) => string | undefined;
 
 async function askPair(
   queue: RatingQueue<JournalEdit>,
   keys: AsyncGenerator<string, void>,
   left: number,
-  passageOf: Passages,
+  contextOf: Contexts,
   session: Session,
 ): Promise<Asked> {
   const pair = queue.nextPair();
   if (!pair) return 'quit';
   const { a, b } = pair;
-  show(session, a, `${left} pairs left`, passageOf(a), [
+  show(session, a, `${left} pairs left`, contextOf(a), [
     ['1', a.text],
     ['2', b.text],
   ]);
@@ -130,12 +131,12 @@ async function askEdit(
   queue: RatingQueue<JournalEdit>,
   keys: AsyncGenerator<string, void>,
   left: number,
-  passageOf: Passages,
+  contextOf: Contexts,
   session: Session,
 ): Promise<Asked> {
   const edit = queue.nextEdit();
   if (!edit) return 'quit';
-  show(session, edit, `${left} edits left`, passageOf(edit), [['edit', edit.text]]);
+  show(session, edit, `${left} edits left`, contextOf(edit), [['edit', edit.text]]);
   const key = await answer(
     keys,
     ['1', '2', '3', '4', '5', 's', 'q'],
@@ -196,18 +197,14 @@ async function editsOf(disk: Disk, run: string): Promise<JournalEdit[]> {
   });
 }
 
-/** The passage that an edit was written from, where the run's data are still there. */
-async function passagesOf(disk: Disk, run: string): Promise<Passages> {
+/** The context that an edit was written from, where the run's data are still there. */
+async function contextsOf(disk: Disk, run: string): Promise<Contexts> {
   try {
-    const config = JSON.parse(await disk.readFile(join(run, 'config.json'), 'utf8')) as {
-      task: { data: string };
-    };
-    const { passages } = await readPassages(config.task.data);
-    // As the task numbers its contexts.
-    const distinct = [...new Map(passages.map((passage) => [passage.context.trim(), passage])).values()];
-    return ({ context, title }) => {
-      const passage = distinct[Number(context)];
-      return passage?.title === title ? passage.context : undefined;
+    const config = await readRunConfig(disk, run);
+    const { task } = await readTask(config);
+    return ({ round, context, title }) => {
+      const found = task.contexts(round, config.contextsPerRound).find(({ id }) => id === context);
+      return found?.title === title ? found.context : undefined;
     };
   } catch {
     return () => undefined;

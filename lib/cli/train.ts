@@ -7,8 +7,8 @@ import { makeError, SelfeditError } from '../errors.js';
 import { type RunConfig, readConfig } from '../run/config.js';
 import { realDisk } from '../run/disk.js';
 import { readRunConfig } from '../run/folder.js';
+import { readTask } from '../run/task.js';
 import { type TrainResult, train } from '../run/train.js';
-import { readPassages } from '../task/passages.js';
 import { openModel } from './options.js';
 import type { Session } from './session.js';
 import { TrainProgress } from './train-progress.js';
@@ -51,7 +51,7 @@ async function run(path: string | undefined, options: Options, session: Session)
   }
   const config = path === undefined ? await readRunConfig(realDisk, folder) : await readConfig(path);
   // Bad data and a bad model are reported before a folder is made, the data first, as it is read sooner.
-  await readPassages(config.task.data);
+  await readTask(config);
   await using model = await openModel(config, session);
   const progress = new TrainProgress(session, config);
   let result: TrainResult;

@@ -2,6 +2,7 @@
 import type { PromptForm } from '../edit/prompts.js';
 import { makeError } from '../errors.js';
 import type { CallOptions } from '../native-job.js';
+import type { TaskHooks } from '../task/task.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import type { ForkAnswers } from './ask-forks.js';
 import type { Grader } from './grader.js';
@@ -89,6 +90,15 @@ export function rewardOptions(
   checkTerms(options.terms);
   checkQuestionTemplate(options.question);
   return options;
+}
+
+/** @internal Reward options under a task, which may examine forks, word questions and measure in its own way. */
+export function rewardUnder(
+  { ask, question, measures }: TaskHooks,
+  given: Partial<RewardOptions> = {},
+): RewardOptions {
+  const own = { ...(ask ? { examine: ask } : {}), ...(question ? { question } : {}) };
+  return rewardOptions({ ...own, ...given }, measures);
 }
 
 /** @internal The measures that pay, with their weights. */

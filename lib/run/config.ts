@@ -7,13 +7,21 @@ import { PADDING_LENGTH } from '../adapt.js';
 import { ALGORITHM_NAMES, type AlgorithmName } from '../algorithm/named.js';
 import { DIRECTIVE_DEFAULTS, DIRECTIVE_TARGETS } from '../edit/directives.js';
 import { PARSE_DEFAULTS } from '../edit/parse.js';
-import { DEFAULT_TASK, EDIT_TEMPLATES } from '../edit/prompts.js';
+import { EDIT_TEMPLATES } from '../edit/prompts.js';
 import { WRITE_DEFAULTS } from '../edit/write.js';
 import { makeError } from '../errors.js';
 import { MEASURES } from '../reward/measure.js';
-import { KNOWLEDGE_DEFAULTS } from '../task/knowledge.js';
 import { algorithmSections } from './config-algorithm.js';
 import { rewardSections } from './config-reward.js';
+import {
+  anyTask,
+  KIND_DEFAULTS,
+  ownMeasures,
+  TASK_KINDS,
+  TASK_SCHEMAS,
+  type TaskKind,
+  withTaskPaths,
+} from './config-task.js';
 import { weightSections } from './config-weights.js';
 
 // What zod calls a kind of value, in words.
@@ -35,20 +43,6 @@ const template = z.strictObject({
   base: z.string(),
   chat: z.strictObject({ system: z.string().optional(), user: z.string() }),
   opening: z.string().optional(),
-});
-
-const task = z.strictObject({
-  kind: z.literal('knowledge').default('knowledge'),
-  /** Passages: JSON, JSONL or SQuAD v1.1; relative to the configuration's folder. */
-  data: z.string().min(1),
-  /** Retention texts of one's own: a JSON array of strings; `retention` passages are held out without it. */
-  retentionData: z.string().min(1).optional(),
-  /** Most training passages; all that are left by default. */
-  training: atLeast1.optional(),
-  evaluation: count.default(8),
-  retention: count.default(KNOWLEDGE_DEFAULTS.retention),
-  payingShare: z.number().gt(0).max(1).default(KNOWLEDGE_DEFAULTS.payingShare),
-  description: z.string().default(DEFAULT_TASK),
 });
 
 const asPublished = z.union([z.boolean(), z.literal('published')], { error: 'true, false or published' });
@@ -101,7 +95,8 @@ const edit = z.strictObject({
     .union([z.enum(EDIT_TEMPLATES as [string, ...string[]]), template], {
       error: `a name (${EDIT_TEMPLATES.join(', ')}) or a template with name, base and chat`,
     })
-    .default('implications'),
+    // The task's own wording by default, where it has one.
+    .optional(),
   form: form.default(WRITE_DEFAULTS.form),
   maxTokens: atLeast1.default(WRITE_DEFAULTS.maxTokens),
   temperature: positive.default(WRITE_DEFAULTS.temperature),
@@ -148,7 +143,7 @@ const schema = z.strictObject({
   editsPerContext: z.int().min(2).default(5),
   repeats: atLeast1.default(1),
   adaptFrom: z.enum(['policy', 'base']).default('policy'),
-  task,
+  task: anyTask,
   edit: edit.prefault({}),
   adapt: adapt.prefault({}),
   ...rewardSections,
@@ -162,6 +157,11 @@ const schema = z.strictObject({
   /** Edits a passage in the closing table. */
   closingSamples: atLeast1.default(1),
 });
+
+/** The schema for a kind of task. */
+function schemaOf(kind: TaskKind): z.ZodType<RunConfig> {
+  return schema.extend({ task: TASK_SCHEMAS[kind] }) as unknown as z.ZodType<RunConfig>;
+}
 
 /** A configuration with every default filled in. */
 export type RunConfig = z.output<typeof schema>;
@@ -193,11 +193,7 @@ export function withPaths(config: RunConfig, folder: string): RunConfig {
   return {
     ...config,
     model: named || isAbsolute(config.model) ? config.model : resolve(folder, config.model),
-    task: {
-      ...config.task,
-      data: resolve(folder, config.task.data),
-      ...(config.task.retentionData ? { retentionData: resolve(folder, config.task.retentionData) } : {}),
-    },
+    task: withTaskPaths(config.task, folder),
     reward: {
       ...config.reward,
       functions: config.reward.functions.map((one) => ({ ...one, module: resolve(folder, one.module) })),
@@ -234,10 +230,37 @@ export function resolveConfig(
   name = 'configuration',
   measures: readonly string[] = [],
 ): RunConfig {
-  const result = schema.safeParse(value);
-  if (result.success) return checkMeasures(checkAlgorithm(result.data, name), name, measures);
-  const problems = result.error.issues.flatMap((issue) => problemsOf(issue, value));
-  throw makeError('OPTION_INVALID', `${name}: ${problems.join('; ')}`);
+  const kind = kindOf(value, name);
+  const whole = under(KIND_DEFAULTS[kind], value);
+  const form = schemaOf(kind);
+  const result = form.safeParse(whole);
+  if (!result.success) {
+    const problems = result.error.issues.flatMap((issue) => problemsOf(issue, whole, form));
+    throw makeError('OPTION_INVALID', `${name}: ${problems.join('; ')}`);
+  }
+  const config = result.data;
+  if (kind === 'knowledge') config.edit.prompt ??= WRITE_DEFAULTS.prompt as string;
+  return checkMeasures(checkAlgorithm(config, name), name, measures);
+}
+
+function kindOf(value: unknown, name: string): TaskKind {
+  const kind = (value as { task?: { kind?: unknown } } | null | undefined)?.task?.kind ?? 'knowledge';
+  if (TASK_KINDS.includes(kind as TaskKind)) return kind as TaskKind;
+  throw makeError(
+    'OPTION_INVALID',
+    `${name}: task.kind is ${JSON.stringify(kind)}; expected one of ${TASK_KINDS.join(', ')}`,
+  );
+}
+
+/** A value over defaults, section by section; what is no mapping stays as it is, for the schema to refuse. */
+function under(defaults: Readonly<Record<string, object>>, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  const sections = Object.entries(defaults).map(([name, section]) => {
+    const own = (value as Record<string, unknown>)[name];
+    const mapping = own === undefined || (typeof own === 'object' && own !== null && !Array.isArray(own));
+    return [name, mapping ? { ...section, ...(own as object | undefined) } : own];
+  });
+  return { ...value, ...Object.fromEntries(sections) };
 }
 
 function checkAlgorithm(config: RunConfig, name: string): RunConfig {
@@ -253,7 +276,12 @@ function checkAlgorithm(config: RunConfig, name: string): RunConfig {
 // Graders and tasks bring measures of their own, which the schema cannot know.
 function checkMeasures(config: RunConfig, name: string, more: readonly string[]): RunConfig {
   const { measure, report } = config.reward;
-  const known = [...MEASURES, ...(config.reward.judge ? ['judge'] : []), ...more];
+  const known = [
+    ...MEASURES,
+    ...(config.reward.judge ? ['judge'] : []),
+    ...ownMeasures(config.task),
+    ...more,
+  ];
   const pays = typeof measure === 'string' ? [measure] : Object.keys(measure);
   for (const [key, names] of [
     ['measure', pays],
@@ -273,11 +301,11 @@ function checkMeasures(config: RunConfig, name: string, more: readonly string[])
   );
 }
 
-function problemsOf(issue: z.core.$ZodIssue, root: unknown): string[] {
+function problemsOf(issue: z.core.$ZodIssue, root: unknown, form: unknown): string[] {
   const path = issue.path.map(String);
   const where = path.length > 0 ? path.join('.') : 'the configuration';
   if (issue.code === 'unrecognized_keys') {
-    const known = keysAt(path);
+    const known = keysAt(path, form);
     return issue.keys.map(
       (key) => `${[...path, key].join('.')} is not a known key; expected one of ${known.join(', ')}`,
     );
@@ -310,8 +338,8 @@ function expectation(issue: z.core.$ZodIssue): string {
 }
 
 // The keys of the mapping at a path of the schema, for the error about an unknown one.
-function keysAt(path: readonly string[]): string[] {
-  let node: unknown = schema;
+function keysAt(path: readonly string[], form: unknown): string[] {
+  let node = form;
   for (const key of path) node = shapeOf(node)?.[key];
   return Object.keys(shapeOf(node) ?? {});
 }

@@ -23,7 +23,11 @@ export async function createRun(disk: Disk, run: string, config: RunConfig): Pro
 }
 
 /** The configuration that a run was begun with. Throws `RUN_INVALID` when there is none. */
-export async function readRunConfig(disk: Disk, run: string): Promise<RunConfig> {
+export async function readRunConfig(
+  disk: Disk,
+  run: string,
+  measures: readonly string[] = [],
+): Promise<RunConfig> {
   const path = join(run, CONFIG);
   const text = await disk.readFile(path, 'utf8').catch((cause: unknown) => {
     throw makeError(
@@ -33,7 +37,7 @@ export async function readRunConfig(disk: Disk, run: string): Promise<RunConfig>
     );
   });
   try {
-    return resolveConfig(JSON.parse(text), path);
+    return resolveConfig(JSON.parse(text), path, measures);
   } catch (cause) {
     throw makeError('RUN_INVALID', (cause as Error).message, cause);
   }
@@ -43,7 +47,10 @@ export async function readRunConfig(disk: Disk, run: string): Promise<RunConfig>
 export async function checkSameConfig(disk: Disk, run: string, config: RunConfig): Promise<void> {
   // Through JSON, as the file has been: undefined keys are absent there.
   const now: unknown = JSON.parse(JSON.stringify(config));
-  const before: unknown = JSON.parse(JSON.stringify(await readRunConfig(disk, run)));
+  // Measures of graders and tasks that the caller brings are known to the caller.
+  const { measure, report } = config.reward;
+  const measures = [...(typeof measure === 'string' ? [measure] : Object.keys(measure)), ...report];
+  const before: unknown = JSON.parse(JSON.stringify(await readRunConfig(disk, run, measures)));
   const differences = differencesOf(before, now);
   if (differences.length === 0) return;
   throw makeError(

@@ -17,8 +17,6 @@ import type { RewardOptions } from '../reward/options.js';
 import type { Phase } from '../round.js';
 import { seal } from '../seal.js';
 import { sealWeights } from '../seal-weights.js';
-import { knowledge } from '../task/knowledge.js';
-import { readPassages, readTexts } from '../task/passages.js';
 import { hooksOf, type Task } from '../task/task.js';
 import {
   type CheckpointState,
@@ -35,6 +33,7 @@ import { checkSameConfig, createRun } from './folder.js';
 import { appendJournal, journalLines, readJournal, truncateJournal } from './journal.js';
 import { modelPath } from './model-path.js';
 import { type RewardParticipants, rewardOf } from './reward.js';
+import { readTask } from './task.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
@@ -201,15 +200,6 @@ async function guardHistory(disk: Disk, run: string): Promise<GuardFigures[]> {
 function algorithmOf({ algorithm, edit, ...sections }: RunConfig): Algorithm {
   const name = algorithm as AlgorithmName; // the configuration has been checked
   return algorithmNamed(name, { maxTokens: edit.maxTokens, ...sections[name] });
-}
-
-/** The task of a configuration, and the SHA-256 of its data. */
-async function readTask(config: RunConfig): Promise<{ task: Task; data: string }> {
-  const { data, retentionData, ...rest } = config.task;
-  const { passages, sha256 } = await readPassages(data);
-  const own = retentionData === undefined ? undefined : await readTexts(retentionData);
-  const task = knowledge(passages, { ...rest, seed: config.seed, retentionTexts: own?.texts });
-  return { task, data: own ? `${sha256} ${own.sha256}` : sha256 };
 }
 
 /** The settings of `seal` and `compareMethods` that a configuration holds. */

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { makeError } from '../errors.js';
+import { asList, asObject, asString, asText, invalid, isObject, kindOf, parseJson } from './json.js';
 
 /** A passage and its questions; the first answer is the reference. */
 export interface Passage {
@@ -23,13 +24,13 @@ export async function readPassages(path: string): Promise<{ passages: Passage[];
 export async function readTexts(path: string): Promise<{ texts: string[]; sha256: string }> {
   const { text, sha256 } = await readData(path);
   const value = parseJson(text, path);
-  if (!Array.isArray(value)) throw invalid(path, `holds ${describe(value)}`, 'an array of strings');
+  if (!Array.isArray(value)) throw invalid(path, `holds ${kindOf(value)}`, 'an array of strings');
   if (value.length === 0) throw invalid(path, 'holds no texts', 'at least one');
   const texts = value.map((item: unknown, index) => {
     if (typeof item === 'string' && item.trim() !== '') return item;
     throw invalid(
       `${path} [${index}]`,
-      `is ${item === '' ? 'empty' : describe(item)}`,
+      `is ${item === '' ? 'empty' : kindOf(item)}`,
       'a string that is not empty',
     );
   });
@@ -70,108 +71,68 @@ function fromLines(text: string, name: string): Passage[] {
 function fromJson(text: string, name: string): Passage[] {
   const value = parseJson(text, name);
   if (Array.isArray(value)) return value.map((item, index) => passage(item, `${name} [${index}]`));
-  if (isRecord(value) && 'data' in value) return fromSquad(value, name);
+  if (isObject(value) && 'data' in value) return fromSquad(value, name);
   throw invalid(
     name,
-    `holds ${describe(value)}`,
+    `holds ${kindOf(value)}`,
     'an array of passages, or an object with "data" (SQuAD v1.1)',
   );
 }
 
 function fromSquad(root: Record<string, unknown>, name: string): Passage[] {
-  return list(root, 'data', name).flatMap((article, a) => {
+  return asList(root.data, `${name}.data`).flatMap((article, a) => {
     const inArticle = `${name} data[${a}]`;
-    const fields = record(article, inArticle);
-    const title = text(fields, 'title', inArticle).replaceAll('_', ' ');
-    return list(fields, 'paragraphs', inArticle).map((paragraph, p) => {
+    const fields = asObject(article, inArticle);
+    const title = asString(fields.title, `${inArticle}.title`).replaceAll('_', ' ');
+    return asList(fields.paragraphs, `${inArticle}.paragraphs`).map((paragraph, p) => {
       const inParagraph = `${inArticle}.paragraphs[${p}]`;
-      const body = record(paragraph, inParagraph);
-      const questions = list(body, 'qas', inParagraph).map((qa, q) => {
+      const body = asObject(paragraph, inParagraph);
+      const questions = asList(body.qas, `${inParagraph}.qas`).map((qa, q) => {
         const inQuestion = `${inParagraph}.qas[${q}]`;
-        const entry = record(qa, inQuestion);
-        const answers = list(entry, 'answers', inQuestion).map((answer, index) => {
+        const entry = asObject(qa, inQuestion);
+        const answers = asList(entry.answers, `${inQuestion}.answers`).map((answer, index) => {
           const inAnswer = `${inQuestion}.answers[${index}]`;
-          return filled(record(answer, inAnswer), 'text', inAnswer);
+          return asText(asObject(answer, inAnswer).text, `${inAnswer}.text`);
         });
-        return { question: filled(entry, 'question', inQuestion), answers: distinct(answers, inQuestion) };
+        return {
+          question: asText(entry.question, `${inQuestion}.question`),
+          answers: distinct(answers, inQuestion),
+        };
       });
-      return { title, context: filled(body, 'context', inParagraph), questions };
+      return { title, context: asText(body.context, `${inParagraph}.context`), questions };
     });
   });
 }
 
 function passage(value: unknown, where: string): Passage {
-  const fields = record(value, where);
-  const questions = list(fields, 'questions', where).map((item, index) => {
+  const fields = asObject(value, where);
+  const questions = asList(fields.questions, `${where}.questions`).map((item, index) => {
     const inQuestion = `${where}.questions[${index}]`;
-    const entry = record(item, inQuestion);
+    const entry = asObject(item, inQuestion);
     const answers =
       'answers' in entry && !('answer' in entry)
-        ? list(entry, 'answers', inQuestion).map((answer, at) => {
+        ? asList(entry.answers, `${inQuestion}.answers`).map((answer, at) => {
             if (typeof answer === 'string' && answer.trim() !== '') return answer;
             throw invalid(
               `${inQuestion}.answers[${at}]`,
-              `is ${describe(answer)}`,
+              `is ${kindOf(answer)}`,
               'a string that is not empty',
             );
           })
-        : [filled(entry, 'answer', inQuestion)];
-    return { question: filled(entry, 'question', inQuestion), answers: distinct(answers, inQuestion) };
+        : [asText(entry.answer, `${inQuestion}.answer`)];
+    return {
+      question: asText(entry.question, `${inQuestion}.question`),
+      answers: distinct(answers, inQuestion),
+    };
   });
-  return { title: text(fields, 'title', where), context: filled(fields, 'context', where), questions };
+  return {
+    title: asString(fields.title, `${where}.title`),
+    context: asText(fields.context, `${where}.context`),
+    questions,
+  };
 }
 
 function distinct(answers: string[], where: string): string[] {
   if (answers.length === 0) throw invalid(`${where}.answers`, 'is empty', 'at least one answer');
   return [...new Set(answers)];
-}
-
-function parseJson(source: string, where: string): unknown {
-  try {
-    return JSON.parse(source);
-  } catch (cause) {
-    const { message } = cause as Error;
-    const position = /at position (\d+)/.exec(message)?.[1];
-    const line =
-      position === undefined ? '' : ` line ${source.slice(0, Number(position)).split('\n').length}`;
-    const place = where.includes(' line ') ? where : where + line;
-    throw invalid(place, `is not JSON (${message})`, 'valid JSON', cause);
-  }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function record(value: unknown, where: string): Record<string, unknown> {
-  if (isRecord(value)) return value;
-  throw invalid(where, `is ${describe(value)}`, 'an object');
-}
-
-function list(fields: Record<string, unknown>, key: string, where: string): unknown[] {
-  const value = fields[key];
-  if (Array.isArray(value)) return value;
-  throw invalid(`${where}.${key}`, `is ${describe(value)}`, 'an array');
-}
-
-function text(fields: Record<string, unknown>, key: string, where: string): string {
-  const value = fields[key];
-  if (typeof value === 'string') return value;
-  throw invalid(`${where}.${key}`, `is ${describe(value)}`, 'a string');
-}
-
-function filled(fields: Record<string, unknown>, key: string, where: string): string {
-  const value = text(fields, key, where);
-  if (value.trim() !== '') return value;
-  throw invalid(`${where}.${key}`, 'is empty', 'a string that is not empty');
-}
-
-function describe(value: unknown): string {
-  if (value === undefined) return 'missing';
-  if (value === null) return 'null';
-  return Array.isArray(value) ? 'an array' : `${/^[aeiou]/.test(typeof value) ? 'an' : 'a'} ${typeof value}`;
-}
-
-function invalid(where: string, found: string, expected: string, cause?: unknown): Error {
-  return makeError('INPUT_INVALID', `${where} ${found}; expected ${expected}`, cause);
 }

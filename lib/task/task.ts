@@ -6,6 +6,7 @@ import type { TextEdit } from '../edit/edit.js';
 import type { ReadOptions } from '../edit/parse.js';
 import type { EditTemplate } from '../edit/prompts.js';
 import type { ForkAnswers } from '../reward/ask-forks.js';
+import type { QuestionTemplate } from '../reward/question.js';
 import type { Augmentation } from './augmentations.js';
 
 /** A question about a context, with the answers that count as right (the first is the reference). */
@@ -34,6 +35,8 @@ export interface TaskContext {
 export interface TaskHooks {
   /** Wording of the edit prompt, where the caller names none. */
   readonly template?: EditTemplate;
+  /** Wording of questions, where the caller gives none. */
+  readonly question?: QuestionTemplate;
   /** What an edit may ask for by its directives. */
   readonly augmentations?: Readonly<Record<string, Augmentation>>;
   /** Turns what was written into an edit; `parseEdit` where absent. `opening`: what the prompt put into the model's mouth. */
@@ -57,9 +60,10 @@ export interface Task extends TaskHooks {
 
 /** The hooks of a task, which may be a class. */
 export function hooksOf(task: TaskHooks): TaskHooks {
-  const { template, augmentations, measures } = task;
+  const { template, question, augmentations, measures } = task;
   return {
     ...(template ? { template } : {}),
+    ...(question ? { question } : {}),
     ...(augmentations ? { augmentations } : {}),
     ...(task.parse ? { parse: task.parse.bind(task) } : {}),
     ...(task.ask ? { ask: task.ask.bind(task) } : {}),

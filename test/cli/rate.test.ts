@@ -34,7 +34,8 @@ beforeEach(() => {
   run = join(root, `run-${count++}`);
   mkdirSync(run);
   writeFileSync(join(root, 'data.json'), JSON.stringify(passages));
-  writeFileSync(join(run, 'config.json'), JSON.stringify({ task: { data: join(root, 'data.json') } }));
+  const task = { data: join(root, 'data.json'), evaluation: 0, retention: 0 };
+  writeFileSync(join(run, 'config.json'), JSON.stringify({ model: 'm', contextsPerRound: 3, task }));
   const journal = edits.map((edit) => ({
     type: 'edit',
     round: 0,

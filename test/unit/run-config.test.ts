@@ -72,10 +72,10 @@ describe('a configuration', () => {
   it('resolves paths beside the file and leaves model names alone', async () => {
     const named = await readConfig(await written('model: smollm2-135m-instruct\ntask: { data: p.json }\n'));
     expect(named.model).toBe('smollm2-135m-instruct');
-    expect(named.task.data).toBe(join(folder, 'p.json'));
+    expect(named.task).toMatchObject({ data: join(folder, 'p.json') });
     const local = await readConfig(await written('model: ./tiny\ntask: { data: /data/p.json }\n'));
     expect(local.model).toBe(join(folder, 'tiny'));
-    expect(local.task.data).toBe('/data/p.json');
+    expect(local.task).toMatchObject({ data: '/data/p.json' });
     expect((await readConfig(await written('model: m.gguf\ntask: { data: d }\n'))).model).toBe(
       join(folder, 'm.gguf'),
     );

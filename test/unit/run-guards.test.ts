@@ -180,7 +180,7 @@ reward: ${reward}
   it('is checked with the rest of the configuration', () => {
     const problem = (reward: object) => () => configure({ reward: reward as never });
     expect(problem({ measure: { f2: 1 } })).toThrow('reward.measure is "f2"; expected one of likelihood');
-    expect(problem({ measure: {} })).toThrow('reward.measure is {}; expected a measure, or reward.functions');
+    expect(problem({ measure: {} })).toThrow('reward.measure is {}; expected a measure, reward.functions');
     expect(problem({ clip: [1, 0] })).toThrow(
       'reward.clip is [1,0]; expected two numbers, the smaller one first',
     );

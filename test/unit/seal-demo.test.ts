@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { runDemo } from '../../lib/demo.js';
 import { readConfig } from '../../lib/run/config.js';
+import { readTask } from '../../lib/run/task.js';
 import { readPassages, readTexts } from '../../lib/task/passages.js';
 import { tinyModelFolder } from './helpers/tiny-model.js';
 
@@ -67,9 +68,8 @@ describe('the examples', () => {
 
   it('have a configuration that is valid and finds its data', async () => {
     const config = await readConfig(join(examples, 'train.yaml'));
-    expect((await readPassages(config.task.data)).passages.length).toBeGreaterThan(config.task.evaluation);
-    expect((await readTexts(config.task.retentionData!)).texts.length).toBeGreaterThan(
-      config.reward.retentionTexts,
-    );
+    const { task } = await readTask(config);
+    expect(task.evaluation.length).toBeGreaterThan(0);
+    expect(task.retention.length).toBeGreaterThan(config.reward.retentionTexts);
   });
 });
