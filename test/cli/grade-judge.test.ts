@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fail, type JudgeServer, judgeServer, say } from '../support/judge-server.js';
-import { jsonl, lines, selfedit, temporaryFolder } from './helpers.js';
+import { finished, jsonl, lines, selfedit, start, temporaryFolder } from './helpers.js';
 
 describe('grade --grader judge', () => {
   const folder = temporaryFolder();
@@ -79,5 +79,36 @@ describe('grade --grader judge', () => {
     );
     expect(stderr).not.toContain('sk-wrong');
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+  });
+
+  it('loses nothing when it is killed, and two processes share the cache', async () => {
+    const rows = Array.from({ length: 60 }, (_, index) => row(`${index} ${index % 3 ? 'Ada' : 'Bab'}`));
+    const cache = join(folder, 'shared.jsonl');
+    const args = [
+      'grade',
+      '--grader',
+      'judge',
+      '--endpoint',
+      server.endpoint,
+      '--model',
+      'big',
+      '--key-variable',
+      'K',
+    ];
+    const killed = start([...args, '--cache', cache, '--concurrency', '2'], { env: { K: 'sk-right' } });
+    const gone = finished(killed);
+    const before = server.received.length;
+    killed.stdin.end(jsonl(rows));
+    while (server.received.length < before + 20) await new Promise((resolve) => setTimeout(resolve, 1));
+    killed.kill('SIGKILL');
+    await gone;
+    const both = await Promise.all(
+      ['1', '7'].map((n) => grade(rows, ['--cache', cache, '--concurrency', n])),
+    );
+    const asked = server.received.length;
+    const third = await grade(rows, ['--cache', cache]);
+    const expected = rows.map((_, index) => ({ score: index % 3 ? 1 : 0, correct: index % 3 > 0 }));
+    for (const { stdout } of [...both, third]) expect(lines(stdout)).toEqual(expected);
+    expect(server.received).toHaveLength(asked);
   });
 });

@@ -26,7 +26,6 @@ const options = (more: Partial<JudgeOptions> = {}): JudgeOptions => ({
   model: 'big',
   backoffMs: 1,
   retries: 2,
-  timeoutMs: 2000,
   ...more,
 });
 const row = (prediction: string, answers: readonly string[] = ['Ada Lovelace']): GradeRow => ({
@@ -174,11 +173,11 @@ describe('what goes wrong', () => {
     ['500 for ever', 'status', /HTTP 500: busy/, (_, response) => fail(response, 500, 'busy')],
     ['no JSON for ever', 'body', /not JSON: <html> x/, (_, response) => void response.end('<html>\n x')],
     ['no choices for ever', 'body', /choices\[0\]/, (_, response) => void response.end('{"choices": []}')],
-    ['a hang', 'timeout', /no reply within 0\.1 s/, () => {}],
+    ['a hang', 'timeout', /no reply within 0\.3 s/, () => {}],
     [
       'a drip',
       'timeout',
-      /no reply within 0\.1 s/,
+      /no reply within 0\.3 s/,
       (_, response) => {
         const timer = setInterval(() => response.write(' '), 20);
         response.on('close', () => clearInterval(timer));
@@ -198,11 +197,10 @@ describe('what goes wrong', () => {
     ],
   ])('%s is unknown, never wrong, after the retries', async (_, kind, says, reply) => {
     await serve(reply);
-    const found = await gradeOne({ timeoutMs: kind === 'timeout' ? 100 : 2000 });
+    const found = await gradeOne({ timeoutMs: kind === 'timeout' ? 300 : 60_000 });
     expect(found).toMatchObject({ score: Number.NaN, answers: 1, unknown: 1, calls: 3, retries: 2 });
     expect(found.told).toMatchObject([{ kind, row: { prediction: 'Ada' } }]);
     expect(found.firstFailure).toMatch(says);
-    expect(server.received).toHaveLength(3);
   });
 
   it('nobody there is unknown', async () => {
@@ -309,7 +307,9 @@ describe('what goes wrong', () => {
 
 describe('many at once', () => {
   it('keeps to the bound, over calls of grade too, and keeps the order', async () => {
-    await serve(async ({ body }, response) => {
+    await serve(async ({ body }, response, call) => {
+      // The first three wait for each other, and all long enough for a fourth to come, if one does.
+      while (call <= 3 && server.received.length < 3) await sleep(1);
       await sleep(5);
       say(response, body.messages[0]!.content.includes('even') ? 'yes' : 'no');
     });
@@ -349,7 +349,7 @@ describe('many at once', () => {
     expect((await failureOf(graded)).code).toBe('ABORTED');
     await sleep(20);
     expect(server.received).toHaveLength(2);
-    if (name === 'while a reply hangs') expect(server.broken()).toBe(2);
+    while (name === 'while a reply hangs' && server.broken() < 2) await sleep(5);
     expect((await failureOf(one.grade(rows, { signal: controller.signal }) as Promise<unknown>)).code).toBe(
       'ABORTED',
     );
