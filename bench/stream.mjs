@@ -20,13 +20,13 @@ const log = (line) => console.error(line);
 const since = (start) => Math.round((performance.now() - start) / 1000);
 
 async function playArm(arm, { model, streams, editsOf, seed }) {
-  const { candidates = 1, ...options } = ARMS[arm];
+  const { candidates = 1, recall = false, ...options } = ARMS[arm];
   const parent = model.fork();
   try {
     return await runStream({
       ...{ parent, seed, sequences: streams, adapt: INNER },
       edit: (fork, context) => editsOf(fork, context, candidates),
-      reward: { measure: 'likelihood', report: ['recall'], maxAnswerTokens: 16 },
+      reward: { measure: 'likelihood', report: recall ? ['recall'] : [], maxAnswerTokens: 16 },
       ...options,
     });
   } finally {

@@ -30,7 +30,7 @@ export function summaryOf(parts) {
       steps: steps.reduce((sum, step) => sum + step.steps, 0) / steps.length,
     };
     const shared = arm === 'none' ? [] : blocks.filter((block) => blocksOf('none').includes(block));
-    for (const measure of MEASURES) {
+    for (const measure of MEASURES.filter((name) => results[0].scores[name])) {
       const matrices = results.map(({ scores }) => scores[measure][KIND]);
       row[measure] = { ...forgettingFigures(matrices, { seed: 1 }), matrix: meanMatrix(matrices) };
       if (shared.length === 0) continue;
@@ -66,7 +66,7 @@ export function textOf(summary, parts, recorded) {
       '| remedy | immediate gain | retained | kept of all, % | first passage: gain → at the end | kept of the first, % | refused / scaled |',
       '|---|---|---|---|---|---|---|',
     );
-    for (const row of summary) {
+    for (const row of summary.filter((one) => one[measure])) {
       const { immediate, retained, kept, keptFirst, first } = row[measure];
       const [zero, one] = first.map(({ mean }) => mean);
       const gains = `${number(one - zero)} → ${number(first.at(-1).mean - zero)}`;
@@ -78,7 +78,7 @@ export function textOf(summary, parts, recorded) {
       '| less no remedy | immediate | retained | first passage at the end |',
       '|---|---|---|---|',
     );
-    for (const row of summary.filter((one) => one[measure].difference)) {
+    for (const row of summary.filter((one) => one[measure]?.difference)) {
       const { immediate, retained, first } = row[measure].difference;
       lines.push(`| ${[row.arm, interval(immediate), interval(retained), interval(first)].join(' | ')} |`);
     }
@@ -86,7 +86,7 @@ export function textOf(summary, parts, recorded) {
   }
   if (recorded)
     lines.push('Published (accuracy of a 7B model by a large grader, %)', '', ...matrixTable(recorded), '');
-  for (const row of summary) {
+  for (const row of summary.filter(({ recall }) => recall)) {
     lines.push(`${row.arm} (recall, %)`, '', ...matrixTable(row.recall.matrix), '');
   }
   const seconds = parts.reduce((sum, part) => sum + part.seconds, 0);
@@ -126,7 +126,9 @@ export function chartOf(summary, recorded) {
       ...{ title: 'First passage: recall of answers, and published accuracy', x, y: { label: '%' } },
       series: [
         ...published,
-        ...summary.map((row) => ({ name: short(row.arm), points: curve(row, 'recall', 100) })),
+        ...summary
+          .filter(({ recall }) => recall)
+          .map((row) => ({ name: short(row.arm), points: curve(row, 'recall', 100) })),
       ],
     },
   ]);

@@ -5,21 +5,22 @@ import { knowledge, parseEdit, readPassages, sequencesOf, writeEdits } from 'sel
 /** The inner loop of every arm, unless the arm says otherwise. */
 export const INNER = {
   ...{ rank: 16, alpha: 32, targets: ['all'] },
-  ...{ epochs: 4, batchSize: 4, learningRate: 2e-3 },
+  ...{ epochs: 3, batchSize: 2, learningRate: 3e-3 },
 };
-const DOCUMENTS = 6;
+/** Documents of an edit beside the passage. */
+const DOCUMENTS = 4;
 
-/** Options of `runStream` by arm; `candidates`: recorded edits to choose among. */
+/** Options of `runStream` by arm; `candidates`: edits to choose among; `recall`: answers are generated too. */
 export const ARMS = {
-  none: {},
-  replay: { replay: 4 },
+  none: { recall: true },
+  replay: { replay: 4, recall: true },
   gate: { gate: { lambda: 1 } },
   'replay and gate': { replay: 4, gate: { lambda: 1 } },
   'half the learning rate': { adapt: { ...INNER, learningRate: INNER.learningRate / 2 } },
-  'last third of the layers': { adapt: { ...INNER, targets: ['layers.2?.*'] } },
   'trained apart, added': { trainOn: 'parent' },
-  'best of 2, λ = 0': { candidates: 2, forgetting: 0 },
   'best of 2, λ = 1': { candidates: 2, forgetting: 1 },
+  'best of 2, λ = 0': { candidates: 2, forgetting: 0 },
+  'last third of the layers': { adapt: { ...INNER, targets: ['layers.2?.*'] } },
 };
 
 /**

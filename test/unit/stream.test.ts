@@ -283,6 +283,36 @@ describe('the choice among candidates', () => {
   });
 });
 
+describe('a task that examines in its own way', () => {
+  it('is asked by streams and for forgetting, by its own measure', async () => {
+    // Depth of the fork, weighed by the context: known without asking.
+    const examine: NonNullable<NonNullable<StreamOptions['reward']>['examine']> = async (rows) =>
+      rows.map(({ fork, context }) => {
+        const depth = 'depth' in fork ? fork.depth : 0;
+        const scores = { depth: context.id === 'c1' ? depth : -depth };
+        return {
+          paying: context.paying.map(() => ({ scores })),
+          report: context.report.map(() => ({ scores })),
+        };
+      });
+    const reward = { measure: 'depth', examine };
+    const [stream] = await run([contexts.slice(0, 2)], { reward, gate: { lambda: 1 } });
+    // The first edit would cost its own context; the second one brings 1 and costs the first context 1.
+    expect(stream!.steps.map(({ scale }) => scale)).toEqual([0, 1]);
+    expect(stream!.steps[1]!.attempts[0]).toMatchObject({ gain: 1, cost: 1, passed: true });
+    expect(stream!.scores.depth!.report).toEqual([
+      [0, 0],
+      [0, 0],
+      [-1, 1],
+    ]);
+    await using deep = parent.fork().apply(deltaOf(model));
+    expect(await forgettingOf([deep], parent, contexts.slice(0, 2), { ...reward, clipDrops: false })).toEqual(
+      [0],
+    );
+    expect(await forgettingOf([deep], parent, contexts.slice(0, 2), reward)).toEqual([0.5]);
+  });
+});
+
 describe('forgetting in the reward', () => {
   it('is the mean drop on the paying questions of earlier contexts', async () => {
     const earlier = contexts.slice(0, 3);
