@@ -11,7 +11,13 @@ export {
   algorithmNamed,
 } from './algorithm/named.js';
 export { PPO_DEFAULTS, type PpoOptions, ppo } from './algorithm/ppo.js';
-export { RESTEM_DEFAULTS, type RestemOptions, restem } from './algorithm/restem.js';
+export {
+  type Choosable,
+  chooseEdits,
+  RESTEM_DEFAULTS,
+  type RestemOptions,
+  restem,
+} from './algorithm/restem.js';
 export { RLOO_DEFAULTS, type RlooOptions, rloo } from './algorithm/rloo.js';
 export type { PolicyGradientOptions, UpdateOptions } from './algorithm/update-options.js';
 export type {

@@ -14,7 +14,7 @@ import { average } from '../average.js';
 import type { Policy } from '../policy.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
 import { steeredByKl } from './kl-controller.js';
-import { actions, firstPass, type RolloutRow } from './rollout-rows.js';
+import { actions, firstPass } from './rollout-rows.js';
 import { checkName, checkOptions, type UpdateOptions } from './update-options.js';
 import { takeSteps, updateStatistics } from './update-steps.js';
 
@@ -60,7 +60,11 @@ async function update(
   options: RestemOptions,
 ): Promise<UpdateStatistics> {
   const pass = await firstPass(policy, rollouts, context, options);
-  const kept = chosen(pass.rows, options);
+  const choosable = pass.rows.map((row) => {
+    const { group, reward, invalid } = row.rollout;
+    return { group, reward, invalid, row };
+  });
+  const kept = chooseEdits(choosable, options).map(({ row }) => row);
   for (const row of kept) row.advantagesA.fill(1);
   if (options.freshOptimizer) policy.resetOptimizer();
   const taken = await takeSteps(policy, kept, options, context, (batch) => ({
@@ -76,14 +80,25 @@ async function update(
   };
 }
 
-function chosen(rows: readonly RolloutRow[], { keep, threshold }: RestemOptions): RolloutRow[] {
-  const valid = rows.filter(({ rollout }) => !rollout.invalid);
-  if (keep === 'aboveThreshold') return valid.filter(({ rollout }) => rollout.reward > threshold);
-  const best = new Map<number, RolloutRow>();
-  for (const row of valid) {
-    const { group, reward } = row.rollout;
-    // Of equal rewards the first stays.
-    if (!(reward <= (best.get(group)?.rollout.reward ?? Number.NEGATIVE_INFINITY))) best.set(group, row);
+/** What the E-step looks at: a rollout is one. */
+export interface Choosable {
+  /** Edits of one group compete. */
+  readonly group: number;
+  /** NaN: unknown, never chosen. */
+  readonly reward: number;
+  readonly invalid?: unknown;
+}
+
+/** The E-step alone: the edits that are learnt, of 'best' the first of several equal ones. Needs no model. */
+export function chooseEdits<E extends Choosable>(
+  edits: readonly E[],
+  { keep, threshold }: Pick<RestemOptions, 'keep' | 'threshold'> = RESTEM_DEFAULTS,
+): E[] {
+  const valid = edits.filter(({ invalid }) => !invalid);
+  if (keep === 'aboveThreshold') return valid.filter(({ reward }) => reward > threshold);
+  const best = new Map<number, E>();
+  for (const edit of valid) {
+    if (edit.reward > (best.get(edit.group)?.reward ?? Number.NEGATIVE_INFINITY)) best.set(edit.group, edit);
   }
   return [...best.values()];
 }
