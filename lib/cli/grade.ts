@@ -2,7 +2,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { makeError } from '../errors.js';
 import { BUILT_IN_GRADERS, type GradeRow, type Grader } from '../reward/grader.js';
-import { type Judge, judge } from '../reward/judge.js';
+import { judge } from '../reward/judge.js';
 import { LOCAL_RIGHT } from '../reward/local.js';
 import { optionalText, optionalTexts, text } from './fields.js';
 import { batches, type InputLine, readLines } from './jsonl.js';
@@ -77,10 +77,12 @@ async function run(options: Options, session: Session): Promise<void> {
   }
   let all = 0;
   let unknown = 0;
+  let cause: string | undefined;
   for await (const batch of batches(rows(), size)) {
     const scores = await grader.grade(batch, { signal: session.signal });
     all += scores.length;
     unknown += scores.filter(Number.isNaN).length;
+    cause ??= grader.cause?.();
     await session.printLines(
       scores.map((score) =>
         Number.isNaN(score) ? { score: null, correct: null } : { score, correct: score >= right },
@@ -88,7 +90,6 @@ async function run(options: Options, session: Session): Promise<void> {
     );
   }
   if (unknown === 0) return;
-  const cause = 'statistics' in grader ? (grader as Judge).statistics().firstFailure : undefined;
   session.note(
     `${unknown} of ${all} answers have no grade${cause === undefined ? '' : `; the first: ${cause}`}`,
   );

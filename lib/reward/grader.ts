@@ -28,6 +28,8 @@ export interface Grader {
     rows: readonly GradeRow[],
     call?: { readonly signal?: AbortSignal | undefined },
   ): Promise<readonly number[]> | readonly number[];
+  /** Why grades of the last call are unknown, in words, where it can say so. */
+  cause?(): string | undefined;
 }
 
 const byAnswers = (
@@ -95,7 +97,7 @@ export async function gradeAll(
   if (odd < 0) return { scores };
   return {
     scores: scores.map((score) => (score >= 0 && score <= 1 ? score : Number.NaN)),
-    cause: `grader "${grader.name}" gave ${scores[odd]} for "${rows[odd]!.question}"`,
+    cause: grader.cause?.() ?? `grader "${grader.name}" gave ${scores[odd]} for "${rows[odd]!.question}"`,
   };
 }
 

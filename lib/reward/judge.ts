@@ -165,6 +165,7 @@ class EndpointJudge implements Judge {
   #counts = { answers: 0, unknown: 0, cached: 0 };
   #failures: Partial<Record<JudgeFailureKind, number>> = {};
   #firstFailure: string | undefined;
+  #cause: string | undefined;
 
   constructor(client: JudgeClient, settings: Settings) {
     this.#client = client;
@@ -178,6 +179,10 @@ class EndpointJudge implements Judge {
     return { ...this.#counts, calls, retries, failures, firstFailure: this.#firstFailure };
   }
 
+  cause(): string | undefined {
+    return this.#cause;
+  }
+
   async grade(
     rows: readonly GradeRow[],
     { signal }: { readonly signal?: AbortSignal | undefined } = {},
@@ -185,6 +190,7 @@ class EndpointJudge implements Judge {
     if (signal?.aborted)
       throw makeError('ABORTED', 'stopped by its signal before asking the judge', signal.reason);
     if (this.#refused) throw this.#refused;
+    this.#cause = undefined;
     const { form, prompt, concurrency, cache: path } = this.#settings;
     const bare = this.openEnded ? -1 : rows.findIndex(({ answers }) => answers.length === 0);
     if (bare >= 0) {
@@ -283,6 +289,7 @@ class EndpointJudge implements Judge {
     const reason = `${this.#settings.name}: ${message}`;
     this.#failures[kind] = (this.#failures[kind] ?? 0) + 1;
     this.#firstFailure ??= reason;
+    this.#cause ??= reason;
     this.#settings.onFailure?.({ kind, reason, row });
   }
 
