@@ -364,6 +364,12 @@ export {
   transcript,
 } from './task/dialogue.js';
 export { KNOWLEDGE_DEFAULTS, type KnowledgeOptions, knowledge } from './task/knowledge.js';
-export { type Passage, parsePassages, readPassages, readTexts } from './task/passages.js';
+export {
+  type Passage,
+  type PassageOptions,
+  parsePassages,
+  readPassages,
+  readTexts,
+} from './task/passages.js';
 export { sequencesOf } from './task/stream.js';
 export type { Question, Task, TaskContext, TaskHooks } from './task/task.js';

@@ -1,10 +1,40 @@
 /** What a round is about: its contexts checked, the earlier ones that must not be forgotten, and its retention texts. */
 import { makeError } from './errors.js';
+import type { Fork } from './fork.js';
 import type { Policy } from './policy.js';
 import { deriveKey, permutation } from './random.js';
+import { type VoteFigures, voteFigures } from './reward/collapse.js';
 import { BUILT_IN_GRADERS } from './reward/grader.js';
+import { type LabelOptions, majorityLabels } from './reward/majority.js';
 import { measuresOf, type RewardOptions, weightsOf } from './reward/options.js';
 import type { Task, TaskContext } from './task/task.js';
+
+/** How questions without a right answer get one: the model's own votes. */
+export interface LabelSettings extends Omit<LabelOptions, 'seed' | 'signal' | 'onProgress'> {}
+
+/**
+ * @internal The contexts of a round with the votes of `voter` as answers where `labels` asks for them. The draws belong to the
+ * questions, so that a voter which has not moved gives the same labels again. Throws `REWARD_UNKNOWN` when no question that
+ * pays has a label.
+ */
+export async function labelledContexts(
+  voter: Fork,
+  contexts: readonly TaskContext[],
+  labels: LabelSettings | undefined,
+  { reward, seed, signal }: { reward: RewardOptions; seed: number | bigint; signal: AbortSignal | undefined },
+): Promise<{ contexts: readonly TaskContext[]; votes?: VoteFigures }> {
+  if (!labels) return { contexts: checkContexts(contexts, reward) };
+  const { form, question: template } = reward;
+  const given = { form, template, ...labels, seed: deriveKey(seed, 'labels'), ...(signal ? { signal } : {}) };
+  const labelled = await majorityLabels(voter, contexts, given);
+  if (labelled.contexts.length === 0 && contexts.length > 0) {
+    throw makeError(
+      'REWARD_UNKNOWN',
+      `the votes gave no label to any of ${labelled.unlabelled} questions; expected an answer that enough samples agree on`,
+    );
+  }
+  return { contexts: checkContexts(labelled.contexts, reward), votes: voteFigures(labelled.votes) };
+}
 
 /**
  * @internal The contexts of a round, if every one can be examined. Throws `INPUT_INVALID` for none at all, one without a question

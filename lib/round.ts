@@ -38,7 +38,7 @@ export class PhaseClock {
     const start = performance.now();
     const forward = onProgress && ((progress: Progress) => onProgress(this.#round, phase, progress));
     const result = await work({ signal, onProgress: forward });
-    this.timings[phase] = (performance.now() - start) / 1000;
+    this.timings[phase] += (performance.now() - start) / 1000;
     return result;
   }
 }

@@ -25,7 +25,7 @@ import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
 import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import { checkContexts, earlierContexts, retentionTokens } from './round-contexts.js';
+import { earlierContexts, type LabelSettings, labelledContexts, retentionTokens } from './round-contexts.js';
 import { hooksOf, type Task, type TaskContext } from './task/task.js';
 
 export interface WeightSealOptions extends RoundListeners {
@@ -42,6 +42,8 @@ export interface WeightSealOptions extends RoundListeners {
   /** What edits are applied to and compared with: the present policy, or the base model. */
   adaptFrom?: 'policy' | 'base';
   reward?: Partial<RewardOptions>;
+  /** Majority votes of the parent's own samples as answers (SRT, arXiv 2505.21444); those of the task by default. */
+  labels?: LabelSettings;
   /** Guards against reward hacking, those that need no text; on by default. */
   guards?: Partial<GuardOptions>;
   /** Figures of the guards in the rounds before `startRound`, when a run is resumed. */
@@ -113,7 +115,6 @@ async function playRound(
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
   const clock = new PhaseClock(round, options);
-  const contexts = checkContexts(task.contexts(round, settings.contexts), reward);
   const earlier = earlierContexts(task, round, settings);
   const retention = retentionTokens(round, { policy, task }, settings);
   const base = options.adaptFrom === 'base';
@@ -122,13 +123,16 @@ async function playRound(
   let written: WrittenWeightEdit<TaskContext>[] = [];
   let forks: EditedFork[] = [];
   try {
-    const { baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
+    const { contexts, votes, baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
+      const given = task.contexts(round, settings.contexts);
+      const labelled = await labelledContexts(parent, given, options.labels, { ...settings, signal });
       const version = base ? 'base' : `policy ${policy.version}`;
       const asking = askOptions(reward, policy.model.tokenizer, call);
       const of = (cache: BaselineCache, some: readonly TaskContext[]) =>
         cache.get(parent, version, some, asking, reward.examine);
       return {
-        baseline: await of(settings.baselines, contexts),
+        ...labelled,
+        baseline: await of(settings.baselines, labelled.contexts),
         earlierBaselines: await of(settings.earlierBaselines, earlier),
       };
     });
@@ -151,7 +155,7 @@ async function playRound(
     );
     const edits = settleRewards(judged, reward);
     const groups = written.map(({ group }) => group);
-    const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward));
+    const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
     const update = await clock.run('update', async () => {
       if (guard.halts) return {};
       const { lambda } = settings;

@@ -32,7 +32,7 @@ import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
 import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import { checkContexts, earlierContexts, retentionTokens } from './round-contexts.js';
+import { earlierContexts, type LabelSettings, labelledContexts, retentionTokens } from './round-contexts.js';
 import { sealWeights, type WeightSealOptions } from './seal-weights.js';
 import { hooksOf, type Task } from './task/task.js';
 
@@ -54,6 +54,8 @@ export interface SealOptions extends RoundListeners {
   adaptFrom?: 'policy' | 'base';
   adapt?: InnerOptions;
   reward?: Partial<RewardOptions>;
+  /** Majority votes of the parent's own samples as answers (SRT, arXiv 2505.21444); those of the task by default. */
+  labels?: LabelSettings;
   /** Guards against reward hacking; on by default. */
   guards?: Partial<GuardOptions>;
   /** Figures of the guards in the rounds before `startRound`, when a run is resumed. */
@@ -123,7 +125,6 @@ async function playRound(round: number, options: SealOptions, settings: Settings
   const { policy, task, signal } = options;
   const clock = new PhaseClock(round, options);
   const { seed, samples, repeats, algorithm, reward, hooks } = settings;
-  const contexts = checkContexts(task.contexts(round, settings.contexts), reward);
   const earlier = earlierContexts(task, round, { ...settings, reward });
   const retention = retentionTokens(round, options, settings);
   const base = options.adaptFrom === 'base';
@@ -131,6 +132,11 @@ async function playRound(round: number, options: SealOptions, settings: Settings
   const parent = base ? policy.model.fork() : policy.fork();
   let forks: EditedFork[] = [];
   try {
+    const label = () => {
+      const given = task.contexts(round, settings.contexts);
+      return labelledContexts(parent, given, options.labels, { ...settings, signal });
+    };
+    const { contexts, votes } = await (options.labels ? clock.run('baseline', label) : label());
     const written = await clock.run('write', (call) =>
       writeEdits(writer, contexts, { ...settings.edit, ...call, task: hooks, samples, seed, round }),
     );
@@ -171,7 +177,7 @@ async function playRound(round: number, options: SealOptions, settings: Settings
     });
     const edits = settleRewards(judged, reward);
     const groups = written.map(({ group }) => group);
-    const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward));
+    const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
     const update = await clock.run('update', async () => {
       if (guard.halts) return {};
       const context = { seed, round, temperature: settings.edit.temperature, signal };

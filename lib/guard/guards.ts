@@ -7,6 +7,7 @@ import type { UpdateStatistics } from '../algorithm/algorithm.js';
 import { average } from '../average.js';
 import type { EditResult } from '../edit-result.js';
 import { makeError } from '../errors.js';
+import { collapseAlarm, type VoteFigures } from '../reward/collapse.js';
 import type { TaskContext } from '../task/task.js';
 import { copiedShare } from './overlap.js';
 import { similarity, wordRuns } from './text.js';
@@ -28,6 +29,8 @@ export interface GuardOptions {
   gap: number | false;
   /** Rounds at the beginning and at the end that `gap` compares; fewer while there are fewer. */
   window: number;
+  /** Loss of diversity of majority votes while at least nine in ten samples agree, as a share of the first round's. */
+  collapse: number | false;
   /** KL(policy ‖ base model) of the policy's own edits, nats a token. */
   policyKl: number | false;
   /** Mean KL(edited ‖ unedited) on the retention texts, nats a token. */
@@ -41,11 +44,20 @@ export const GUARD_DEFAULTS: Readonly<GuardOptions> = {
   otherContext: 0.4,
   gap: 0.5,
   window: 3,
+  collapse: 0.5,
   policyKl: 0.5,
   editKl: 1,
 };
 
-export const GUARDS = ['overlap', 'sameContext', 'otherContext', 'gap', 'policyKl', 'editKl'] as const;
+export const GUARDS = [
+  'overlap',
+  'sameContext',
+  'otherContext',
+  'gap',
+  'collapse',
+  'policyKl',
+  'editKl',
+] as const;
 export type GuardName = (typeof GUARDS)[number];
 
 /** What a round's guards have measured; NaN where there was nothing to measure. */
@@ -62,6 +74,8 @@ export type GuardFigures = Readonly<
     /** Growth of paying − report gain since the first rounds, as a share of the paying gain; its standard error. */
     gap: number;
     gapError: number;
+    /** Of majority votes, where they label the questions. */
+    votes?: VoteFigures;
   }
 >;
 
@@ -111,11 +125,12 @@ export interface GuardedRound {
   readonly contexts: readonly TaskContext[];
   /** Measures that pay, with their weights. */
   readonly weights: readonly (readonly [string, number])[];
+  readonly votes?: VoteFigures;
 }
 
 /** Figures of a round, from its edits as they were judged. `history`: those of the rounds before it. */
 export function guardFigures(
-  { edits, groups, contexts, weights }: GuardedRound,
+  { edits, groups, contexts, weights, votes }: GuardedRound,
   history: readonly GuardFigures[],
   { window }: Pick<GuardOptions, 'window'>,
 ): GuardFigures {
@@ -128,6 +143,8 @@ export function guardFigures(
   return {
     ...own,
     ...growth([...history, own], window),
+    collapse: lostDiversity(history, votes),
+    ...(votes ? { votes } : {}),
     policyKl: Number.NaN,
     editKl: average(kl),
   };
@@ -139,8 +156,12 @@ export function withUpdate(figures: GuardFigures, update: UpdateStatistics): Gua
   return { ...figures, policyKl: typeof klReference === 'number' ? klReference : Number.NaN };
 }
 
-/** What the figures say against the limits. */
-export function alarmsOf(figures: GuardFigures, options: GuardOptions): GuardAlarm[] {
+/** What the figures say against the limits; `history`: the figures of the rounds before. */
+export function alarmsOf(
+  figures: GuardFigures,
+  options: GuardOptions,
+  history: readonly GuardFigures[] = [],
+): GuardAlarm[] {
   const alarms: GuardAlarm[] = [];
   const check = (guard: GuardName, message: string, tells = true) => {
     const limit = options[guard];
@@ -161,6 +182,13 @@ export function alarmsOf(figures: GuardFigures, options: GuardOptions): GuardAla
   // More than three standard errors: chance alone does so once in a thousand rounds.
   const grows = figures.gap > 3 * figures.gapError;
   check('gap', 'the gain on paying questions outgrows that on report-only ones', grows);
+  const votes = [...history, figures].flatMap((round) => (round.votes ? [round.votes] : []));
+  const { collapse } = options;
+  const message =
+    collapse === false ? undefined : collapseAlarm(votes, { diversity: Math.max(0, 1 - collapse) });
+  if (message !== undefined && collapse !== false) {
+    alarms.push({ guard: 'collapse', value: figures.collapse, limit: collapse, message });
+  }
   check('policyKl', 'the policy has moved from the base model (nats a token)');
   check('editKl', 'edited models differ from the unedited one on retention texts (nats a token)');
   return alarms;
@@ -223,6 +251,11 @@ function gains(byContext: readonly ContextEdits[], weights: readonly (readonly [
     gapVariance: gaps.length > 1 ? squares / (gaps.length - 1) : Number.NaN,
     gapContexts: gaps.length,
   };
+}
+
+function lostDiversity(history: readonly GuardFigures[], votes: VoteFigures | undefined): number {
+  const [first] = [...history.flatMap((round) => (round.votes ? [round.votes] : [])), votes];
+  return first && votes ? 1 - votes.diversity / first.diversity : Number.NaN;
 }
 
 type Gains = ReturnType<typeof gains>;

@@ -1,6 +1,7 @@
 /** The guards of a loop, round by round. */
 import type { UpdateStatistics } from '../algorithm/algorithm.js';
 import type { EditResult, RoundResult } from '../edit-result.js';
+import type { VoteFigures } from '../reward/collapse.js';
 import type { TaskContext } from '../task/task.js';
 import {
   alarmsOf,
@@ -27,16 +28,21 @@ export class RoundGuard {
     groups: readonly number[],
     contexts: readonly TaskContext[],
     weights: readonly (readonly [string, number])[],
+    votes?: VoteFigures,
   ): { halts: boolean; end(update: UpdateStatistics): Pick<RoundResult, 'guards' | 'halted'> } {
     const { onAlarm } = this.#options;
-    const before = guardFigures({ edits, groups, contexts, weights }, this.#history, this.#options);
-    const halts = onAlarm !== 'report' && alarmsOf(before, this.#options).length > 0;
+    const before = guardFigures(
+      { edits, groups, contexts, weights, ...(votes ? { votes } : {}) },
+      this.#history,
+      this.#options,
+    );
+    const halts = onAlarm !== 'report' && alarmsOf(before, this.#options, this.#history).length > 0;
     return {
       halts,
       end: (update) => {
         const figures = withUpdate(before, update);
+        const alarms = alarmsOf(figures, this.#options, this.#history);
         this.#history.push(figures);
-        const alarms = alarmsOf(figures, this.#options);
         return {
           guards: { figures, alarms },
           ...(onAlarm !== 'report' && alarms.length > 0 ? { halted: onAlarm } : {}),

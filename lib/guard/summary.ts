@@ -34,6 +34,7 @@ const NAMES: Readonly<Record<GuardName, string>> = {
   sameContext: 'likeness of edits of one context',
   otherContext: 'likeness of edits of different contexts',
   gap: 'growth of paying over report-only gain',
+  collapse: 'lost diversity of majority votes',
   policyKl: 'KL(policy ‖ base), nats a token',
   editKl: 'KL(edited ‖ unedited), nats a token',
 };

@@ -82,8 +82,23 @@ const guards = z.strictObject({
   otherContext: limit('otherContext'),
   gap: limit('gap'),
   window: atLeast1.default(GUARD_DEFAULTS.window),
+  collapse: limit('collapse'),
   policyKl: limit('policyKl'),
   editKl: limit('editKl'),
 });
 
-export const rewardSections = { reward: reward.prefault({}), guards: guards.prefault({}) };
+/** Answers by the model's own majority votes; off when absent. */
+const labels = z.strictObject({
+  samples: atLeast1.default(32),
+  temperature: positive.default(1),
+  maxTokens: atLeast1.default(64),
+  openBook: z.boolean().default(false),
+  replace: z.enum(['missing', 'paying']).default('missing'),
+  leastAgreement: z.number().min(0).max(1).default(0),
+});
+
+export const rewardSections = {
+  reward: reward.prefault({}),
+  labels: labels.optional(),
+  guards: guards.prefault({}),
+};

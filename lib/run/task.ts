@@ -19,21 +19,26 @@ export interface ReadTask {
 }
 
 /** Reads the data of a task. Errors name the file and the place. */
-export async function readTask({ task, seed }: Pick<RunConfig, 'task' | 'seed'>): Promise<ReadTask> {
+export async function readTask(config: Pick<RunConfig, 'task' | 'seed' | 'labels'>): Promise<ReadTask> {
+  const { task, seed } = config;
   const own =
     'retentionData' in task && task.retentionData !== undefined
       ? await readTexts(task.retentionData)
       : undefined;
-  const made = await taskOf(task, seed, own?.texts);
+  const made = await taskOf(task, seed, { texts: own?.texts, unanswered: config.labels !== undefined });
   const data = [...(await Promise.all(filesOf(task).map(sha256))), ...(own ? [own.sha256] : [])];
   return { task: made, data: data.join(' ') };
 }
 
-async function taskOf(config: TaskConfig, seed: number, texts?: readonly string[]): Promise<Task> {
+async function taskOf(
+  config: TaskConfig,
+  seed: number,
+  { texts, unanswered }: { texts: readonly string[] | undefined; unanswered: boolean },
+): Promise<Task> {
   switch (config.kind) {
     case 'knowledge': {
       const { data, retentionData: _, kind: __, ...options } = config;
-      const { passages } = await readPassages(data);
+      const { passages } = await readPassages(data, { unanswered });
       return knowledge(passages, { ...options, seed, retentionTexts: texts });
     }
     case 'dialogue': {

@@ -17,7 +17,7 @@ import type { RewardOptions } from '../reward/options.js';
 import type { Phase } from '../round.js';
 import { seal } from '../seal.js';
 import { sealWeights } from '../seal-weights.js';
-import { hooksOf, type Task } from '../task/task.js';
+import { hooksOf, type Task, type TaskContext } from '../task/task.js';
 import {
   type CheckpointState,
   loadCheckpoint,
@@ -132,6 +132,7 @@ async function trainModel(
       reward,
       task,
       guards: config.guards,
+      ...(config.labels ? { labels: config.labels } : {}),
       guardHistory: await guardHistory(disk, run),
       startRound: firstRound,
       // An alarm has ended this run for good.
@@ -190,10 +191,13 @@ async function roundLines(disk: Disk, run: string) {
 async function guardHistory(disk: Disk, run: string): Promise<GuardFigures[]> {
   return (await roundLines(disk, run)).flatMap(({ guards }) => {
     if (!guards) return [];
-    const figures = Object.entries(guards.figures).map(([name, value]: [string, number | null]) => {
-      return [name, value ?? Number.NaN] as const;
-    });
-    return [Object.fromEntries(figures) as unknown as GuardFigures];
+    const known = (figures: object) =>
+      Object.fromEntries(
+        Object.entries(figures).map(([name, value]: [string, unknown]) => [name, value ?? Number.NaN]),
+      );
+    const { votes } = guards.figures;
+    const figures = { ...known(guards.figures), ...(votes ? { votes: known(votes) } : {}) };
+    return [figures as unknown as GuardFigures];
   });
 }
 
@@ -252,7 +256,8 @@ async function close(
     const delta = policy.delta();
     await delta.save(join(run, 'policy')).finally(() => delta.close());
   }
-  if (task.evaluation.length === 0) return undefined;
+  const contexts = answered(task.evaluation, config);
+  if (contexts.length === 0) return undefined;
   const path = join(run, 'comparison.json');
   if (await exists(disk, path)) return JSON.parse(await disk.readFile(path, 'utf8')) as Comparison;
   const untrained = head && (await EditHead.create(policy, headOptions(config)));
@@ -261,7 +266,7 @@ async function close(
     reward,
     ...(head && untrained ? { heads: { trained: head, untrained } } : {}),
     policy,
-    contexts: task.evaluation,
+    contexts,
     task: hooksOf(task),
     samples: config.closingSamples,
     onMethod: (method) => onEvent?.({ type: 'method', method }),
@@ -273,6 +278,15 @@ async function close(
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);
   onEvent?.({ type: 'comparison', comparison });
   return comparison;
+}
+
+/** Unseen questions without a right answer say nothing where votes label the others: votes on them would grade themselves. */
+function answered(contexts: Task['evaluation'], { labels }: RunConfig): TaskContext[] {
+  if (!labels) return [...contexts];
+  return contexts.flatMap((context) => {
+    const report = context.report.filter(({ answers }) => answers.length > 0);
+    return report.length > 0 ? [{ ...context, report }] : [];
+  });
 }
 
 async function openModel(config: RunConfig, signal?: AbortSignal): Promise<Model> {

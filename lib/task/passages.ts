@@ -14,10 +14,18 @@ export interface Passage {
   readonly questions: readonly { readonly question: string; readonly answers: readonly string[] }[];
 }
 
+export interface PassageOptions {
+  /** A question may lack its answers, for majority votes or graders that need none; an error otherwise. false. */
+  unanswered?: boolean;
+}
+
 /** Passages of a file, and the SHA-256 (hex) of its bytes. */
-export async function readPassages(path: string): Promise<{ passages: Passage[]; sha256: string }> {
+export async function readPassages(
+  path: string,
+  options: PassageOptions = {},
+): Promise<{ passages: Passage[]; sha256: string }> {
   const { text, sha256 } = await readData(path);
-  return { passages: parsePassages(text, path), sha256 };
+  return { passages: parsePassages(text, path, options), sha256 };
 }
 
 /** Texts of a file that holds a JSON array of strings, and the SHA-256 (hex) of its bytes. */
@@ -53,24 +61,31 @@ async function readData(path: string): Promise<{ text: string; sha256: string }>
 }
 
 /** Passages of the text of a file; `name` is what errors call it. */
-export function parsePassages(text: string, name: string): Passage[] {
+export function parsePassages(
+  text: string,
+  name: string,
+  { unanswered = false }: PassageOptions = {},
+): Passage[] {
   const source = text.replace(/^\ufeff/, '');
-  const passages = /\.(jsonl|ndjson)$/i.test(name) ? fromLines(source, name) : fromJson(source, name);
+  const passages = /\.(jsonl|ndjson)$/i.test(name)
+    ? fromLines(source, name, unanswered)
+    : fromJson(source, name, unanswered);
   if (passages.length === 0) throw invalid(name, 'holds no passages', 'at least one');
   return passages;
 }
 
-function fromLines(text: string, name: string): Passage[] {
+function fromLines(text: string, name: string, unanswered: boolean): Passage[] {
   return text.split('\n').flatMap((line, index) => {
     if (line.trim() === '') return [];
     const where = `${name} line ${index + 1}`;
-    return [passage(parseJson(line, where), where)];
+    return [passage(parseJson(line, where), where, unanswered)];
   });
 }
 
-function fromJson(text: string, name: string): Passage[] {
+function fromJson(text: string, name: string, unanswered: boolean): Passage[] {
   const value = parseJson(text, name);
-  if (Array.isArray(value)) return value.map((item, index) => passage(item, `${name} [${index}]`));
+  if (Array.isArray(value))
+    return value.map((item, index) => passage(item, `${name} [${index}]`, unanswered));
   if (isObject(value) && 'data' in value) return fromSquad(value, name);
   throw invalid(
     name,
@@ -104,11 +119,13 @@ function fromSquad(root: Record<string, unknown>, name: string): Passage[] {
   });
 }
 
-function passage(value: unknown, where: string): Passage {
+function passage(value: unknown, where: string, unanswered: boolean): Passage {
   const fields = asObject(value, where);
   const questions = asList(fields.questions, `${where}.questions`).map((item, index) => {
     const inQuestion = `${where}.questions[${index}]`;
     const entry = asObject(item, inQuestion);
+    const question = asText(entry.question, `${inQuestion}.question`);
+    if (unanswered && !('answers' in entry) && !('answer' in entry)) return { question, answers: [] };
     const answers =
       'answers' in entry && !('answer' in entry)
         ? asList(entry.answers, `${inQuestion}.answers`).map((answer, at) => {
@@ -120,10 +137,7 @@ function passage(value: unknown, where: string): Passage {
             );
           })
         : [asText(entry.answer, `${inQuestion}.answer`)];
-    return {
-      question: asText(entry.question, `${inQuestion}.question`),
-      answers: distinct(answers, inQuestion),
-    };
+    return { question, answers: distinct(answers, inQuestion) };
   });
   return {
     title: asString(fields.title, `${where}.title`),

@@ -151,6 +151,39 @@ describe('guards', () => {
     expect(alarmsOf(await play())).toEqual([['editKl']]);
   });
 
+  it('see votes that collapse to one answer', async () => {
+    // Votes are written by the same model: to a question's prompt each question its own answer, and later the same to all.
+    let collapsed = false;
+    engine.current = fakeEngine(model, {
+      write: (prompt, sample) => {
+        const question = /key(\d[a-d])\?\nAnswer:/.exec(prompt)?.[1];
+        if (question) return collapsed ? 'yes' : `fact${question}`;
+        return honest(byIndex.get(/T\d/.exec(prompt)![0])!, sample, policy.version);
+      },
+    });
+    const labels = { samples: 4, replace: 'paying' as const };
+    const update: Algorithm['update'] = async () => {
+      policy.version += 1;
+      collapsed = policy.version > 1;
+      return {};
+    };
+    const results = await play(
+      {},
+      { labels, contextsPerRound: 3, rounds: 4, algorithm: { ...algorithm, update } },
+    );
+    expect(results.map(({ guards }) => guards.figures.votes?.labels)).toEqual([6, 6, 1, 1]);
+    expect(results.map(({ guards }) => guards.figures.collapse)).toEqual([0, 0, 1, 1]);
+    // Two rounds in a row say so.
+    expect(alarmsOf(results)).toEqual([[], [], [], ['collapse']]);
+    expect(results[3]!.guards.alarms[0]!.message).toMatch(/the votes collapse: 100 % agree.*"yes" for 100 %/);
+    // As a resumed run sees it.
+    const history = JSON.parse(JSON.stringify(results.slice(0, 3))) as typeof results;
+    policy.version = 3;
+    const guardHistory = history.map(({ guards }) => guards.figures);
+    const [resumed] = await play({}, { labels, contextsPerRound: 3, startRound: 3, rounds: 4, guardHistory });
+    expect(alarmsOf([resumed!])).toEqual([['collapse']]);
+  });
+
   it('can be switched off one by one, or moved', async () => {
     write = (context) => honest(context, 0);
     expect(alarmsOf(await play({ sameContext: false }))).toEqual([[]]);
@@ -181,7 +214,7 @@ describe('guards', () => {
       ...{ guard: 'sameContext', largest: 1, limit: 0.8, alarms: [1] },
     });
     const lines = guardLines(summary);
-    expect(lines).toHaveLength(6);
+    expect(lines).toHaveLength(7);
     expect(lines[1]).toMatch(/likeness of edits of one context +1\.00 +limit 0\.8 +ALARM in round 2/);
     expect(lines[0]).toMatch(/paying questions held by edits +0\.00 +off$/);
     // As it is read back from comparison.json.

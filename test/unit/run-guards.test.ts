@@ -7,7 +7,7 @@ import type { Model } from '../../lib/model.js';
 import { type RunConfigInput, readConfig, resolveConfig } from '../../lib/run/config.js';
 import { realDisk } from '../../lib/run/disk.js';
 import { readJournal } from '../../lib/run/journal.js';
-import { train } from '../../lib/run/train.js';
+import { type TrainEvent, train } from '../../lib/run/train.js';
 import { knowledge } from '../../lib/task/knowledge.js';
 import { parsePassages } from '../../lib/task/passages.js';
 import { tinyModel } from './helpers/tiny-model.js';
@@ -124,6 +124,38 @@ describe('an alarm', () => {
     expect((await train(config, { run, model, resume: true })).halted).toBeUndefined();
     const guardsOf = async (of: string) => (await roundsOf(of)).map(({ guards }) => guards);
     expect(await guardsOf(run)).toEqual(await guardsOf(join(folder, 'whole')));
+  });
+});
+
+describe('majority votes as labels', () => {
+  it('stand in for answers that nobody has given, and resume to the same bits', async () => {
+    const bare = PASSAGES.map(({ questions, ...passage }, index) => ({
+      ...passage,
+      // The last question of each passage has its answer: it alone is in the closing table.
+      questions: questions.map(({ question, answer }, q) => (q < 3 ? { question } : { question, answer })),
+      title: `Talk ${index}`,
+    }));
+    await writeFile(join(folder, 'bare.json'), JSON.stringify(bare));
+    const task = { data: join(folder, 'bare.json'), evaluation: 1, retention: 1 };
+    const config = configure({ task, rounds: 2, labels: { samples: 3, maxTokens: 4 } });
+    const whole = await train(config, { run: join(folder, 'whole'), model });
+    expect(whole.comparison).toMatchObject({ questions: 1 });
+    const [first] = await roundsOf(join(folder, 'whole'));
+    expect(first!.guards.figures.votes).toMatchObject({ questions: expect.any(Number) });
+    const run = join(folder, 'run');
+    const controller = new AbortController();
+    const onEvent = (event: TrainEvent) => event.type === 'round' && controller.abort();
+    await expect(train(config, { run, model, signal: controller.signal, onEvent })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
+    await train(config, { run, model, resume: true });
+    const last = ['checkpoints', 'round-0001', 'policy.safetensors'];
+    expect(await bytesOf(run, ...last)).toEqual(await bytesOf(join(folder, 'whole'), ...last));
+    // Without votes such a file is refused, by the first question.
+    const plain = configure({ task });
+    await expect(train(plain, { run: join(folder, 'plain'), model })).rejects.toThrow(
+      'bare.json [0].questions[0].answer is missing; expected a string',
+    );
   });
 });
 
