@@ -13,7 +13,7 @@ const DOCUMENTS = 4;
 /** Options of `runStream` by arm; `candidates`: edits to choose among; `recall`: answers are generated too. */
 export const ARMS = {
   none: { recall: true },
-  replay: { replay: 4, recall: true },
+  replay: { replay: 4 },
   gate: { gate: { lambda: 1 } },
   'replay and gate': { replay: 4, gate: { lambda: 1 } },
   'half the learning rate': { adapt: { ...INNER, learningRate: INNER.learningRate / 2 } },
