@@ -29,8 +29,6 @@ export const RULES = {
   flipRows: turn('flipRows'),
   flipColumns: turn('flipColumns'),
   rotate180: turn('rotate180'),
-  transpose: turn('transpose'),
-  rotate90: turn('rotate90'),
   /** Black becomes one colour. */
   fill: (draw) => {
     const to = colour(draw);
@@ -49,7 +47,7 @@ export const COMPOSED = [
   ['flipRows', 'fill'],
   ['flipColumns', 'paint'],
   ['rotate180', 'fill'],
-  ['transpose', 'paint'],
+  ['rotate180', 'paint'],
 ];
 
 /** A keyed stream of draws from 0 … n − 1. */
@@ -110,7 +108,7 @@ export function candidates(seed, count) {
 /**
  * What the model is pre-trained on: one to five pairs of grids, **each by a rule of its own**, so that it knows the moves and does
  * not learn to read off the demonstrations which one is wanted; and, one text in eight, directives by chance behind
- * demonstrations. Returns {tokens, mask}.
+ * demonstrations. Returns {tokens, mask}: the mask leaves out what is drawn, the inputs and the demonstrations of an edit.
  */
 export function corpus(tokenizer, seed, count) {
   const end = tokenizer.eosTokenIds[0];
@@ -121,14 +119,18 @@ export function corpus(tokenizer, seed, count) {
       const input = gridOf(draw, palette);
       return { input, output: RULES[NAMES[draw(NAMES.length)]](draw)(input) };
     };
-    const pairs = Array.from({ length: 1 + draw(5) }, pair);
-    const { input, output } = pairs.at(-1);
-    const edit = draw(8) === 0;
-    const text = edit
-      ? `${contextText(pairs)}${MARK}${directivesOf(draw)}`
-      : promptText({ demonstrations: pairs.slice(0, -1), input }, FORM) + answerText(output, FORM);
-    const tokens = Int32Array.from([...tokenizer.encode(text), end]);
-    return { tokens, mask: new Uint8Array(tokens.length).fill(1) };
+    const pairs = Array.from({ length: draw(2) === 0 ? 1 : 2 + draw(4) }, pair);
+    // Pieces in turn: without loss, with loss.
+    const pieces =
+      draw(8) === 0
+        ? [`${contextText(pairs)}${MARK}`, directivesOf(draw)]
+        : pairs.flatMap(({ input, output }, at) => [
+            (at === 0 ? '' : FORM.separator) + promptText({ demonstrations: [], input }, FORM),
+            answerText(output, FORM),
+          ]);
+    const encoded = pieces.map((piece) => Array.from(tokenizer.encode(piece)));
+    const mask = encoded.flatMap((piece, at) => piece.map(() => at % 2));
+    return { tokens: Int32Array.from([...encoded.flat(), end]), mask: Uint8Array.from([...mask, 1]) };
   });
 }
 

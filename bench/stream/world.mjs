@@ -17,9 +17,10 @@ export const ARMS = {
   gate: { gate: { lambda: 1 } },
   'replay and gate': { replay: 4, gate: { lambda: 1 } },
   'half the learning rate': { adapt: { ...INNER, learningRate: INNER.learningRate / 2 } },
-  'trained apart, added': { trainOn: 'parent' },
-  'best of 2, λ = 1': { candidates: 2, forgetting: 1 },
-  'best of 2, λ = 0': { candidates: 2, forgetting: 0 },
+  'trained apart and added': { trainOn: 'parent' },
+  'trained anew on all so far': { trainOn: 'joint' },
+  'best of 2 by gain − forgetting': { candidates: 2, forgetting: 1 },
+  'best of 2 by gain': { candidates: 2, forgetting: 0 },
   'last third of the layers': { adapt: { ...INNER, targets: ['layers.2?.*'] } },
 };
 

@@ -3,13 +3,12 @@
  * only somebody who remembers it can answer well. There is no right answer: what pays is a judge's mark (the rubric of
  * `judge`), people's preferences, or a function of one's own; a message may have answers for graders that compare.
  */
-import { readFile } from 'node:fs/promises';
 import type { EditTemplate } from '../edit/prompts.js';
 import { makeError } from '../errors.js';
 import { deriveKey, permutation } from '../random.js';
 import type { QuestionTemplate } from '../reward/question.js';
 import type { ChatMessage } from '../tokenizer/chat.js';
-import { asList, asObject, asText, invalid, parseJson } from './json.js';
+import { asList, asObject, asText, invalid, parseJson, readText } from './json.js';
 import type { Question, Task, TaskContext } from './task.js';
 
 /** Asks for what is worth remembering, one statement a line. */
@@ -136,15 +135,7 @@ function contextOf(
 
 /** Conversations of a file: a JSON array, or one object a line (`.jsonl`). Errors name the file and the place. */
 export async function readDialogues(path: string): Promise<Dialogue[]> {
-  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    const missing = cause.code === 'ENOENT';
-    throw makeError(
-      missing ? 'FILE_NOT_FOUND' : 'IO',
-      `${path}: ${missing ? 'no such file' : cause.message}`,
-      cause,
-    );
-  });
-  return parseDialogues(text, path);
+  return parseDialogues(await readText(path), path);
 }
 
 /**

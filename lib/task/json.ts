@@ -1,5 +1,26 @@
 /** Reading JSON that a user wrote: what is wrong is named by its place, what was found and what is expected. */
+import { readFile } from 'node:fs/promises';
 import { makeError } from '../errors.js';
+
+/** The bytes of a file. Throws `FILE_NOT_FOUND`, or `IO`. */
+export async function readBytes(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const missing = code === 'ENOENT';
+    throw makeError(
+      missing ? 'FILE_NOT_FOUND' : 'IO',
+      `${path}: ${missing ? 'no such file' : message}`,
+      cause,
+    );
+  }
+}
+
+/** The text of a file in UTF-8. Throws `FILE_NOT_FOUND`, or `IO`. */
+export async function readText(path: string): Promise<string> {
+  return (await readBytes(path)).toString('utf8');
+}
 
 /** The value of a JSON text; `where` is what errors call it. Throws `INPUT_INVALID` with the line. */
 export function parseJson(source: string, where: string): unknown {

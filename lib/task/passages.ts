@@ -3,9 +3,17 @@
  * object a line (JSONL), or the original SQuAD v1.1 file. What is malformed is named by file, line or index, and key.
  */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { makeError } from '../errors.js';
-import { asList, asObject, asString, asText, invalid, isObject, kindOf, parseJson } from './json.js';
+import {
+  asList,
+  asObject,
+  asString,
+  asText,
+  invalid,
+  isObject,
+  kindOf,
+  parseJson,
+  readBytes,
+} from './json.js';
 
 /** A passage and its questions; the first answer is the reference. */
 export interface Passage {
@@ -46,17 +54,7 @@ export async function readTexts(path: string): Promise<{ texts: string[]; sha256
 }
 
 async function readData(path: string): Promise<{ text: string; sha256: string }> {
-  let bytes: Buffer;
-  try {
-    bytes = await readFile(path);
-  } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
-    throw makeError(
-      missing ? 'FILE_NOT_FOUND' : 'IO',
-      `${path}: ${missing ? 'no such file' : String(cause)}`,
-      cause,
-    );
-  }
+  const bytes = await readBytes(path);
   return { text: bytes.toString('utf8'), sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 

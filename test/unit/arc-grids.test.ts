@@ -242,7 +242,7 @@ describe('files', () => {
 
   it('that are missing or no JSON are refused', async () => {
     await expect(readArc(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-    expect(() => parseArc({ text: '{', name: 'c.json' })).toThrow(/^c\.json is not JSON/);
+    expect(() => parseArc({ text: '{', name: 'c.json' })).toThrow(/^c\.json line 1 is not JSON/);
   });
 
   const shared = sharedData('arc/arc-agi_training_challenges.json');

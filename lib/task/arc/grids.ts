@@ -3,6 +3,7 @@
  * one row a line, the digits parted by spaces, as in the published self-edit prompt.
  */
 import { makeError } from '../../errors.js';
+import { kindOf } from '../json.js';
 
 /** Rows of equal length, 1 to 30 of them and 1 to 30 long, of colours 0 to 9. */
 export type Grid = readonly (readonly number[])[];
@@ -92,11 +93,4 @@ function readRow(line: string): number[] | undefined {
   if (/^\d+$/.test(line)) return Array.from(line, Number);
   const cells = line.split(/\s+/);
   return cells.every((cell) => /^\d$/.test(cell)) ? cells.map(Number) : undefined;
-}
-
-/** @internal What a value is, in words. */
-export function kindOf(value: unknown): string {
-  if (value === undefined) return 'missing';
-  if (value === null) return 'null';
-  return Array.isArray(value) ? 'an array' : `${/^[aeiou]/.test(typeof value) ? 'an' : 'a'} ${typeof value}`;
 }

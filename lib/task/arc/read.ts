@@ -2,9 +2,8 @@
  * Reads ARC tasks as the ARC Prize publishes them: a file of challenges, `{ id: { train: [{input, output}], test: [{input}] } }`,
  * and a file of solutions, `{ id: [output, …] }`, one a test input. What is malformed is named by file, task and place.
  */
-import { readFile } from 'node:fs/promises';
-import { makeError } from '../../errors.js';
-import { type Grid, kindOf, toGrid } from './grids.js';
+import { asObject, invalid, kindOf, parseJson, readText } from '../json.js';
+import { type Grid, toGrid } from './grids.js';
 
 /** An input with its output. */
 export interface ArcPair {
@@ -42,16 +41,17 @@ export async function readArc(challenges: string, solutions?: string): Promise<A
  * for solutions of unknown tasks or of another number than the test inputs, and for tasks without any.
  */
 export function parseArc(challenges: NamedText, solutions?: NamedText): ArcTask[] {
-  const tasks = entriesOf(parse(challenges), challenges.name).map(([id, value]) =>
-    taskOf(id, value, `${challenges.name} ${id}`),
-  );
+  const tasks = entriesOf(
+    parseJson(challenges.text.replace(/^\ufeff/, ''), challenges.name),
+    challenges.name,
+  ).map(([id, value]) => taskOf(id, value, `${challenges.name} ${id}`));
   if (tasks.length === 0) throw invalid(challenges.name, 'holds no tasks', 'at least one');
   return solutions === undefined ? tasks : withSolutions(tasks, solutions);
 }
 
 function taskOf(id: string, value: unknown, where: string): ArcTask {
   const [train, test] = ['train', 'test'].map((key) => {
-    const list = recordOf(value, where)[key];
+    const list = asObject(value, where)[key];
     if (Array.isArray(list) && list.length > 0) return list as unknown[];
     const found = Array.isArray(list) ? 'is empty' : `is ${kindOf(list)}`;
     throw invalid(
@@ -64,12 +64,12 @@ function taskOf(id: string, value: unknown, where: string): ArcTask {
     id,
     demonstrations: train!.map((item, index) => {
       const at = `${where}.train[${index}]`;
-      const { input, output } = recordOf(item, at);
+      const { input, output } = asObject(item, at);
       return { input: toGrid(input, `${at}.input`), output: toGrid(output, `${at}.output`) };
     }),
     tests: test!.map((item, index) => {
       const at = `${where}.test[${index}]`;
-      const { input, output } = recordOf(item, at);
+      const { input, output } = asObject(item, at);
       const given = output === undefined ? {} : { output: toGrid(output, `${at}.output`) };
       return { input: toGrid(input, `${at}.input`), ...given };
     }),
@@ -78,7 +78,7 @@ function taskOf(id: string, value: unknown, where: string): ArcTask {
 
 function withSolutions(tasks: readonly ArcTask[], solutions: NamedText): ArcTask[] {
   const { name } = solutions;
-  const byId = new Map(entriesOf(parse(solutions), name));
+  const byId = new Map(entriesOf(parseJson(solutions.text.replace(/^\ufeff/, ''), solutions.name), name));
   for (const id of byId.keys()) {
     if (tasks.some((task) => task.id === id)) continue;
     throw invalid(`${name} ${id}`, 'is the solution of no task', 'tasks of the challenges only');
@@ -99,36 +99,7 @@ function withSolutions(tasks: readonly ArcTask[], solutions: NamedText): ArcTask
   });
 }
 
-async function readText(path: string): Promise<string> {
-  return readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    const missing = cause.code === 'ENOENT';
-    throw makeError(
-      missing ? 'FILE_NOT_FOUND' : 'IO',
-      `${path}: ${missing ? 'no such file' : cause.message}`,
-      cause,
-    );
-  });
-}
-
-function parse({ text, name }: NamedText): unknown {
-  try {
-    return JSON.parse(text.replace(/^\ufeff/, '')) as unknown;
-  } catch (cause) {
-    throw makeError('INPUT_INVALID', `${name} is not JSON (${(cause as Error).message})`, cause);
-  }
-}
-
 function entriesOf(value: unknown, where: string): [string, unknown][] {
   // Ids of digits alone would come first: objects have such keys in an order of their own.
-  return Object.entries(recordOf(value, where)).sort(([left], [right]) => (left < right ? -1 : 1));
-}
-
-function recordOf(value: unknown, where: string): Record<string, unknown> {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value))
-    return value as Record<string, unknown>;
-  throw invalid(where, `is ${kindOf(value)}`, 'an object');
-}
-
-function invalid(where: string, found: string, expected: string): Error {
-  return makeError('INPUT_INVALID', `${where} ${found}; expected ${expected}`);
+  return Object.entries(asObject(value, where)).sort(([left], [right]) => (left < right ? -1 : 1));
 }
