@@ -57,21 +57,23 @@ async function main() {
     throw new RangeError(`--resume: ${file} is of other settings`);
   }
   const parts = earlier?.parts ?? [];
+  const write = async () => {
+    const summary = summaryOf(parts);
+    const text = jsonOf({ settings, versions: earlier?.versions ?? versions, summary, parts });
+    await writeFile(file, `${text}\n`);
+    return summary;
+  };
   const parent = model.fork();
   for (const context of contextsOf(passages, model, size)) {
     if (parts.some(({ id }) => id === context.id)) continue;
     const start = performance.now();
     parts.push({ id: context.id, ...(await measureContext({ model, parent, context, size })) });
-    const summary = summaryOf(parts);
-    await writeFile(
-      file,
-      `${jsonOf({ settings, versions: earlier?.versions ?? versions, summary, parts })}\n`,
-    );
+    await write();
     console.error(`context ${context.id}: ${Math.round((performance.now() - start) / 1000)} s`);
   }
   await parent.close();
   await model.close();
-  console.log(tableOf(summaryOf(parts)).join('\n'));
+  console.log(tableOf(await write()).join('\n'));
 }
 
 await main().catch((error) => {

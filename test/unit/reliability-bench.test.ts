@@ -35,7 +35,7 @@ describe('the report on reliability', () => {
 
   it('sets the dense reward at its number of seeds beside three seeds of verdicts', () => {
     const lines = tableOf(summary);
-    const { value } = summary.rewards[0]!.advice;
+    const { high: value } = summary.rewards[0]!.advice;
     expect(lines).toContain(
       `| log-likelihood | ${value} | ≥ 0.8 | ${(value * 2.5).toFixed(1)} | ${value * 320} |`,
     );
