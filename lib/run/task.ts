@@ -1,7 +1,6 @@
 /** The task of a run, read as its configuration says. */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { pathToFileURL } from 'node:url';
 import { makeError } from '../errors.js';
 import { readArc } from '../task/arc/read.js';
 import { arc } from '../task/arc/task.js';
@@ -11,6 +10,7 @@ import { readPassages, readTexts } from '../task/passages.js';
 import type { Task } from '../task/task.js';
 import type { RunConfig } from './config.js';
 import type { TaskConfig } from './config-task.js';
+import { loadFunction } from './module.js';
 
 /** A task, and the SHA-256 of what it was read from. */
 export interface ReadTask {
@@ -74,29 +74,11 @@ async function loadTask(
   { module, export: key, options }: Extract<TaskConfig, { kind: 'module' }>,
   seed: number,
 ): Promise<Task> {
-  let found: Record<string, unknown>;
-  try {
-    found = (await import(pathToFileURL(module).href)) as Record<string, unknown>;
-  } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === 'ERR_MODULE_NOT_FOUND';
-    const reason = (cause as Error).message.split('\n')[0];
-    throw makeError(
-      missing ? 'FILE_NOT_FOUND' : 'INPUT_INVALID',
-      `task ${module} cannot be loaded (${reason})`,
-      cause,
-    );
-  }
-  const make = found[key];
-  if (typeof make !== 'function') {
-    throw makeError(
-      'INPUT_INVALID',
-      `task ${module} exports ${typeof make} as "${key}"; expected a function of (options, {seed})`,
-    );
-  }
-  return checkTask(
-    await (make as (options: object, call: { seed: number }) => unknown)(options, { seed }),
-    module,
-  );
+  const make = (await loadFunction('task', module, key)) as (
+    options: object,
+    call: { seed: number },
+  ) => unknown;
+  return checkTask(await make(options, { seed }), module);
 }
 
 function checkTask(value: unknown, module: string): Task {

@@ -9,6 +9,7 @@ import { deriveKey, permutation } from '../random.js';
 import type { QuestionTemplate } from '../reward/question.js';
 import type { ChatMessage } from '../tokenizer/chat.js';
 import { asList, asObject, asText, invalid, parseJson, readText } from './json.js';
+import { passesOver } from './passes.js';
 import type { Question, Task, TaskContext } from './task.js';
 
 /** Asks for what is worth remembering, one statement a line. */
@@ -92,15 +93,7 @@ export function dialogue(dialogues: readonly Dialogue[], given: Partial<Dialogue
     question: QUESTION,
     evaluation: contexts.slice(0, evaluation),
     retention: options.retentionTexts,
-    contexts: (round, count) => {
-      // One endless stream: every pass over the conversations is in a fresh keyed order.
-      const each = Math.min(count, training.length);
-      return Array.from({ length: each }, (_, index) => {
-        const position = round * each + index;
-        const key = deriveKey(seed, 'pass', [Math.floor(position / training.length)]);
-        return training[permutation(key, training.length)[position % training.length]!]!;
-      });
-    },
+    contexts: passesOver(training, seed, 'pass'),
   };
 }
 

@@ -7,6 +7,7 @@ import { makeError } from '../errors.js';
 import { deriveKey, permutation } from '../random.js';
 import { KNOWLEDGE_AUGMENTATIONS } from './augmentations.js';
 import type { Passage } from './passages.js';
+import { passesOver } from './passes.js';
 import type { Question, Task, TaskContext } from './task.js';
 
 export interface KnowledgeOptions {
@@ -66,18 +67,7 @@ export function knowledge(passages: readonly Passage[], given: Partial<Knowledge
     evaluation: evaluationIndices.map((index) => toContext(distinct[index]!, index, options, false)),
     augmentations: KNOWLEDGE_AUGMENTATIONS,
     retention: options.retentionTexts ?? retentionIndices.map((index) => distinct[index]!.context.trim()),
-    contexts: (round, count) => {
-      // One endless stream: every pass over the passages is in a fresh keyed order.
-      const orders = new Map<number, Int32Array>();
-      return Array.from({ length: Math.min(count, training.length) }, (_, index) => {
-        const position = round * Math.min(count, training.length) + index;
-        const pass = Math.floor(position / training.length);
-        if (!orders.has(pass)) {
-          orders.set(pass, permutation(deriveKey(options.seed, 'pass', [pass]), training.length));
-        }
-        return training[orders.get(pass)![position % training.length]!]!;
-      });
-    },
+    contexts: passesOver(training, options.seed, 'pass'),
   };
 }
 

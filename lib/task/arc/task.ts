@@ -5,9 +5,10 @@
 import type { TextEdit } from '../../edit/edit.js';
 import { makeError } from '../../errors.js';
 import type { CallOptions } from '../../native-job.js';
-import { deriveKey, permutation } from '../../random.js';
+import { deriveKey } from '../../random.js';
 import type { ContextAnswers, ForkExam } from '../../reward/ask-forks.js';
 import type { Answered } from '../../reward/measure.js';
+import { passesOver } from '../passes.js';
 import type { Question, Task, TaskContext } from '../task.js';
 import { ARC_EDIT_DEFAULTS, ARC_TEMPLATE, type ArcEditOptions, arcEdit } from './edit.js';
 import { ARC_MEASURES, gradeProblems } from './grade.js';
@@ -122,15 +123,7 @@ export function arc(tasks: readonly ArcTask[], given: Partial<ArcOptions> = {}):
     measures: ARC_MEASURES,
     evaluation: contexts.slice(tasks.length),
     retention: options.retentionTexts,
-    contexts: (round, count) => {
-      // One endless stream: every pass over the tasks is in a fresh keyed order.
-      const each = Math.min(count, training.length);
-      return Array.from({ length: each }, (_, index) => {
-        const position = round * each + index;
-        const key = deriveKey(options.seed, 'arc-pass', [Math.floor(position / training.length)]);
-        return training[permutation(key, training.length)[position % training.length]!]!;
-      });
-    },
+    contexts: passesOver(training, options.seed, 'arc-pass'),
     parse: (text, { id }, { directives, layers } = {}, opening = '') => {
       const entry = found(entries, id, 'context');
       const bounds = { ...options.bounds, ...directives };
