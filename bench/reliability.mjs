@@ -1,7 +1,7 @@
 // How far rewards of text edits can be trusted, and what trust costs: the same edits of a real model, each trained under many seeds,
 // scored by the gain in log-likelihood of the gold answers (dense) and by graded answers. `npm run bench:reliability`.
 //   --model NAME|FOLDER|FILE   smollm2-135m-instruct by default;  --data FILE  passages (SQuAD, or the small examples/corpus.json)
-//   --contexts 6 --edits 4 --seeds 6;  --quick: a look, whose figures mean nothing
+//   --contexts 8 --edits 4 --seeds 8;  --quick: a look, whose figures mean nothing
 //   --out FOLDER               reliability.json; docs/reliability by default. Written after every context;
 //   --resume                   goes on with the contexts that this file lacks
 import { existsSync, readFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { jsonOf, summaryOf, tableOf } from './reliability/report.mjs';
 import { contextsOf, INNER, measureContext } from './reliability/rewards.mjs';
 
 const FULL = {
-  ...{ contexts: 6, edits: 4, seeds: 6, questions: 4 },
+  ...{ contexts: 8, edits: 4, seeds: 8, questions: 4 },
   ...{ passageTokens: 120, editTokens: 64, answerTokens: 24 },
 };
 const QUICK = { ...FULL, contexts: 2, edits: 2, seeds: 2, questions: 2, editTokens: 32, answerTokens: 8 };

@@ -8,15 +8,15 @@ import { passageOnly } from './edit/parse.js';
 import type { WeightEdit } from './edit/weight.js';
 import { checkWriteOptions, type WriteOptions, writeDefaults, writeEdits } from './edit/write.js';
 import type { EditHead } from './edit-head.js';
-import { makeError } from './errors.js';
+import { isOverflow, makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { GuardSummary } from './guard/summary.js';
 import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
-import { examine } from './reward/ask-forks.js';
-import type { MeasureName } from './reward/measure.js';
+import { type ContextAnswers, examine, type ForkAnswers, type ForkExam } from './reward/ask-forks.js';
+import type { AskOptions, MeasureName } from './reward/measure.js';
 import { askOptions, type RewardOptions, rewardUnder } from './reward/options.js';
-import { bootstrapDifference, bootstrapMean, type Interval } from './reward/statistics.js';
+import { bootstrapMean, type Interval } from './reward/statistics.js';
 import { hooksOf, type TaskContext, type TaskHooks } from './task/task.js';
 
 /** The rows of the table. `trained policy` is the policy without an edit: what it knows by itself. */
@@ -113,6 +113,8 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
     throw makeError('INPUT_INVALID', 'no unseen passage has a question; expected at least one');
   }
 
+  /** Answers of the unedited model, context by context. */
+  let unedited: (ContextAnswers | undefined)[] | undefined;
   // values[group][question], mean over the samples, for one method.
   const measure = async (
     method: Method,
@@ -122,17 +124,24 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
     const trials = texts ?? contexts.map((_, group) => ({ group, edit: NONE }));
     const edited = await forksOf(parent, trials, { seed, ...options });
     try {
-      const answers = await examine(
+      const found = await examineApart(
         edited.map(({ fork }, index) => ({ fork, context: contexts[trials[index]!.group]! })),
         asking,
         reward.examine,
       );
+      unedited ??= found;
+      // What computes no finite numbers counts as no edit.
+      const answers = found.map((own, index) => (own ?? unedited![trials[index]!.group])!);
       const values: Record<MeasureName, number[][]> = {};
       for (const name of asking.measures) {
         values[name] = contexts.map(({ report }, group) => {
           const own = answers.filter((_, index) => trials[index]!.group === group);
           return report.map((_, question) =>
-            average(own.map(({ report: answered }) => answered[question]!.scores[name] ?? Number.NaN)),
+            average(
+              own
+                .map(({ report: answered }) => answered[question]!.scores[name] ?? Number.NaN)
+                .filter(isKnown),
+            ),
           );
         });
       }
@@ -141,7 +150,9 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
         values,
         intervals: intervalsOf(values, method, seed),
         edits: texts?.length ?? 0,
-        invalid: texts?.filter(({ edit }) => edit.invalid).length ?? 0,
+        invalid:
+          texts?.filter(({ edit }, index) => edit.invalid || edited[index]!.diverged || !found[index])
+            .length ?? 0,
       };
     } finally {
       for (const fork of edited) await fork.close();
@@ -215,7 +226,7 @@ function intervalsOf(
   seed: number | bigint,
 ): Record<MeasureName, Interval> {
   const key = deriveKey(seed, 'bootstrap', [METHODS.indexOf(method)]);
-  const entries = Object.entries(values).map(([name, groups]) => [name, bootstrapMean(groups, { key })]);
+  const entries = Object.entries(values).map(([name, groups]) => [name, intervalOf(groups, key)]);
   return Object.fromEntries(entries) as Record<MeasureName, Interval>;
 }
 
@@ -229,8 +240,39 @@ function differencesOf(
   return PAIRS.flatMap(([left, right], pair) =>
     measures.map((measure) => {
       const key = deriveKey(seed, 'bootstrap difference', [pair]);
-      const interval = bootstrapDifference(valuesOf(left, measure), valuesOf(right, measure), { key });
+      const others = valuesOf(right, measure);
+      const interval = intervalOf(
+        valuesOf(left, measure).map((group, g) => group.map((value, q) => value - others[g]![q]!)),
+        key,
+      );
       return { left, right, measure, interval };
     }),
   );
+}
+
+const isKnown = (value: number) => !Number.isNaN(value);
+
+/** Over what is known; no number where nothing is. */
+function intervalOf(groups: readonly (readonly number[])[], key: bigint): Interval {
+  const known = groups.map((group) => group.filter(isKnown));
+  if (known.some((group) => group.length > 0)) return bootstrapMean(known, { key });
+  const limits = { low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY };
+  return { mean: Number.NaN, ...limits, n: 0, groups: 0 };
+}
+
+/** As `examine`; undefined for a fork whose numbers are not finite, which fails alone: none depends on another. */
+async function examineApart(
+  rows: readonly ForkExam[],
+  asking: AskOptions,
+  own: ForkAnswers | undefined,
+): Promise<(ContextAnswers | undefined)[]> {
+  try {
+    return await examine(rows, asking, own);
+  } catch (error) {
+    if (!isOverflow(error)) throw error;
+    if (rows.length === 1) return [undefined];
+  }
+  const answers: (ContextAnswers | undefined)[] = [];
+  for (const row of rows) answers.push(...(await examineApart([row], asking, own)));
+  return answers;
 }

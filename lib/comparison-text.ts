@@ -74,6 +74,7 @@ function conclusion({ measure, interval }: MethodDifference, adaptFrom: Comparis
 }
 
 function intervalText({ mean, low, high }: Interval, measure: MeasureName, signed = false): string {
+  if (Number.isNaN(mean)) return 'unknown';
   const percent = measure !== 'likelihood';
   const number = (value: number) => {
     const text = percent ? (100 * value).toFixed(1) : value.toFixed(3);

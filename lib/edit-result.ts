@@ -104,7 +104,8 @@ export function judgeEdit(
       measuresOf(options).map((measure): [MeasureName, ScorePair] => {
         const edited = trials.flatMap(({ answers }) => scoresOf(answers[side], measure));
         const unedited = scoresOf(baseline[side], measure);
-        return [measure, { edited: average(edited), unedited: average(unedited) }];
+        const known = (scores: number[]) => average(scores.filter((score) => !Number.isNaN(score)));
+        return [measure, { edited: known(edited), unedited: known(unedited) }];
       }),
     );
   return {

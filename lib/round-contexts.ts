@@ -36,6 +36,20 @@ export async function labelledContexts(
   return { contexts: checkContexts(labelled.contexts, reward), votes: voteFigures(labelled.votes) };
 }
 
+/** @internal Earlier contexts with votes as answers, as `labelledContexts` has those of the round; those without a label are left out. */
+export async function labelledEarlier(
+  voter: Fork,
+  earlier: readonly TaskContext[],
+  labels: LabelSettings | undefined,
+  { reward, seed, signal }: { reward: RewardOptions; seed: number | bigint; signal: AbortSignal | undefined },
+): Promise<readonly TaskContext[]> {
+  if (!labels || earlier.length === 0) return earlier;
+  const { form, question: template } = reward;
+  const given = { form, template, ...labels, seed: deriveKey(seed, 'labels'), ...(signal ? { signal } : {}) };
+  const { contexts } = await majorityLabels(voter, earlier, given);
+  return contexts.filter(({ paying }) => paying.length > 0);
+}
+
 /**
  * @internal The contexts of a round, if every one can be examined. Throws `INPUT_INVALID` for none at all, one without a question
  * that pays (where questions pay), a question that both pays and reports, or one without a right answer where a measure

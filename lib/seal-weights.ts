@@ -25,7 +25,13 @@ import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
 import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import { earlierContexts, type LabelSettings, labelledContexts, retentionTokens } from './round-contexts.js';
+import {
+  earlierContexts,
+  type LabelSettings,
+  labelledContexts,
+  labelledEarlier,
+  retentionTokens,
+} from './round-contexts.js';
 import { hooksOf, type Task, type TaskContext } from './task/task.js';
 
 export interface WeightSealOptions extends RoundListeners {
@@ -115,7 +121,7 @@ async function playRound(
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
   const clock = new PhaseClock(round, options);
-  const earlier = earlierContexts(task, round, settings);
+  const before = earlierContexts(task, round, settings);
   const retention = retentionTokens(round, { policy, task }, settings);
   const base = options.adaptFrom === 'base';
   const parent = base ? policy.model.fork() : policy.fork();
@@ -123,19 +129,24 @@ async function playRound(
   let written: WrittenWeightEdit<TaskContext>[] = [];
   let forks: EditedFork[] = [];
   try {
-    const { contexts, votes, baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
-      const given = task.contexts(round, settings.contexts);
-      const labelled = await labelledContexts(parent, given, options.labels, { ...settings, signal });
-      const version = base ? 'base' : `policy ${policy.version}`;
-      const asking = askOptions(reward, policy.model.tokenizer, call);
-      const of = (cache: BaselineCache, some: readonly TaskContext[]) =>
-        cache.get(parent, version, some, asking, reward.examine);
-      return {
-        ...labelled,
-        baseline: await of(settings.baselines, labelled.contexts),
-        earlierBaselines: await of(settings.earlierBaselines, earlier),
-      };
-    });
+    const { contexts, votes, baseline, earlier, earlierBaselines } = await clock.run(
+      'baseline',
+      async (call) => {
+        const given = task.contexts(round, settings.contexts);
+        const labelled = await labelledContexts(parent, given, options.labels, { ...settings, signal });
+        const past = await labelledEarlier(parent, before, options.labels, { ...settings, signal });
+        const version = base ? 'base' : `policy ${policy.version}`;
+        const asking = askOptions(reward, policy.model.tokenizer, call);
+        const of = (cache: BaselineCache, some: readonly TaskContext[]) =>
+          cache.get(parent, version, some, asking, reward.examine);
+        return {
+          ...labelled,
+          baseline: await of(settings.baselines, labelled.contexts),
+          earlier: past,
+          earlierBaselines: await of(settings.earlierBaselines, past),
+        };
+      },
+    );
     // The inner loop, or the gradients, that the edits are made of.
     readings = await clock.run('adapt', (call) => head.read(contexts, { parent, seed, round, ...call }));
     const { noiseKl } = await clock.run('write', async (call) => {

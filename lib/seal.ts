@@ -32,7 +32,13 @@ import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
 import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import { earlierContexts, type LabelSettings, labelledContexts, retentionTokens } from './round-contexts.js';
+import {
+  earlierContexts,
+  type LabelSettings,
+  labelledContexts,
+  labelledEarlier,
+  retentionTokens,
+} from './round-contexts.js';
 import { sealWeights, type WeightSealOptions } from './seal-weights.js';
 import { hooksOf, type Task } from './task/task.js';
 
@@ -125,7 +131,7 @@ async function playRound(round: number, options: SealOptions, settings: Settings
   const { policy, task, signal } = options;
   const clock = new PhaseClock(round, options);
   const { seed, samples, repeats, algorithm, reward, hooks } = settings;
-  const earlier = earlierContexts(task, round, { ...settings, reward });
+  const before = earlierContexts(task, round, { ...settings, reward });
   const retention = retentionTokens(round, options, settings);
   const base = options.adaptFrom === 'base';
   const writer = policy.fork();
@@ -136,6 +142,7 @@ async function playRound(round: number, options: SealOptions, settings: Settings
       const given = task.contexts(round, settings.contexts);
       return labelledContexts(parent, given, options.labels, { ...settings, signal });
     };
+    const earlier = await labelledEarlier(parent, before, options.labels, { ...settings, signal });
     const { contexts, votes } = await (options.labels ? clock.run('baseline', label) : label());
     const written = await clock.run('write', (call) =>
       writeEdits(writer, contexts, { ...settings.edit, ...call, task: hooks, samples, seed, round }),

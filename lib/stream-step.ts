@@ -110,6 +110,7 @@ async function trainCandidates(streams: readonly Stream[], step: number, plan: S
         `no edit for context ${step} of stream ${sequence}; expected at least one`,
       );
     }
+    checkCandidates(candidates, stream, step, plan);
     const earlier = earlierDocuments(stream, step, plan);
     for (const [candidate, one] of candidates.entries()) {
       const item = 'edit' in one ? one : { edit: one as Trainable, seed: one.seed };
@@ -133,6 +134,29 @@ async function trainCandidates(streams: readonly Stream[], step: number, plan: S
     { ...plan.adapt, signal },
   );
   return planned.map(({ item, ...trial }, index) => ({ ...trial, copy: copies[index]! }));
+}
+
+function checkCandidates(
+  candidates: readonly Applicable[],
+  { contexts, sequence }: Stream,
+  step: number,
+  { trainOn, forgetting }: StreamPlan,
+): void {
+  const ready = candidates.some((one) => 'edit' in one && 'delta' in one.edit);
+  if (ready && trainOn === 'joint') {
+    throw makeError(
+      'OPTION_INVALID',
+      `the edit of context ${step} of stream ${sequence} is a weight change, which cannot be trained with earlier documents; expected documents for trainOn "joint"`,
+    );
+  }
+  if (candidates.length < 2) return;
+  const asked = forgetting > 0 ? contexts.slice(0, step + 1) : [contexts[step]!];
+  const bare = asked.find(({ paying }) => paying.length === 0);
+  if (!bare) return;
+  throw makeError(
+    'INPUT_INVALID',
+    `context "${bare.id}" of stream ${sequence} has no paying question; expected at least one to choose among candidates`,
+  );
 }
 
 function earlierDocuments(

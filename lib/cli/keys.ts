@@ -29,6 +29,9 @@ async function* lines(source: KeySource, session: Session): AsyncGenerator<strin
   }
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: it is what is looked for
+const ESCAPE = /\u001b(?:[[O][0-?]*[ -/]*[@-~]?|.)?/gs;
+
 async function* rawKeys(source: KeySource, session: Session): AsyncGenerator<string, void> {
   const restore = () => source.setRawMode!(false);
   const forget = session.onExit(restore);
@@ -38,7 +41,8 @@ async function* rawKeys(source: KeySource, session: Session): AsyncGenerator<str
   let wake = () => {};
   let ended = false;
   const take = (text: string | Buffer) => {
-    waiting.push(...String(text));
+    // PageUp and its like come as several characters, none of which is an answer.
+    waiting.push(...String(text).replace(ESCAPE, ''));
     wake();
   };
   const end = () => {

@@ -56,7 +56,7 @@ Example:
 async function rate(run: string, options: Options, session: Session): Promise<void> {
   const edits = await editsOf(realDisk, run);
   const path = join(run, 'preferences.jsonl');
-  const records = await resumePreferences(realDisk, path);
+  const records = await resumePreferences(realDisk, path, { repair: !options.summary });
   const found = preferences(records, { edits });
   if (found.unknown.count > 0) {
     const { count, first } = found.unknown;

@@ -15,8 +15,9 @@ import { similarity, wordRuns } from './text.js';
 /** Limits; `false` switches a guard off. */
 export interface GuardOptions {
   /**
-   * What an alarm does. 'report': it is written down. 'stop': nothing is learnt from the round and the run ends.
-   * 'rollback': so too, and a run goes back to the policy whose edits last passed.
+   * What an alarm does. 'report': it is written down. 'stop': nothing is learnt from the round and the run ends; only
+   * `policyKl` is known from the update itself, which has then been made. 'rollback': so too, and a run goes back to the
+   * policy whose edits last passed.
    */
   onAlarm: 'report' | 'stop' | 'rollback';
   /** Mean share of the paying questions that an edit holds, question or answer, without having it from the passage. */

@@ -23,7 +23,7 @@ export function copiedShare(
   const edit = wordRuns(text, RUN);
   const known = wordRuns(source, RUN);
   const copied = questions.filter(({ question, answers }) => {
-    const telling = [...wordRuns(question, RUN)].filter((run) => !known.has(run));
+    const telling = [...wordRuns(question, RUN)].filter((run) => !known.has(run) && !holdsShort(source, run));
     const held = telling.filter((run) => edit.has(run) || holdsShort(text, run));
     if (telling.length > 0 && held.length >= COPIED * telling.length) return true;
     return answers.some((answer) => {

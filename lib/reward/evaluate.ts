@@ -92,6 +92,12 @@ export async function rewardForks(
   const baselines = known ?? (await before(rows.map(({ context }) => context)));
   const past = (options.lambda ?? 0) > 0 ? earlier.map((context) => ({ ...context, report: [] })) : [];
   const pastBaselines = past.length > 0 ? (earlierBaselines ?? (await before(past))) : [];
+  if (options.beta > 0 && retention.length === 0) {
+    throw makeError(
+      'OPTION_INVALID',
+      'reward beta is set but there are no retention texts; expected at least 1',
+    );
+  }
   const texts = retention.map((text) => (typeof text === 'string' ? tokenizer.encode(text) : text));
   const exams = copies.map(({ fork }, index) => ({ fork, context: rows[index]!.context, earlier: past }));
   const results = await testForks(exams, parent, texts, asking, options);
@@ -120,10 +126,12 @@ export async function rewardForks(
       edited: weightsOf(options).length === 0 ? [] : weightedScores(answers.paying, options),
       unedited,
       kl,
-      forgetting: meanDrop(pastBaselines, earlierAnswers, options),
+      forgetting: past.length > 0 ? meanDrop(pastBaselines, earlierAnswers, options) : undefined,
       terms: Object.fromEntries(weighted),
       ...writtenShape(row),
-      cause: cause ?? causeOf([...answers.paying, ...baseline.paying]),
+      cause:
+        cause ??
+        causeOf([answers, baseline, ...earlierAnswers, ...pastBaselines].flatMap(({ paying }) => paying)),
     };
     return { ...shapeReward(measured, options), answers, baseline, diverged };
   });

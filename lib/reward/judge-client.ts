@@ -216,9 +216,12 @@ export class JudgeClient {
   /** Servers like to quote the key that they refuse. */
   redact(text: string): string {
     const { apiKey } = this.#options;
-    return apiKey === undefined ? text : text.replaceAll(apiKey, '***');
+    // A placeholder such as "x" is no secret, and would tear holes into replies.
+    return apiKey === undefined || apiKey.length < SHORTEST_SECRET ? text : text.replaceAll(apiKey, '***');
   }
 }
+
+const SHORTEST_SECRET = 8;
 
 /** The body as text. Stops reading at the limit. */
 async function readBody(response: Response): Promise<string> {

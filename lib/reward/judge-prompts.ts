@@ -69,7 +69,11 @@ export function judgeMessages(row: GradeRow, prompt: JudgePrompt): JudgeMessage[
 
 /** The grade that a reply means, in [0, 1]; undefined where it is undecided: then nobody knows, and nothing is wrong. */
 export function readReply(reply: string, form: JudgeForm): number | undefined {
-  const text = reply.replace(/<think>[\s\S]*?<\/think>/g, '').trim();
+  // Some servers keep the opening mark to themselves.
+  const text = reply
+    .replace(/<think>[\s\S]*?<\/think>/g, '')
+    .replace(/^[\s\S]*<\/think>/, '')
+    .trim();
   // Cut off while it was still thinking.
   if (text.includes('<think>')) return undefined;
   return form === 'verdict' ? readVerdict(text) : readMark(text);
@@ -90,6 +94,8 @@ const FIRST_MARK = new RegExp(
   `^${MARKS}(?:(?:mark|score|rating|grade)\\b[\\s*_:]*)?${NUMBER}${FOLLOWS}`,
   'i',
 );
+/** "1. Clear" begins a list, and "7-8" is a range: no mark. */
+const NO_MARK = new RegExp(`^${MARKS}\\d+[\\s*_]*(?:[.)][^\\S\\n]*[^\\s\\d*_"'\`]|[–—-][^\\S\\n]*\\d)`);
 const LAST_MARK = new RegExp(`(?:^|[\\n:*])${MARKS}${NUMBER}[.!]*${MARKS}$`, 'i');
 
 function readVerdict(text: string): number | undefined {
@@ -98,6 +104,7 @@ function readVerdict(text: string): number | undefined {
 }
 
 function readMark(text: string): number | undefined {
+  if (NO_MARK.test(text)) return undefined;
   const mark = Number(agreed(text, FIRST_MARK, LAST_MARK) ?? Number.NaN);
   return mark >= 0 && mark <= 10 ? mark / 10 : undefined;
 }

@@ -87,6 +87,9 @@ export const JUDGE_DEFAULTS = {
   giveUpAfter: 16,
 } as const;
 
+/** Milliseconds that a timer of Node can wait. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 /**
  * The judge. Equal questions of one call are asked once. Its `grade` gives NaN where the endpoint gave no verdict in the
  * end; it throws `OPTION_INVALID` when the endpoint refuses the key or does not know the model (once refused, it asks no
@@ -117,10 +120,10 @@ export function judge(given: JudgeOptions): Judge {
     parameters: options.parameters,
     apiKey: keyOf(options),
     concurrency: wholeNumber('judge concurrency', options.concurrency, 1),
-    timeoutMs: wholeNumber('judge timeoutMs', options.timeoutMs, 1),
+    timeoutMs: Math.min(wholeNumber('judge timeoutMs', options.timeoutMs, 1), LONGEST_TIMER),
     retries: wholeNumber('judge retries', options.retries, 0),
     backoffMs: wholeNumber('judge backoffMs', options.backoffMs, 0),
-    longestWaitMs: wholeNumber('judge longestWaitMs', options.longestWaitMs, 0),
+    longestWaitMs: Math.min(wholeNumber('judge longestWaitMs', options.longestWaitMs, 0), LONGEST_TIMER),
   });
   return new EndpointJudge(client, {
     form,

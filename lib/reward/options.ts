@@ -103,7 +103,9 @@ export function rewardUnder(
 
 /** @internal The measures that pay, with their weights. */
 export function weightsOf({ measure }: Pick<RewardOptions, 'measure'>): (readonly [MeasureName, number])[] {
-  return typeof measure === 'string' ? [[measure, 1]] : Object.entries(measure);
+  return typeof measure === 'string'
+    ? [[measure, 1]]
+    : Object.entries(measure).filter(([, weight]) => weight !== 0);
 }
 
 /** @internal All measures that are taken: those that pay, then those that only report. */

@@ -94,18 +94,25 @@ function invalid(where: string, found: string, expected: string, cause?: unknown
 }
 
 /**
- * Records of a file that will be appended to: none where there is no file yet, and a last line that a kill cut short is cut off,
- * so that the next record begins a line. Errors: as `readPreferences`.
+ * Records of a file that will be appended to: none where there is no file yet. A last line without an end gets one when it is
+ * whole, and is cut off when a kill cut it short, so that the next record begins a line; without `repair` the file stays as it is.
+ * Errors: as `readPreferences`.
  */
-export async function resumePreferences(disk: Disk, path: string): Promise<Preference[]> {
+export async function resumePreferences(
+  disk: Disk,
+  path: string,
+  { repair = true } = {},
+): Promise<Preference[]> {
   try {
     const bytes = await disk.readFile(path).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === 'ENOENT') return Buffer.alloc(0);
       throw cause;
     });
     const end = bytes.lastIndexOf(10) + 1;
-    const records = parsePreferences(bytes.toString('utf8', 0, end), path);
-    if (end < bytes.length) await disk.truncate(path, end);
+    const whole = isJson(bytes.toString('utf8', end));
+    const records = parsePreferences(bytes.toString('utf8', 0, whole ? bytes.length : end), path);
+    if (repair && whole) await append(disk, path, '\n');
+    else if (repair && end < bytes.length) await disk.truncate(path, end);
     return records;
   } catch (cause) {
     throw ioError(`reading ${path}`, cause);
@@ -115,14 +122,27 @@ export async function resumePreferences(disk: Disk, path: string): Promise<Prefe
 /** Appends a record and waits until it is on disk. Throws `IO`. */
 export async function appendPreference(disk: Disk, path: string, record: Preference): Promise<void> {
   try {
-    const file = await disk.open(path, 'a');
-    try {
-      await file.writeFile(`${JSON.stringify(record)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await append(disk, path, `${JSON.stringify(record)}\n`);
   } catch (cause) {
     throw ioError(`appending to ${path}`, cause);
+  }
+}
+
+async function append(disk: Disk, path: string, text: string): Promise<void> {
+  const file = await disk.open(path, 'a');
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
   }
 }

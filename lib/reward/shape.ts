@@ -77,7 +77,8 @@ export interface Measured {
   readonly edited: readonly number[];
   readonly unedited: readonly number[];
   readonly kl: number;
-  readonly forgetting?: number;
+  /** Undefined where no earlier context was asked; NaN: unknown. */
+  readonly forgetting?: number | undefined;
   /** Terms of the caller's own, by name. */
   readonly terms?: Readonly<Record<string, { readonly value: number; readonly weight: number }>>;
   /** The text, for the terms of length and form. */
@@ -122,7 +123,7 @@ export function checkShape(options: ShapeOptions): void {
  * unknown takes no part; where all are, or a term is, the reward is unknown.
  */
 export function shapeReward(measured: Measured, options: ShapeOptions = SHAPE_DEFAULTS): ShapedReward {
-  const { edited, unedited, kl, forgetting = Number.NaN, terms = {}, written } = measured;
+  const { edited, unedited, kl, forgetting, terms = {}, written } = measured;
   const known = edited.flatMap((score, q) =>
     Number.isNaN(score) || Number.isNaN(unedited[q]!) ? [] : [[score, unedited[q]!] as const],
   );
@@ -132,12 +133,15 @@ export function shapeReward(measured: Measured, options: ShapeOptions = SHAPE_DE
   };
   // Without paying questions the terms alone pay.
   const gain = edited.length === 0 ? 0 : means.edited - means.unedited;
-  const added = Object.values(terms).reduce((sum, { value, weight }) => sum + weight * value, 0);
+  const added = Object.values(terms).reduce(
+    (sum, { value, weight }) => (weight === 0 ? sum : sum + weight * value),
+    0,
+  );
   const penalties = {
     // With a weight of 0 the divergence may go unmeasured (NaN) without spoiling the reward.
     klPenalty: options.beta === 0 ? 0 : options.beta * kl,
     // The first round has no earlier contexts.
-    forgettingPenalty: Number.isNaN(forgetting) ? 0 : (options.lambda ?? 0) * forgetting,
+    forgettingPenalty: forgetting === undefined || !options.lambda ? 0 : options.lambda * forgetting,
     ...textPenalties(written, options),
   };
   const total = gain + added - Object.values(penalties).reduce((sum, penalty) => sum + penalty, 0);
@@ -148,10 +152,10 @@ export function shapeReward(measured: Measured, options: ShapeOptions = SHAPE_DE
     ...(values.length > 0 ? { terms: Object.fromEntries(values) } : {}),
     kl,
     ...penalties,
-    forgetting,
+    forgetting: forgetting ?? Number.NaN,
     total,
   };
-  if (Number.isNaN(gain) || Number.isNaN(added)) {
+  if (Number.isNaN(gain) || Number.isNaN(added) || Number.isNaN(penalties.forgettingPenalty)) {
     return { reward: Number.NaN, parts, unknown: measured.cause ?? 'no paying question has a known score' };
   }
   if (!Number.isFinite(total)) return { reward: options.floor, parts };
@@ -209,8 +213,11 @@ export function meanReward(
 }
 
 function meanParts(parts: readonly RewardParts[]): RewardParts {
-  const { terms, ...numbers } = parts[0]!;
-  const mean = (of: (part: RewardParts) => number) => average(parts.map(of));
+  const { terms: _, ...numbers } = parts[0]!;
+  // A trial that broke has no parts; the others do.
+  const terms = parts.find((part) => part.terms)?.terms;
+  const mean = (of: (part: RewardParts) => number) =>
+    average(parts.map(of).filter((value) => !Number.isNaN(value)));
   const names = Object.keys(numbers) as (keyof typeof numbers)[];
   const own = Object.keys(terms ?? {}).map((name) => {
     return [name, mean((part) => part.terms?.[name] ?? Number.NaN)] as const;

@@ -16,7 +16,8 @@ export async function withinTime<T>(
   let end = () => {};
   const ended = new Promise<never>((_, reject) => {
     const timer =
-      Number.isFinite(seconds) &&
+      // What a timer cannot wait for, about 25 days, is no limit.
+      1000 * seconds < 2 ** 31 &&
       setTimeout(() => {
         reject(makeError('REWARD_UNKNOWN', `${name} did not end within ${seconds} s`));
         inner.abort();

@@ -259,7 +259,7 @@ async function close(
   const contexts = answered(task.evaluation, config);
   if (contexts.length === 0) return undefined;
   const path = join(run, 'comparison.json');
-  if (await exists(disk, path)) return JSON.parse(await disk.readFile(path, 'utf8')) as Comparison;
+  if (await exists(disk, path)) return readComparison(await disk.readFile(path, 'utf8'));
   const untrained = head && (await EditHead.create(policy, headOptions(config)));
   const compared = await compareMethods({
     ...loopOptions(config),
@@ -278,6 +278,12 @@ async function close(
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);
   onEvent?.({ type: 'comparison', comparison });
   return comparison;
+}
+
+/** JSON has null for what is infinite or no number. */
+function readComparison(text: string): Comparison {
+  const limits: Record<string, number> = { low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY };
+  return JSON.parse(text, (key, value: unknown) => value ?? limits[key] ?? Number.NaN) as Comparison;
 }
 
 /** Unseen questions without a right answer say nothing where votes label the others: votes on them would grade themselves. */

@@ -170,7 +170,9 @@ function dialogueOf(value: unknown, where: string): Dialogue {
     };
   });
   if (probes.length === 0) throw invalid(`${where}.probes`, 'is empty', 'at least one message to answer');
-  const twice = probes.find(({ message }, at) => probes.findIndex((one) => one.message === message) !== at);
+  const twice = probes.find(
+    ({ message }, at) => probes.findIndex((one) => one.message.trim() === message.trim()) !== at,
+  );
   if (twice) throw invalid(`${where}.probes`, `hold "${twice.message}" twice`, 'each message once');
   return {
     title: fields.title === undefined ? '' : asText(fields.title, `${where}.title`),

@@ -79,14 +79,14 @@ function toContext(passage: Passage, index: number, options: KnowledgeOptions, p
   const order = permutation(deriveKey(options.seed, 'paying', [index]), questions.length);
   const chosen = new Set(order.subarray(0, count));
   // Two questions of the same wording must not end up on both sides.
-  const wordings = new Set(Array.from(chosen, (at) => questions[at]!.question));
+  const wordings = new Set(Array.from(chosen, (at) => questions[at]!.question.trim()));
   return {
     id: String(index),
     title: passage.title,
     context: passage.context.trim(),
     task: options.description,
     paying: questions.filter((_, at) => chosen.has(at)),
-    report: questions.filter(({ question }, at) => !chosen.has(at) && !wordings.has(question)),
+    report: questions.filter(({ question }, at) => !chosen.has(at) && !wordings.has(question.trim())),
   };
 }
 

@@ -39,7 +39,7 @@ export async function readPassages(
 /** Texts of a file that holds a JSON array of strings, and the SHA-256 (hex) of its bytes. */
 export async function readTexts(path: string): Promise<{ texts: string[]; sha256: string }> {
   const { text, sha256 } = await readData(path);
-  const value = parseJson(text, path);
+  const value = parseJson(text.replace(/^\ufeff/, ''), path);
   if (!Array.isArray(value)) throw invalid(path, `holds ${kindOf(value)}`, 'an array of strings');
   if (value.length === 0) throw invalid(path, 'holds no texts', 'at least one');
   const texts = value.map((item: unknown, index) => {

@@ -133,6 +133,11 @@ describe('what is sent and what is read', () => {
     ['3 errors', undefined],
     ['seven', undefined],
     ['5. Mark: 6', undefined],
+    ['1. Correctness: the reply is', undefined],
+    ['7-8', undefined],
+    ['8.5', 0.85],
+    ['8.', 0.8],
+    ['Wait, 3?</think>\n\n9', 0.9],
   ])('the mark of %j is %j', (reply, expected) => {
     expect(readReply(reply, 'rubric')).toBe(expected);
   });

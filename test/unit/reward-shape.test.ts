@@ -57,6 +57,12 @@ describe('reward shaping', () => {
       rewards: [nan, 1],
     });
     expect(meanReward([none, none])).toMatchObject({ reward: nan, unknown: 'judge' });
+    // A trial that broke has no parts; those of the others stay.
+    const terms = { mine: { value: 3, weight: 1 } };
+    const sound = shapeReward({ ...measured, terms }, options);
+    const mean = meanReward([floorReward([0], options), sound]);
+    expect(mean.parts).toMatchObject({ gain: 1, terms: { mine: 3 } });
+    expect(mean.reward).toBe((-1 + 4) / 2);
   });
 
   it('adds terms by their weights and subtracts forgetting, length and form', () => {
@@ -80,8 +86,13 @@ describe('reward shaping', () => {
     // Clipped, but never below the floor; the part that says so stays.
     expect(shapeReward(measured, { ...shape, clip: [-0.1, 0.2] })).toMatchObject({ reward: 0.2, parts });
     expect(shapeReward({ ...measured, edited: [-9] }, { ...shape, clip: [-5, 1] }).reward).toBe(-1);
-    // Nothing was forgotten before there was anything to forget; an unknown term is an unknown reward.
-    expect(shapeReward({ ...measured, forgetting: Number.NaN }, shape).reward).toBeCloseTo(reward + 0.2, 12);
+    // Nothing was forgotten before there was anything to forget; what is unknown makes the reward unknown.
+    expect(shapeReward({ ...measured, forgetting: undefined }, shape).reward).toBeCloseTo(reward + 0.2, 12);
+    expect(shapeReward({ ...measured, forgetting: Number.NaN, cause: 'judge' }, shape).unknown).toBe('judge');
+    expect(shapeReward({ ...measured, forgetting: Number.NaN }, { ...shape, lambda: 0 }).reward).toBeCloseTo(
+      reward + 0.2,
+      12,
+    );
     const unknown = { ...terms, human: { value: Number.NaN, weight: 2 } };
     expect(shapeReward({ ...measured, terms: unknown }, shape).reward).toBeNaN();
     // Without questions the terms alone pay.

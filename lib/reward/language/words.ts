@@ -70,7 +70,7 @@ export function readWords(text: string): Word[] {
   let before = '';
   // A text in capitals only says nothing about its words.
   const mixed = /\p{Ll}/u.test(text) || text.length <= LONGEST_ACRONYM;
-  for (const [token] of text.matchAll(TOKEN)) {
+  for (const { 0: token, index } of text.matchAll(TOKEN)) {
     if (/^[.!?;:,()\n—"“”–-]$/.test(token)) {
       before = token;
       // A hyphen joins: well-known, 1750–1840.
@@ -87,7 +87,10 @@ export function readWords(text: string): Word[] {
       continue;
     }
     const digits = /^\d/.test(token);
-    const value = digits ? digitsValue(token.toLowerCase()) : romanValue(token);
+    // A minus stands right before its number, and behind nothing: "1750-1840" has none.
+    const minus = digits && /(?:^|\s)[-−]$/.test(text.slice(Math.max(0, index - 2), index));
+    const size = digits ? digitsValue(token.toLowerCase()) : romanValue(token);
+    const value = minus && size !== undefined ? -size : size;
     if (value !== undefined) {
       words.push({ text: token.toLowerCase(), stem: `#${value}`, value, ...PLAIN, digits: true, ...at });
       continue;
@@ -111,6 +114,12 @@ function joinNumbers(words: readonly Word[]): Word[] {
     i += Math.max(length, 1);
   }
   return joined;
+}
+
+/** Whether a word is a number in letters below `step`, as a part of a larger one is. */
+function partOf(word: Word | undefined, step: number): boolean {
+  const part = word && word.value === undefined ? smallNumber(word.text) : undefined;
+  return part !== undefined && part > 0 && part < step && Number.isFinite(step) && step >= 100;
 }
 
 /** The number that begins at a word, and how many words it takes (0: none). */
@@ -138,6 +147,8 @@ function numberAt(words: readonly Word[], start: number): { value: number; lengt
         group = undefined;
       }
       step = scale;
+    } else if (text === 'and' && partOf(words[i + 1], step) && (total > 0 || group !== undefined)) {
+      // "One hundred and fifty": one number, as what follows is a smaller part of it.
     } else break;
   }
   return { value: total + (group ?? 0), length: i - start };
