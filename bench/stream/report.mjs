@@ -63,15 +63,17 @@ export function textOf(summary, parts, recorded) {
     lines.push(
       `${measure} (${unit})`,
       '',
-      '| remedy | immediate gain | retained | kept of all, % | first passage: gain → at the end | kept of the first, % | refused / scaled |',
-      '|---|---|---|---|---|---|---|',
+      '| remedy | streams | immediate gain | retained | kept of all, % | first passage: gain → at the end | kept of the first, % | refused / scaled |',
+      '|---|---|---|---|---|---|---|---|',
     );
     for (const row of summary.filter((one) => one[measure])) {
       const { immediate, retained, kept, keptFirst, first } = row[measure];
       const [zero, one] = first.map(({ mean }) => mean);
       const gains = `${number(one - zero)} → ${number(first.at(-1).mean - zero)}`;
       const cells = [interval(immediate), interval(retained), percent(kept), gains, percent(keptFirst)];
-      lines.push(`| ${[row.arm, ...cells, `${row.refused} / ${row.scaled} of ${row.edits}`].join(' | ')} |`);
+      lines.push(
+        `| ${[row.arm, row.streams, ...cells, `${row.refused} / ${row.scaled} of ${row.edits}`].join(' | ')} |`,
+      );
     }
     lines.push(
       '',
@@ -85,7 +87,12 @@ export function textOf(summary, parts, recorded) {
     lines.push('');
   }
   if (recorded)
-    lines.push('Published (accuracy of a 7B model by a large grader, %)', '', ...matrixTable(recorded), '');
+    lines.push(
+      'Published (accuracy of a 7B model by a large grader, %)',
+      '',
+      ...matrixTable(recorded, { triangle: true }),
+      '',
+    );
   for (const row of summary.filter(({ recall }) => recall)) {
     lines.push(`${row.arm} (recall, %)`, '', ...matrixTable(row.recall.matrix), '');
   }
@@ -93,21 +100,26 @@ export function textOf(summary, parts, recorded) {
   return [...lines, `${summary[0].streams} streams, ${parts.length} parts, ${seconds} s`];
 }
 
-/** Rows: after so many edits; columns: passages. What was not measured is left out. */
-export function matrixTable(matrix) {
+/** Rows: after so many edits; columns: passages. `triangle`: passages whose edit is still to come were not measured. */
+export function matrixTable(matrix, { triangle = false } = {}) {
   const columns = matrix[0].map((_, j) => `${j + 1}`);
   return [
     `| after | ${columns.join(' | ')} |`,
     `|---|${columns.map(() => '---').join('|')}|`,
     ...matrix.map((row, i) => {
-      const cells = row.map((value, j) => (i > 0 && j >= i && value === 0 ? '' : number(100 * value, 1)));
+      const cells = row.map((value, j) => (triangle && i > 0 && j >= i ? '' : number(100 * value, 1)));
       return `| ${i} | ${cells.join(' | ')} |`;
     }),
   ];
 }
 
-/** The first passage's score after every edit: by likelihood, and recall beside the published accuracy. */
-export function chartOf(summary, recorded) {
+/**
+ * The first passage's score after every edit: by likelihood, and recall beside the published accuracy. Only arms that ran on all
+ * streams: the curves are of the same passages.
+ */
+export function chartOf(all, recorded) {
+  const most = Math.max(...all.map(({ streams }) => streams));
+  const summary = all.filter(({ streams }) => streams === most);
   const curve = (row, measure, factor = 1) => row[measure].first.map(({ mean }, i) => [i, factor * mean]);
   const x = { label: 'edits so far' };
   const published = recorded
@@ -138,7 +150,10 @@ const short = (arm) =>
   ({
     'half the learning rate': 'half rate',
     'last third of the layers': 'last layers',
-    'trained apart, added': 'apart, added',
+    'trained apart and added': 'apart, added',
+    'trained anew on all so far': 'trained anew',
+    'best of 2 by gain − forgetting': 'best, gain − forg.',
+    'best of 2 by gain': 'best, gain',
     'replay and gate': 'replay, gate',
   })[arm] ?? arm;
 

@@ -68,11 +68,12 @@ describe('the report on streams', () => {
       [0.4, 0.75],
     ];
     const text = textOf(summary, parts, published).join('\n');
-    expect(text).toContain('| gate | 1.50 [1.50, 1.50] |');
+    expect(text).toContain('| gate | 2 | 1.50 [1.50, 1.50] |');
     expect(text).toContain('| 1 / 1 of 4 |');
     expect(text).toContain('3 streams, 3 parts, 6 s');
     // What was not measured is left blank, a measured zero is not.
-    expect(matrixTable(published)[3]).toBe('| 1 | 60.0 |  |');
+    expect(matrixTable(published, { triangle: true })[3]).toBe('| 1 | 60.0 |  |');
+    expect(matrixTable(published)[3]).toBe('| 1 | 60.0 | 0.0 |');
     expect(
       matrixTable([
         [0, 0.5],
