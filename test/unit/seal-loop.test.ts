@@ -360,6 +360,44 @@ describe('comparing methods', () => {
   const compare = (more: object = {}) =>
     compareMethods({ policy, contexts: task.evaluation, reward: { report: ['recall'] }, ...more });
 
+  it('takes a copy whose numbers are not finite for no edit, and leaves the others alone', async () => {
+    const { score } = engine.current;
+    const healthy = score.getMockImplementation()!;
+    const [broken] = task.evaluation;
+    score.mockImplementation(async (rows) => {
+      const breaks = ({ fork }: (typeof rows)[0]) =>
+        (fork as unknown as { documents: string[] }).documents.some((text) =>
+          text.includes(`fact${broken!.id}b`),
+        );
+      if (rows.some(breaks)) throw makeError('LOSS_NOT_FINITE', 'row 3');
+      return healthy(rows);
+    });
+    const { methods } = await compare();
+    const of = (name: string) => methods.find(({ method }) => method === name)!;
+    expect(methods.map(({ invalid }) => invalid)).toEqual([0, 0, 1, 1, 0]);
+    const index = task.evaluation.indexOf(broken!);
+    for (const [group, values] of of('untrained edits').values.likelihood!.entries()) {
+      if (group === index) expect(values).toEqual(of('unedited').values.likelihood![group]);
+      else expect(values).not.toEqual(of('unedited').values.likelihood![group]);
+    }
+  });
+
+  it('leaves unknown grades out, and says where nothing is known', async () => {
+    let asked = 0;
+    const grader = (unknown: (index: number) => boolean) => ({
+      name: 'mine',
+      grade: (rows: readonly unknown[]) => rows.map(() => (unknown(asked++) ? Number.NaN : 0.5)),
+    });
+    const some = await compare({ reward: { measure: 'mine', graders: [grader((index) => index === 2)] } });
+    expect(some.methods.map(({ intervals }) => [intervals.mine!.mean, intervals.mine!.n])).toEqual([
+      [0.5, 11],
+      ...Array.from({ length: 4 }, () => [0.5, 12]),
+    ]);
+    const none = await compare({ reward: { measure: 'mine', graders: [grader(() => true)] } });
+    expect(none.methods[0]!.intervals.mine).toMatchObject({ mean: Number.NaN, n: 0 });
+    expect(comparisonText(none).join('\n')).toMatch(/^unedited +unknown$/m);
+  });
+
   it('asks all questions of unseen passages under every method', async () => {
     const comparison = await compare();
     expect(comparison).toMatchObject({ passages: 3, questions: 12, samples: 1 });
