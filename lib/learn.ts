@@ -262,6 +262,7 @@ export {
 } from './reward/statistics.js';
 export type { RewardSubject, RewardTerm } from './reward/terms.js';
 export type { Phase, RoundListeners } from './round.js';
+export type { LabelSettings } from './round-contexts.js';
 export { type RunConfig, type RunConfigInput, readConfig, resolveConfig } from './run/config.js';
 export type { JournalLine } from './run/journal.js';
 export { type TrainEvent, type TrainOptions, type TrainResult, train } from './run/train.js';
