@@ -1,4 +1,5 @@
 /** Human preferences as a reward: choices and ratings of edits become one score an edit. */
+import { makeError } from '../errors.js';
 import { type AnchorOutcome, bradleyTerry, type PairOutcome } from './bradley-terry.js';
 import type { Preference } from './preference-file.js';
 import { type Interval, wilson } from './statistics.js';
@@ -77,7 +78,12 @@ export function preferenceTerm(score: Preferences['score'], weight = 1): RewardT
   return {
     name: 'preference',
     weight,
-    reward: ({ context, edit }) => (edit?.kind === 'text' ? score(context.id, edit.text) : Number.NaN),
+    reward: ({ context, edit }) => {
+      const found = edit?.kind === 'text' ? score(context.id, edit.text) : Number.NaN;
+      if (Number.isNaN(found))
+        throw makeError('REWARD_UNKNOWN', `nobody has rated this edit of context "${context.id}"`);
+      return found;
+    },
   };
 }
 

@@ -104,6 +104,14 @@ describe('a dialogue', () => {
     );
     expect(paid.map(({ text }) => text)).toEqual(edits.map(({ text }) => text));
     for (const { reward, parts } of paid) expect(reward).toBeCloseTo(2 * parts.terms.preference, 10);
+    // Under another seed other edits are written, which nobody knows.
+    const strange = { ...config({ preferences }), seed: 9 };
+    writeFileSync(join(folder, 'strange.yaml'), JSON.stringify(strange));
+    const third = await selfedit(['train', 'strange.yaml', '--out', 'strange'], { cwd: folder });
+    expect(third.code).toBe(1);
+    expect(third.stderr).toMatch(
+      /error \[REWARD_UNKNOWN\]: round 0: .*nobody has rated this edit of context/,
+    );
     // One of each pair was chosen.
     for (const at of [0, 2]) expect(paid[at]!.reward * paid[at + 1]!.reward).toBeLessThan(0);
   });

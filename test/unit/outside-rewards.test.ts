@@ -150,7 +150,7 @@ describe('a run that is judged', () => {
 });
 
 describe('preferences as a term', () => {
-  it('gives the score of a rated text, and nothing for any other', async () => {
+  it('gives the score of a rated text, and says of any other that nobody has rated it', async () => {
     const found = preferences([{ version: 1, kind: 'pair', context: '3', a: 'x', b: 'y', choice: 'a' }]);
     const term = preferenceTerm(found.score, 0.5);
     expect(term).toMatchObject({ name: 'preference', weight: 0.5 });
@@ -160,9 +160,13 @@ describe('preferences as a term', () => {
       });
     expect(value('3', { kind: 'text', text: 'x' })).toBe(found.score('3', 'x'));
     expect(value('3', { kind: 'text', text: 'x' })).toBeGreaterThan(0);
-    expect(value('3', { kind: 'text', text: 'new' })).toBeNaN();
-    expect(value('4', { kind: 'text', text: 'x' })).toBeNaN();
-    expect(value('3', { kind: 'weight' as never })).toBeNaN();
+    for (const [id, edit] of [
+      ['3', { kind: 'text', text: 'new' }],
+      ['4', { kind: 'text', text: 'x' }],
+      ['3', { kind: 'weight' as never }],
+    ] as [string, Partial<SelfEdit>][]) {
+      expect(() => value(id, edit)).toThrow(`nobody has rated this edit of context "${id}"`);
+    }
   });
 });
 
