@@ -8,13 +8,13 @@ import { passageOnly } from './edit/parse.js';
 import type { WeightEdit } from './edit/weight.js';
 import { checkWriteOptions, type WriteOptions, writeDefaults, writeEdits } from './edit/write.js';
 import type { EditHead } from './edit-head.js';
-import { isOverflow, makeError } from './errors.js';
+import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
 import type { GuardSummary } from './guard/summary.js';
 import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
-import { type ContextAnswers, examine, type ForkAnswers, type ForkExam } from './reward/ask-forks.js';
-import type { AskOptions, MeasureName } from './reward/measure.js';
+import { type ContextAnswers, examineApart, unanswered } from './reward/ask-forks.js';
+import type { MeasureName } from './reward/measure.js';
 import { askOptions, type RewardOptions, rewardUnder } from './reward/options.js';
 import { bootstrapMean, type Interval } from './reward/statistics.js';
 import { hooksOf, type TaskContext, type TaskHooks } from './task/task.js';
@@ -130,8 +130,11 @@ export async function compareMethods(options: CompareOptions): Promise<Compariso
         reward.examine,
       );
       unedited ??= found;
-      // What computes no finite numbers counts as no edit.
-      const answers = found.map((own, index) => (own ?? unedited![trials[index]!.group])!);
+      // An edit whose copy computes no finite numbers counts as none; a model that does so by itself has no scores.
+      const answers = found.map((own, index) => {
+        const { group } = trials[index]!;
+        return own ?? (texts && unedited![group]) ?? unanswered(contexts[group]!, asking);
+      });
       const values: Record<MeasureName, number[][]> = {};
       for (const name of asking.measures) {
         values[name] = contexts.map(({ report }, group) => {
@@ -258,21 +261,4 @@ function intervalOf(groups: readonly (readonly number[])[], key: bigint): Interv
   if (known.some((group) => group.length > 0)) return bootstrapMean(known, { key });
   const limits = { low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY };
   return { mean: Number.NaN, ...limits, n: 0, groups: 0 };
-}
-
-/** As `examine`; undefined for a fork whose numbers are not finite, which fails alone: none depends on another. */
-async function examineApart(
-  rows: readonly ForkExam[],
-  asking: AskOptions,
-  own: ForkAnswers | undefined,
-): Promise<(ContextAnswers | undefined)[]> {
-  try {
-    return await examine(rows, asking, own);
-  } catch (error) {
-    if (!isOverflow(error)) throw error;
-    if (rows.length === 1) return [undefined];
-  }
-  const answers: (ContextAnswers | undefined)[] = [];
-  for (const row of rows) answers.push(...(await examineApart([row], asking, own)));
-  return answers;
 }

@@ -1,4 +1,5 @@
 /** What a matrix of scores after each of a sequence of edits says about learning and forgetting. */
+import { average } from './average.js';
 import { makeError } from './errors.js';
 import { deriveKey } from './random.js';
 import { bootstrapMean, bootstrapRatio, type Interval } from './reward/statistics.js';
@@ -31,7 +32,7 @@ export type SequenceFigures = Readonly<Record<'immediate' | 'retained' | 'forgot
 export function sequenceFigures(scores: ForgettingMatrix): SequenceFigures {
   const length = scores[0]!.length;
   const gainAt = (row: (index: number) => number) =>
-    mean(scores[0]!.map((unedited, index) => scores[row(index)]![index]! - unedited));
+    average(scores[0]!.map((unedited, index) => scores[row(index)]![index]! - unedited));
   const immediate = gainAt((index) => index + 1);
   const retained = gainAt(() => length);
   return { immediate, retained, forgotten: immediate - retained };
@@ -75,12 +76,12 @@ export function forgettingFigures(
 /** Mean of every entry over matrices of one shape. Errors: `INPUT_INVALID`. */
 export function meanMatrix(matrices: readonly ForgettingMatrix[]): number[][] {
   checkShapes(matrices);
-  return matrices[0]!.map((row, i) => row.map((_, j) => mean(matrices.map((scores) => scores[i]![j]!))));
+  return matrices[0]!.map((row, i) => row.map((_, j) => average(matrices.map((scores) => scores[i]![j]!))));
 }
 
 function backwardTransfer(scores: ForgettingMatrix): number {
   const last = scores.at(-1)!;
-  return mean(last.slice(0, -1).map((score, index) => score - scores[index + 1]![index]!));
+  return average(last.slice(0, -1).map((score, index) => score - scores[index + 1]![index]!));
 }
 
 function checkShapes(matrices: readonly ForgettingMatrix[]): number {
@@ -92,8 +93,4 @@ function checkShapes(matrices: readonly ForgettingMatrix[]): number {
   }
   if (matrices.length === 0) throw makeError('INPUT_INVALID', 'no forgetting matrix; expected at least one');
   return length;
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

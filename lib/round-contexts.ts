@@ -12,53 +12,62 @@ import type { Task, TaskContext } from './task/task.js';
 /** How questions without a right answer get one: the model's own votes. */
 export interface LabelSettings extends Omit<LabelOptions, 'seed' | 'signal' | 'onProgress'> {}
 
+/** @internal What a round is about: its own contexts, and those that it must not forget. */
+export interface RoundContexts {
+  readonly contexts: readonly TaskContext[];
+  readonly earlier: readonly TaskContext[];
+  readonly votes?: VoteFigures;
+}
+
 /**
- * @internal The contexts of a round with the votes of `voter` as answers where `labels` asks for them. The draws belong to the
- * questions, so that a voter which has not moved gives the same labels again. Throws `REWARD_UNKNOWN` when no question that
- * pays has a label.
+ * @internal The contexts of a round and the earlier ones, checked, with the votes of `voter` as answers where `labels` asks for
+ * them. The draws belong to the questions, so that a voter which has not moved gives the same labels again. Throws
+ * `REWARD_UNKNOWN` when no question that pays has a label; earlier contexts without one are left out.
  */
-export async function labelledContexts(
+export async function roundContexts(
   voter: Fork,
-  contexts: readonly TaskContext[],
+  task: Task,
+  round: number,
   labels: LabelSettings | undefined,
-  { reward, seed, signal }: { reward: RewardOptions; seed: number | bigint; signal: AbortSignal | undefined },
-): Promise<{ contexts: readonly TaskContext[]; votes?: VoteFigures }> {
-  if (!labels) return { contexts: checkContexts(contexts, reward) };
-  const { form, question: template } = reward;
-  const given = { form, template, ...labels, seed: deriveKey(seed, 'labels'), ...(signal ? { signal } : {}) };
-  const labelled = await majorityLabels(voter, contexts, given);
+  settings: RoundSettings & { readonly signal: AbortSignal | undefined },
+): Promise<RoundContexts> {
+  const { reward, seed, signal } = settings;
+  const contexts = task.contexts(round, settings.contexts);
+  const earlier = earlierContexts(task, round, settings);
+  if (!labels) return { contexts: checkContexts(contexts, reward), earlier };
+  const vote = (some: readonly TaskContext[]) =>
+    majorityLabels(voter, some, {
+      ...{ form: reward.form, template: reward.question, ...labels },
+      seed: deriveKey(seed, 'labels'),
+      ...(signal ? { signal } : {}),
+    });
+  const labelled = await vote(contexts);
   if (labelled.contexts.length === 0 && contexts.length > 0) {
     throw makeError(
       'REWARD_UNKNOWN',
       `the votes gave no label to any of ${labelled.unlabelled} questions; expected an answer that enough samples agree on`,
     );
   }
-  return { contexts: checkContexts(labelled.contexts, reward), votes: voteFigures(labelled.votes) };
+  const past = await vote(earlier);
+  return {
+    contexts: checkContexts(labelled.contexts, reward),
+    earlier: past.contexts.filter(({ paying }) => paying.length > 0),
+    votes: voteFigures(labelled.votes),
+  };
 }
 
-/** @internal Earlier contexts with votes as answers, as `labelledContexts` has those of the round; those without a label are left out. */
-export async function labelledEarlier(
-  voter: Fork,
-  earlier: readonly TaskContext[],
-  labels: LabelSettings | undefined,
-  { reward, seed, signal }: { reward: RewardOptions; seed: number | bigint; signal: AbortSignal | undefined },
-): Promise<readonly TaskContext[]> {
-  if (!labels || earlier.length === 0) return earlier;
-  const { form, question: template } = reward;
-  const given = { form, template, ...labels, seed: deriveKey(seed, 'labels'), ...(signal ? { signal } : {}) };
-  const { contexts } = await majorityLabels(voter, earlier, given);
-  return contexts.filter(({ paying }) => paying.length > 0);
+interface RoundSettings {
+  readonly contexts: number;
+  readonly reward: RewardOptions;
+  readonly seed: number | bigint;
 }
 
 /**
- * @internal The contexts of a round, if every one can be examined. Throws `INPUT_INVALID` for none at all, one without a question
+ * The contexts of a round, if every one can be examined. Throws `INPUT_INVALID` for none at all, one without a question
  * that pays (where questions pay), a question that both pays and reports, or one without a right answer where a measure
  * needs it. A context may come twice: rounds are cut from an endless stream.
  */
-export function checkContexts(
-  contexts: readonly TaskContext[],
-  reward: RewardOptions,
-): readonly TaskContext[] {
+function checkContexts(contexts: readonly TaskContext[], reward: RewardOptions): readonly TaskContext[] {
   if (contexts.length === 0)
     throw makeError('INPUT_INVALID', 'the task gave no context; expected at least 1');
   // A task that examines in its own way knows what it needs.
@@ -89,13 +98,13 @@ export function checkContexts(
 }
 
 /**
- * @internal Up to `earlierContexts` contexts of the rounds before this one and not of it, a keyed choice; their paying
+ * Up to `earlierContexts` contexts of the rounds before this one and not of it, a keyed choice; their paying
  * questions only, as report-only ones never pay. None without λ.
  */
-export function earlierContexts(
+function earlierContexts(
   task: Task,
   round: number,
-  { contexts, reward, seed }: { contexts: number; reward: RewardOptions; seed: number | bigint },
+  { contexts, reward, seed }: RoundSettings,
 ): TaskContext[] {
   if (!reward.lambda || round === 0) return [];
   const present = new Set(task.contexts(round, contexts).map(({ id }) => id));

@@ -23,15 +23,10 @@ import { deriveKey } from './random.js';
 import { answerLoss } from './reward/answer-loss.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
-import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
+import type { AskOptions } from './reward/measure.js';
+import { askOptions, payingOnly, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import {
-  earlierContexts,
-  type LabelSettings,
-  labelledContexts,
-  labelledEarlier,
-  retentionTokens,
-} from './round-contexts.js';
+import { type LabelSettings, retentionTokens, roundContexts } from './round-contexts.js';
 import { hooksOf, type Task, type TaskContext } from './task/task.js';
 
 export interface WeightSealOptions extends RoundListeners {
@@ -121,7 +116,6 @@ async function playRound(
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
   const clock = new PhaseClock(round, options);
-  const before = earlierContexts(task, round, settings);
   const retention = retentionTokens(round, { policy, task }, settings);
   const base = options.adaptFrom === 'base';
   const parent = base ? policy.model.fork() : policy.fork();
@@ -129,21 +123,18 @@ async function playRound(
   let written: WrittenWeightEdit<TaskContext>[] = [];
   let forks: EditedFork[] = [];
   try {
-    const { contexts, votes, baseline, earlier, earlierBaselines } = await clock.run(
+    const { contexts, earlier, votes, baseline, earlierBaselines } = await clock.run(
       'baseline',
       async (call) => {
-        const given = task.contexts(round, settings.contexts);
-        const labelled = await labelledContexts(parent, given, options.labels, { ...settings, signal });
-        const past = await labelledEarlier(parent, before, options.labels, { ...settings, signal });
+        const about = await roundContexts(parent, task, round, options.labels, { ...settings, signal });
         const version = base ? 'base' : `policy ${policy.version}`;
         const asking = askOptions(reward, policy.model.tokenizer, call);
-        const of = (cache: BaselineCache, some: readonly TaskContext[]) =>
-          cache.get(parent, version, some, asking, reward.examine);
+        const of = (cache: BaselineCache, some: readonly TaskContext[], how: AskOptions) =>
+          cache.get(parent, version, some, how, reward.examine);
         return {
-          ...labelled,
-          baseline: await of(settings.baselines, labelled.contexts),
-          earlier: past,
-          earlierBaselines: await of(settings.earlierBaselines, past),
+          ...about,
+          baseline: await of(settings.baselines, about.contexts, asking),
+          earlierBaselines: await of(settings.earlierBaselines, about.earlier, payingOnly(asking, reward)),
         };
       },
     );

@@ -30,17 +30,12 @@ import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
-import { askOptions, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
+import type { AskOptions } from './reward/measure.js';
+import { askOptions, payingOnly, type RewardOptions, rewardUnder, weightsOf } from './reward/options.js';
 import { PhaseClock, type RoundListeners, wholeNumber } from './round.js';
-import {
-  earlierContexts,
-  type LabelSettings,
-  labelledContexts,
-  labelledEarlier,
-  retentionTokens,
-} from './round-contexts.js';
+import { type LabelSettings, retentionTokens, roundContexts } from './round-contexts.js';
 import { sealWeights, type WeightSealOptions } from './seal-weights.js';
-import { hooksOf, type Task } from './task/task.js';
+import { hooksOf, type Task, type TaskContext } from './task/task.js';
 
 export interface SealOptions extends RoundListeners {
   policy: Policy;
@@ -131,34 +126,25 @@ async function playRound(round: number, options: SealOptions, settings: Settings
   const { policy, task, signal } = options;
   const clock = new PhaseClock(round, options);
   const { seed, samples, repeats, algorithm, reward, hooks } = settings;
-  const before = earlierContexts(task, round, { ...settings, reward });
   const retention = retentionTokens(round, options, settings);
   const base = options.adaptFrom === 'base';
   const writer = policy.fork();
   const parent = base ? policy.model.fork() : policy.fork();
   let forks: EditedFork[] = [];
   try {
-    const label = () => {
-      const given = task.contexts(round, settings.contexts);
-      return labelledContexts(parent, given, options.labels, { ...settings, signal });
-    };
-    const earlier = await labelledEarlier(parent, before, options.labels, { ...settings, signal });
-    const { contexts, votes } = await (options.labels ? clock.run('baseline', label) : label());
+    const about = () => roundContexts(parent, task, round, options.labels, { ...settings, signal });
+    const { contexts, earlier, votes } = await (options.labels ? clock.run('baseline', about) : about());
     const written = await clock.run('write', (call) =>
       writeEdits(writer, contexts, { ...settings.edit, ...call, task: hooks, samples, seed, round }),
     );
     const { baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
       const asking = askOptions(reward, policy.model.tokenizer, call);
+      const of = (cache: BaselineCache, some: readonly TaskContext[], how: AskOptions) =>
+        cache.get(parent, version, some, how, reward.examine);
       return {
-        baseline: await settings.baselines.get(parent, version, contexts, asking, reward.examine),
-        earlierBaselines: await settings.earlierBaselines.get(
-          parent,
-          version,
-          earlier,
-          asking,
-          reward.examine,
-        ),
+        baseline: await of(settings.baselines, contexts, asking),
+        earlierBaselines: await of(settings.earlierBaselines, earlier, payingOnly(asking, reward)),
       };
     });
     // Every edit is trained `repeats` times. The key leaves out the edit: edits of one context start from the same

@@ -1,5 +1,7 @@
 // The small world of `npm run bench:learns`: made-up facts, how they are asked, and the ways of writing them down.
+
 import { deriveKey, knowledge, uniform } from 'selfedit';
+import { characterTokenizer } from '../lib/characters.mjs';
 
 /** Three of these name an entity. */
 const LETTERS = 'abcdefghijklm';
@@ -140,19 +142,7 @@ export function taskOf(seed, { training, evaluation }) {
 /** tokenizer.json: a token a character. */
 export function tokenizerJson() {
   const characters = [...' \n', ...LETTERS, ...ATTRIBUTES, ...Object.values(VALUES).join(''), ...'?=:!.>'];
-  // The byte alphabet spells space and newline as Ġ and Ċ.
-  const spelt = characters.map((one) => ({ ' ': 'Ġ', '\n': 'Ċ' })[one] ?? one);
-  const vocab = Object.fromEntries([END, ...spelt].map((token, id) => [token, id]));
-  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
-  return {
-    version: '1.0',
-    added_tokens: [{ id: 0, content: END, special: true, normalized: false }],
-    normalizer: null,
-    pre_tokenizer: byteLevel,
-    post_processor: null,
-    decoder: byteLevel,
-    model: { type: 'BPE', vocab, merges: [] },
-  };
+  return characterTokenizer(END, characters);
 }
 
 export const VOCABULARY = Object.keys(tokenizerJson().model.vocab).length;

@@ -1,4 +1,5 @@
 /** `selfedit eval --task arc`: tasks of the Abstraction and Reasoning Corpus, solved from their demonstrations. */
+import { average } from '../average.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { Answered } from '../reward/measure.js';
@@ -37,14 +38,10 @@ export async function evaluateArc(
   const parts = Object.fromEntries(
     ARC_MEASURES.map((measure) => [
       measure,
-      mean(answers.map((own) => mean(own.map(({ scores }) => scores[measure]!)))),
+      average(answers.map((own) => average(own.map(({ scores }) => scores[measure]!)))),
     ]),
   );
   const solved = answers.filter(([first]) => first?.scores.solved === 1).length;
   const { mean: score, low, high } = wilson(solved, tasks.length);
   return { task: 'arc', n: tasks.length, score, interval: [low, high], parts };
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

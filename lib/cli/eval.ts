@@ -1,5 +1,7 @@
 /** `selfedit eval`: a task's score without training. */
+
 import { type Command, Option } from 'commander';
+import { average } from '../average.js';
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
 import { type Answered, ask, type MeasureName } from '../reward/measure.js';
@@ -98,7 +100,7 @@ async function run(options: Options, session: Session): Promise<void> {
       n,
       score: score.mean,
       interval: [within(score.low), within(score.high)],
-      parts: Object.fromEntries(MEASURES.map((measure) => [measure, mean(values(measure).flat())])),
+      parts: Object.fromEntries(MEASURES.map((measure) => [measure, average(values(measure).flat())])),
     },
   ]);
 }
@@ -108,8 +110,4 @@ async function runArc(options: Options, session: Session): Promise<void> {
   await using model = await openModel(options, session);
   await using shelf = new ForkShelf(model);
   await session.printLines([await evaluateArc(tasks, await shelf.get(options.adapter), session)]);
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -51,7 +51,7 @@ async function run(path: string | undefined, options: Options, session: Session)
   }
   const config = path === undefined ? await readRunConfig(realDisk, folder) : await readConfig(path);
   // Bad data and a bad model are reported before a folder is made, the data first, as it is read sooner.
-  await readTask(config);
+  const read = await readTask(config);
   await using model = await openModel(config, session);
   const progress = new TrainProgress(session, config);
   let result: TrainResult;
@@ -59,6 +59,7 @@ async function run(path: string | undefined, options: Options, session: Session)
     result = await train(config, {
       run: folder,
       model,
+      read,
       resume: resume !== undefined,
       signal: session.signal,
       onEvent: (event) => progress.show(event),

@@ -1,5 +1,5 @@
 /** Puts the questions of contexts to forks: the examination of every task that does not bring its own. */
-import { makeError } from '../errors.js';
+import { isOverflow, makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { TaskContext } from '../task/task.js';
@@ -55,4 +55,40 @@ export async function examine(
     );
   });
   return answers;
+}
+
+/**
+ * @internal As `examine`; undefined for a fork whose log-probs are not finite, which fails alone: none depends on another, so
+ * examining each alone gives what all together would have given.
+ */
+export async function examineApart(
+  rows: readonly ForkExam[],
+  options: AskOptions,
+  own?: ForkAnswers,
+): Promise<(ContextAnswers | undefined)[]> {
+  try {
+    return await examine(rows, options, own);
+  } catch (error) {
+    if (!isOverflow(error)) throw error;
+    if (rows.length === 1) return [undefined];
+  }
+  const answers: (ContextAnswers | undefined)[] = [];
+  for (const row of rows) answers.push(...(await examineApart([row], options, own)));
+  return answers;
+}
+
+/** @internal As `examineApart`, with unknown scores for what is not finite. */
+export async function askApart(
+  rows: readonly ForkExam[],
+  options: AskOptions,
+  own?: ForkAnswers,
+): Promise<ContextAnswers[]> {
+  const answers = await examineApart(rows, options, own);
+  return answers.map((found, index) => found ?? unanswered(rows[index]!.context, options));
+}
+
+/** @internal Unknown scores for every question of a context. */
+export function unanswered({ paying, report }: TaskContext, { measures }: AskOptions): ContextAnswers {
+  const scores = Object.fromEntries(measures.map((measure) => [measure, Number.NaN]));
+  return { paying: paying.map(() => ({ scores })), report: report.map(() => ({ scores })) };
 }

@@ -9,10 +9,10 @@ import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import { type ContextAnswers, examine, type ForkExam } from './ask-forks.js';
+import { type ContextAnswers, examine, type ForkExam, unanswered } from './ask-forks.js';
 import { BaselineCache } from './baseline.js';
 import type { Answered, AskOptions } from './measure.js';
-import { askOptions, type RewardOptions, rewardOptions, weightsOf } from './options.js';
+import { askOptions, examinedOptions, payingOnly, type RewardOptions, weightsOf } from './options.js';
 import { dropsOf, meanScore, weightedScores } from './scores.js';
 import { floorReward, type ShapedReward, shapeReward, type WrittenShape } from './shape.js';
 import { valuesOfTerms } from './terms.js';
@@ -83,15 +83,20 @@ export async function rewardForks(
     );
   }
   const call = { signal, onProgress };
-  const own = rest.examine ? weightsOf({ measure: rest.measure ?? {} }).map(([name]) => name) : [];
-  const options = rewardOptions(rest, [...own, ...(rest.report ?? [])]);
+  const options = examinedOptions(rest);
   const { tokenizer } = parent.model;
   const asking = askOptions(options, tokenizer, call);
-  const before = (contexts: readonly TaskContext[]) =>
-    new BaselineCache().get(parent, '', contexts, asking, options.examine);
-  const baselines = known ?? (await before(rows.map(({ context }) => context)));
+  const before = (contexts: readonly TaskContext[], how: AskOptions) =>
+    new BaselineCache().get(parent, '', contexts, how, options.examine);
+  const baselines =
+    known ??
+    (await before(
+      rows.map(({ context }) => context),
+      asking,
+    ));
   const past = (options.lambda ?? 0) > 0 ? earlier.map((context) => ({ ...context, report: [] })) : [];
-  const pastBaselines = past.length > 0 ? (earlierBaselines ?? (await before(past))) : [];
+  const pastBaselines =
+    past.length > 0 ? (earlierBaselines ?? (await before(past, payingOnly(asking, options)))) : [];
   if (options.beta > 0 && retention.length === 0) {
     throw makeError(
       'OPTION_INVALID',
@@ -185,18 +190,18 @@ async function testForks(
 ): Promise<Tested[]> {
   const call = { signal: asking.signal, onProgress: asking.onProgress };
   const test = async (some: readonly Exam[]): Promise<Tested[]> => {
-    const exams = some.flatMap(({ fork, context, earlier }) =>
-      [context, ...earlier].map((one) => ({ fork, context: one })),
-    );
-    const answers = await examine(exams, asking, options.examine);
+    const answers = await examine(some, asking, options.examine);
+    const exams = some.flatMap(({ fork, earlier }) => earlier.map((context) => ({ fork, context })));
+    const past = await examine(exams, payingOnly(asking, options), options.examine);
     const forks = some.map(({ fork }) => fork);
     const kl = await meanDivergence(forks, parent, texts, call);
     let next = 0;
     return some.map(({ earlier }, index) => {
-      const [own, ...past] = answers.slice(next, next + 1 + earlier.length);
-      next += 1 + earlier.length;
-      const overflows = own!.paying.some(({ scores }) => Object.values(scores).some(isInfinite));
-      return { answers: own!, earlierAnswers: past, kl: kl[index]!, overflows };
+      const own = answers[index]!;
+      next += earlier.length;
+      const earlierAnswers = past.slice(next - earlier.length, next);
+      const overflows = own.paying.some(({ scores }) => Object.values(scores).some(isInfinite));
+      return { answers: own, earlierAnswers, kl: kl[index]!, overflows };
     });
   };
   try {
@@ -208,7 +213,7 @@ async function testForks(
   for (const row of rows) {
     const alone = test([row]).catch((error: unknown) => {
       if (!isOverflow(error)) throw error;
-      const answers = noAnswers(row.context, asking);
+      const answers = unanswered(row.context, asking);
       return [{ answers, earlierAnswers: [], kl: Number.NaN, overflows: true }];
     });
     results.push((await alone)[0]!);
@@ -218,9 +223,4 @@ async function testForks(
 
 function isInfinite(score: number): boolean {
   return !Number.isNaN(score) && !Number.isFinite(score);
-}
-
-function noAnswers({ paying, report }: TaskContext, { measures }: AskOptions): ContextAnswers {
-  const scores = Object.fromEntries(measures.map((measure) => [measure, Number.NaN]));
-  return { paying: paying.map(() => ({ scores })), report: report.map(() => ({ scores })) };
 }

@@ -2,14 +2,14 @@
  * What an edit costs: the drop in score on the questions of earlier contexts. As a part of the reward of a later edit,
  * reward − λ · forgetting, it keeps what earlier edits taught (SCoL, arXiv 2605.07076).
  */
-import { isOverflow, makeError } from '../errors.js';
+import { average } from '../average.js';
+import { makeError } from '../errors.js';
 import type { Fork } from '../fork.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import type { TaskContext } from '../task/task.js';
-import { type ContextAnswers, examine, type ForkAnswers, type ForkExam } from './ask-forks.js';
-import type { AskOptions } from './measure.js';
-import { askOptions, measuresOf, type RewardOptions, rewardOptions } from './options.js';
+import { askApart, type ContextAnswers } from './ask-forks.js';
+import { askOptions, examinedOptions, type RewardOptions } from './options.js';
 import { dropsOf, meanScore } from './scores.js';
 
 export interface ForgettingOptions extends Partial<RewardOptions>, CallOptions {
@@ -56,38 +56,8 @@ export async function forgettingOf(
   const before = scores.slice(0, earlier.length);
   return forks.map((_, index) => {
     const after = scores.slice((index + 1) * earlier.length, (index + 2) * earlier.length);
-    const drops = dropsOf(before, after, clipDrops);
-    return drops.reduce((sum, drop) => sum + drop, 0) / drops.length;
+    return average(dropsOf(before, after, clipDrops));
   });
-}
-
-/** @internal Options where a task that examines in its own way may have measures of its own. Throws `OPTION_INVALID`. */
-export function examinedOptions(given: Partial<RewardOptions> = {}): RewardOptions {
-  const { examine: own, measure = {}, report = [] } = given;
-  return rewardOptions(given, own ? measuresOf({ measure, report }) : []);
-}
-
-/**
- * @internal Examines as `own` (or `askForks`) does, but that a fork whose log-probs are not finite has no scores and leaves
- * the others alone: none depends on another, so asking each alone gives what asking all together would have given.
- */
-export async function askApart(
-  rows: readonly ForkExam[],
-  options: AskOptions,
-  own?: ForkAnswers,
-): Promise<ContextAnswers[]> {
-  try {
-    return await examine(rows, options, own);
-  } catch (error) {
-    if (!isOverflow(error)) throw error;
-    if (rows.length > 1) {
-      const alone: ContextAnswers[] = [];
-      for (const row of rows) alone.push(...(await askApart([row], options, own)));
-      return alone;
-    }
-    const { paying, report } = rows[0]!.context;
-    return [{ paying: paying.map(() => ({ scores: {} })), report: report.map(() => ({ scores: {} })) }];
-  }
 }
 
 function modelOf(fork: Fork | Model): Model {

@@ -101,6 +101,12 @@ export function rewardUnder(
   return rewardOptions({ ...own, ...given }, measures);
 }
 
+/** @internal Options where a task that examines in its own way may have measures of its own. Throws `OPTION_INVALID`. */
+export function examinedOptions(given: Partial<RewardOptions> = {}): RewardOptions {
+  const { examine: own, measure = {}, report = [] } = given;
+  return rewardOptions(given, own ? measuresOf({ measure, report }) : []);
+}
+
 /** @internal The measures that pay, with their weights. */
 export function weightsOf({ measure }: Pick<RewardOptions, 'measure'>): (readonly [MeasureName, number])[] {
   return typeof measure === 'string'
@@ -126,4 +132,9 @@ export function askOptions(options: RewardOptions, tokenizer: Tokenizer, call: C
     graderSeconds: options.patience,
     ...call,
   };
+}
+
+/** @internal How earlier contexts are asked: by what pays. What is only reported would cost a generation a context and edit. */
+export function payingOnly(asking: AskOptions, options: Pick<RewardOptions, 'measure'>): AskOptions {
+  return { ...asking, measures: weightsOf(options).map(([name]) => name) };
 }

@@ -33,7 +33,7 @@ import { checkSameConfig, createRun } from './folder.js';
 import { appendJournal, journalLines, readJournal, truncateJournal } from './journal.js';
 import { modelPath } from './model-path.js';
 import { type RewardParticipants, rewardOf } from './reward.js';
-import { readTask } from './task.js';
+import { type ReadTask, readTask } from './task.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
@@ -56,6 +56,8 @@ export interface TrainOptions extends RewardParticipants {
   model?: Model;
   /** A task of one's own instead of the one in the configuration, whose `task` section is then not read. */
   task?: Task;
+  /** @internal What `readTask` gave for this configuration. */
+  read?: ReadTask;
   /** @internal */
   disk?: Disk;
 }
@@ -82,9 +84,8 @@ export async function train(config: RunConfig, options: TrainOptions): Promise<T
   const { run, resume = false, disk = realDisk } = options;
   if (resume) await checkSameConfig(disk, run, config);
   // Bad data is reported before a folder is made or a model loaded.
-  const { task, data } = options.task
-    ? { task: options.task, data: options.task.name }
-    : await readTask(config);
+  const own = options.task && { task: options.task, data: options.task.name };
+  const { task, data } = own ?? options.read ?? (await readTask(config));
   const reward = await rewardOf(config, options);
   if (!resume) await createRun(disk, run, config);
   const model = options.model ?? (await openModel(config, options.signal));

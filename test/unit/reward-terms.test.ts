@@ -320,6 +320,28 @@ describe('contexts of a task of one’s own', () => {
 });
 
 describe('forgetting in the reward', () => {
+  it('asks earlier contexts by what pays alone, and by votes where nobody knows the answers', async () => {
+    const bare = (contexts: readonly TaskContext[]) =>
+      contexts.map((context) => ({
+        ...context,
+        paying: context.paying.map((question) => ({ ...question, answers: [] })),
+        report: [],
+      }));
+    const unanswered: Task = { ...task, contexts: (round, count) => bare(task.contexts(round, count)) };
+    const reward = { lambda: 0.5, measure: 'likelihood', report: ['recall'] };
+    const labels = { samples: 2 };
+    const results = await collect(options({ task: unanswered, labels, rounds: 2, reward }));
+    // The votes are all alike here, and no document holds them: nothing is gained, nothing lost.
+    expect(results[1]!.edits.map(({ parts }) => parts.forgetting)).toEqual(
+      Array.from({ length: 6 }, () => 0),
+    );
+    // Greedy answers are for the report: to the questions of a round's own contexts, by the unedited model and its copies.
+    const asked = engine.current.generate.mock.calls
+      .filter(([, { temperature }]) => temperature === 0)
+      .map(([rows]) => rows.length);
+    expect(asked).toEqual([4, 12, 4, 12]);
+  });
+
   it('is what the paying questions of earlier contexts lose, a keyed choice of them', async () => {
     // A copy that holds a new document forgets what the policy knew: fact a of every passage of round 0.
     const known = task.contexts(0, 2).flatMap(({ paying }) => paying.map(({ answers }) => answers[0]!));

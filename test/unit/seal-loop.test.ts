@@ -382,6 +382,24 @@ describe('comparing methods', () => {
     }
   });
 
+  it('has no scores for a policy that computes no finite numbers by itself', async () => {
+    const { score } = engine.current;
+    const healthy = score.getMockImplementation()!;
+    score.mockImplementation(async (rows) => {
+      const breaks = ({ fork }: (typeof rows)[0]) =>
+        /^policy/.test((fork as unknown as { name: string }).name);
+      if (rows.some(breaks)) throw makeError('LOSS_NOT_FINITE', 'row 0');
+      return healthy(rows);
+    });
+    const { methods, differences } = await compare({ adaptFrom: 'base' });
+    const last = methods.find(({ method }) => method === 'trained policy')!;
+    expect(last.intervals.likelihood).toMatchObject({ mean: Number.NaN, n: 0 });
+    const gain = differences.find(
+      ({ left, measure }) => left === 'trained policy' && measure === 'likelihood',
+    )!;
+    expect(gain.interval.mean).toBeNaN();
+  });
+
   it('leaves unknown grades out, and says where nothing is known', async () => {
     let asked = 0;
     const grader = (unknown: (index: number) => boolean) => ({
