@@ -27,7 +27,7 @@ export type ProgressCallback = ((progress: Progress) => void) | undefined;
 
 /** Normalised architecture description; TypeScript makes it from config.json or GGUF metadata. */
 export interface ModelConfig {
-  architecture: string; // 'llama' | 'qwen2'
+  architecture: string; // a name of lib/format/architecture.ts
   vocabSize: number;
   hiddenSize: number;
   intermediateSize: number;
@@ -38,19 +38,55 @@ export interface ModelConfig {
   maxPositions: number;
   rmsEps: number;
   ropeTheta: number;
-  ropeScaling: null | {
-    type: 'linear' | 'llama3';
-    factor: number;
-    lowFreqFactor?: number;
-    highFreqFactor?: number;
-    originalMaxPositions?: number;
-  };
+  ropeScaling: RopeScaling | null;
   /** Biases on q, k and v (Qwen2), on the attention output, on the MLP. */
   qkvBias: boolean;
   outputBias: boolean;
   mlpBias: boolean;
   /** The head shares the embedding matrix. */
   tied: boolean;
+  /** RMSNorm of every head of q and k, before the rotation (Qwen3, Gemma 3). Default false. */
+  qkNorm?: boolean;
+  /** RMSNorm of what attention and MLP give, before it is added to the residual (Gemma 3). Default false. */
+  postNorms?: boolean;
+  /** Of the gate. Default `silu`. */
+  activation?: 'silu' | 'gelu_pytorch_tanh';
+  /** Factor of the embedding's rows on their way in (Gemma: √hiddenSize). Default 1. */
+  embeddingScale?: number;
+  /** Factor of the attention scores. Default 1 / √headDim. */
+  attentionScale?: number;
+  /** Tokens that a query of a `sliding_attention` layer sees, itself included; null or absent: all before it. */
+  slidingWindow?: number | null;
+  /** One a layer. Default: every layer `sliding_attention` where there is a window, else `full_attention`. */
+  layerTypes?: LayerType[];
+  /** Rotation of the `sliding_attention` layers where it is not that of the others (Gemma 3). */
+  localRope?: { ropeTheta: number; ropeScaling: RopeScaling | null } | null;
+}
+
+export type LayerType = 'full_attention' | 'sliding_attention';
+
+/** Change of the rotary frequencies θ^(−2j/d). */
+export interface RopeScaling {
+  /** `linear` divides by `factor`; `llama3` by a factor that grows with the wavelength; the others by `factors`. */
+  type: 'linear' | 'llama3' | 'yarn' | 'longrope';
+  factor: number;
+  lowFreqFactor?: number;
+  highFreqFactor?: number;
+  originalMaxPositions?: number;
+  /** `yarn`, `longrope`: divisors of the frequencies, headDim / 2 of them. */
+  factors?: number[];
+  /** `yarn`, `longrope`: factor of the sines and cosines. Default 1. */
+  attentionFactor?: number;
+}
+
+/** How a file keeps weights in another form than the graph uses them. */
+export interface WeightLayout {
+  /** Rows of q and k are permuted (GGUF of the Llama family). */
+  permutedQK: boolean;
+  /** Gains are stored without this much (Gemma's safetensors: 1; its GGUF: 0). */
+  normOffset: 0 | 1;
+  /** q, k and v are one matrix, gate and up too (Phi-3). */
+  fused: boolean;
 }
 
 /** One weight that a delta can change. Its index in `NativeModel.tensors` is its id. */
@@ -535,8 +571,7 @@ export interface LoadSpec {
   /** Absolute paths: one GGUF file, or one or more safetensors shards. */
   files: string[];
   format: 'safetensors' | 'gguf';
-  /** GGUF stores Llama's q and k rows permuted. */
-  permutedQK: boolean;
+  layout: WeightLayout;
   dtype: 'float32' | 'bfloat16' | 'float64';
   device: string;
 }

@@ -18,6 +18,7 @@ export type {
   GpuInfo,
   HeadStepSpec,
   HeadStepStats,
+  LayerType,
   LowRankPart,
   MatrixInfo,
   MemoryPlan,
@@ -25,6 +26,7 @@ export type {
   PartStatistics,
   PolicyStepSpec,
   PolicyStepStats,
+  RopeScaling,
   SparsePart,
   SpectralPart,
 } from './binding.js';

@@ -76,12 +76,12 @@ export class Model extends Resource {
     if (threads !== undefined) setThreads(threads);
     const source = await resolveModel(path, { inspect: (file) => runJob(() => native().inspect(file)) });
     const tokenizer = await loadTokenizer(source);
-    const { config, files, format, permutedQK } = source;
+    const { config, files, format, layout } = source;
     const spec = {
       config,
       files: [...files],
       format,
-      permutedQK,
+      layout,
       dtype,
       device,
     };

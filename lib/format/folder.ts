@@ -2,7 +2,7 @@
 import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { z } from 'zod';
-import type { ModelConfig } from '../binding.js';
+import type { ModelConfig, WeightLayout } from '../binding.js';
 import { makeError } from '../errors.js';
 import { configFromJson } from './config.js';
 import { configFromGguf, type GgufHeader, ggufArchitecture, parseGgufHeader } from './gguf.js';
@@ -14,8 +14,7 @@ interface Source {
   /** Absolute paths of the weight files. */
   files: string[];
   config: ModelConfig;
-  /** The rows of q and k are stored permuted (GGUF of the Llama family). */
-  permutedQK: boolean;
+  layout: WeightLayout;
 }
 /** Everything needed to load a model; `format` is that of the native loader. */
 export type ModelSource =
@@ -74,7 +73,8 @@ async function resolveGguf(path: string, { inspect }: ResolveOptions): Promise<M
   }
   const { permutedQK } = ggufArchitecture(header.metadata, source);
   const config = configFromGguf(header, source, await ropeFactors(path, header));
-  return { kind: 'gguf', format: 'gguf', path, files: [path], config, permutedQK, header };
+  const layout: WeightLayout = { permutedQK, normOffset: 0, fused: false };
+  return { kind: 'gguf', format: 'gguf', path, files: [path], config, layout, header };
 }
 
 /** Values of the small float32 tensor in which a GGUF keeps Llama 3's rotary factors. */
@@ -110,7 +110,8 @@ async function resolveFolder(path: string): Promise<ModelSource> {
   const files: string[] = [];
   for (const name of await weightNames(path)) files.push(await inside(path, name, roots));
   const hasTokenizer = (await exists(join(path, 'tokenizer.json'))) === true;
-  return { kind: 'folder', format: 'safetensors', path, files, config, permutedQK: false, hasTokenizer };
+  const layout: WeightLayout = { permutedQK: false, normOffset: 0, fused: false };
+  return { kind: 'folder', format: 'safetensors', path, files, config, layout, hasTokenizer };
 }
 
 const indexSchema = z.looseObject(

@@ -96,7 +96,7 @@ Napi::Value MatrixList(Napi::Env env, const std::vector<MatrixInfo>& matrices) {
     Napi::Object item = Napi::Object::New(env);
     item.Set("name", matrices[i].name);
     item.Set("layer", static_cast<double>(matrices[i].layer));
-    item.Set("module", ModuleName(matrices[i].module));
+    item.Set("module", matrices[i].ModuleLabel());
     item.Set("out", static_cast<double>(matrices[i].out));
     item.Set("in", static_cast<double>(matrices[i].in));
     list.Set(static_cast<uint32_t>(i), item);

@@ -15,7 +15,10 @@ Napi::Value LoadModelCall(const Napi::CallbackInfo& info) {
     for (uint32_t i = 0; i < files.Length(); ++i) spec.files.push_back(Text(files.Get(i), "files"));
     if (spec.files.empty()) Invalid("files", "at least one path");
     spec.gguf = Text(o.Get("format"), "format") == "gguf";
-    spec.permuted_qk = Boolean(o, "permutedQK");
+    const Napi::Object layout = Object(o.Get("layout"), "layout");
+    spec.permuted_qk = Boolean(layout, "permutedQK");
+    spec.norm_offset = Integer(layout, "normOffset");
+    spec.fused = Boolean(layout, "fused");
     spec.dtype = ParseDtype(Text(o.Get("dtype"), "dtype"));
     spec.device = Text(o.Get("device"), "device");
     return RunJob(

@@ -67,9 +67,9 @@ std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
   const int64_t half = config_.head_dim / 2;
   const int64_t rows = std::min(config_.max_positions, std::max<int64_t>(256, 2 * positions));
   std::vector<double> inverse(half);
-  const RopeScaling& scaling = config_.rope_scaling;
+  const RopeScaling& scaling = config_.rope.scaling;
   for (int64_t j = 0; j < half; ++j) {
-    double f = 1.0 / std::pow(config_.rope_theta, 2.0 * j / config_.head_dim);
+    double f = 1.0 / std::pow(config_.rope.theta, 2.0 * j / config_.head_dim);
     if (scaling.type == RopeScaling::Type::kLinear) f /= scaling.factor;
     if (scaling.type == RopeScaling::Type::kLlama3) {
       // Llama 3.1: low frequencies are divided by the factor, with a smooth band between.

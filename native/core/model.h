@@ -27,6 +27,8 @@ struct LoadSpec {
   std::vector<std::string> files;  // one GGUF file, or safetensors shards
   bool gguf = false;
   bool permuted_qk = false;  // GGUF stores Llama's q and k rows permuted
+  int64_t norm_offset = 0;   // gains are stored without this much (Gemma's safetensors)
+  bool fused = false;        // q, k and v are one matrix, gate and up too (Phi-3)
   Dtype dtype = Dtype::kFloat32;
   std::string device = "cpu";
 };

@@ -20,6 +20,12 @@ const char* DtypeName(Dtype dtype) {
   }
 }
 
+std::string MatrixInfo::ModuleLabel() const {
+  if (!vector() || module >= Module::kQBias) return ModuleName(module);
+  const size_t dot = name.rfind('.');
+  return name.substr(dot + 1);
+}
+
 const char* ModuleName(Module module) {
   static const char* const kNames[] = {"q_proj",
                                        "k_proj",
@@ -33,6 +39,10 @@ const char* ModuleName(Module module) {
                                        "input_layernorm",
                                        "post_attention_layernorm",
                                        "norm",
+                                       "post_attention_norm",
+                                       "post_mlp_norm",
+                                       "q_norm",
+                                       "k_norm",
                                        "q_proj.bias",
                                        "k_proj.bias",
                                        "v_proj.bias",
@@ -49,6 +59,23 @@ void Positive(int64_t value, const char* name) {
     throw Error("CONFIG_INVALID",
                 std::string(name) + " is " + std::to_string(value) + "; expected a positive integer");
   }
+}
+
+void CheckRope(const Rope& rope, int64_t head_dim, const std::string& prefix) {
+  if (!(rope.theta > 0)) throw Error("CONFIG_INVALID", prefix + "ropeTheta must be positive");
+  const RopeScaling& scaling = rope.scaling;
+  if (scaling.type != RopeScaling::Type::kYarn && scaling.type != RopeScaling::Type::kLongRope) return;
+  if (static_cast<int64_t>(scaling.factors.size()) != head_dim / 2) {
+    throw Error("CONFIG_INVALID",
+                prefix + "ropeScaling.factors has " + std::to_string(scaling.factors.size()) +
+                    " entries; expected headDim / 2 (" + std::to_string(head_dim / 2) + ")");
+  }
+  for (const double factor : scaling.factors) {
+    if (!(factor > 0) || !std::isfinite(factor))
+      throw Error("CONFIG_INVALID", prefix + "ropeScaling.factors must be positive");
+  }
+  if (!(scaling.attention_factor > 0) || !std::isfinite(scaling.attention_factor))
+    throw Error("CONFIG_INVALID", prefix + "ropeScaling.attentionFactor must be positive");
 }
 }  // namespace
 
@@ -68,7 +95,20 @@ void ModelConfig::Check() const {
   if (head_dim % 2 != 0)
     throw Error("CONFIG_INVALID", "headDim is " + std::to_string(head_dim) + "; expected an even number");
   if (!(rms_eps >= 0)) throw Error("CONFIG_INVALID", "rmsEps must not be negative");
-  if (!(rope_theta > 0)) throw Error("CONFIG_INVALID", "ropeTheta must be positive");
+  if (!(embedding_scale > 0) || !std::isfinite(embedding_scale))
+    throw Error("CONFIG_INVALID", "embeddingScale must be positive");
+  if (!(attention_scale >= 0) || !std::isfinite(attention_scale))
+    throw Error("CONFIG_INVALID", "attentionScale must be positive");
+  if (sliding_window < 0)
+    throw Error("CONFIG_INVALID", "slidingWindow is " + std::to_string(sliding_window) +
+                                      "; expected a positive number of tokens");
+  if (!sliding.empty() && static_cast<int64_t>(sliding.size()) != layers) {
+    throw Error("CONFIG_INVALID", "layerTypes has " + std::to_string(sliding.size()) +
+                                      " entries; expected one for each of " + std::to_string(layers) +
+                                      " layers");
+  }
+  CheckRope(rope, head_dim, "");
+  if (local_rope) CheckRope(*local_rope, head_dim, "localRope.");
 }
 
 std::vector<MatrixInfo> ListMatrices(const ModelConfig& config) {
@@ -100,8 +140,20 @@ std::vector<MatrixInfo> ListTensors(const ModelConfig& config) {
   if (!config.tied) list.push_back({"lm_head", -1, Module::kHead, config.vocab_size, c});
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    list.push_back({prefix + "input_layernorm", layer, Module::kAttentionNorm, 1, c});
-    list.push_back({prefix + "post_attention_layernorm", layer, Module::kMlpNorm, 1, c});
+    auto gain = [&](const char* name, Module module, int64_t size) {
+      list.push_back({prefix + name, layer, module, 1, size});
+    };
+    // As transformers names them: with post norms, "post_attention_layernorm" is one of these.
+    gain("input_layernorm", Module::kAttentionNorm, c);
+    gain(config.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm", Module::kMlpNorm, c);
+    if (config.post_norms) {
+      gain("post_attention_layernorm", Module::kPostAttentionNorm, c);
+      gain("post_feedforward_layernorm", Module::kPostMlpNorm, c);
+    }
+    if (config.qk_norm) {
+      gain("self_attn.q_norm", Module::kQNorm, config.head_dim);
+      gain("self_attn.k_norm", Module::kKNorm, config.head_dim);
+    }
   }
   list.push_back({"model.norm", -1, Module::kFinalNorm, 1, c});
   for (size_t id = 0; id < maps; ++id) {
@@ -117,7 +169,13 @@ std::vector<MatrixInfo> ListTensors(const ModelConfig& config) {
 }
 
 TensorIds::TensorIds(const std::vector<MatrixInfo>& tensors, int64_t layers)
-    : attention_norm(layers, -1), mlp_norm(layers, -1), bias(layers * kModulesPerLayer, -1) {
+    : attention_norm(layers, -1),
+      mlp_norm(layers, -1),
+      post_attention_norm(layers, -1),
+      post_mlp_norm(layers, -1),
+      q_norm(layers, -1),
+      k_norm(layers, -1),
+      bias(layers * kModulesPerLayer, -1) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const int64_t id = static_cast<int64_t>(i), layer = tensors[i].layer;
     switch (tensors[i].module) {
@@ -136,6 +194,18 @@ TensorIds::TensorIds(const std::vector<MatrixInfo>& tensors, int64_t layers)
         break;
       case Module::kFinalNorm:
         final_norm = id;
+        break;
+      case Module::kPostAttentionNorm:
+        post_attention_norm[layer] = id;
+        break;
+      case Module::kPostMlpNorm:
+        post_mlp_norm[layer] = id;
+        break;
+      case Module::kQNorm:
+        q_norm[layer] = id;
+        break;
+      case Module::kKNorm:
+        k_norm[layer] = id;
         break;
       default:
         if (tensors[i].module >= Module::kQBias) {

@@ -1,8 +1,10 @@
 // Plain data that crosses between the parts of the core: configuration, matrix names, ragged batches.
 #pragma once
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,12 +17,19 @@ Dtype ParseDtype(const std::string& name);
 const char* DtypeName(Dtype dtype);
 
 struct RopeScaling {
-  enum class Type { kNone, kLinear, kLlama3 } type = Type::kNone;
+  enum class Type { kNone, kLinear, kLlama3, kYarn, kLongRope } type = Type::kNone;
   double factor = 1.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_positions = 8192;
+  std::vector<double> factors;    // kYarn, kLongRope: divisors of the frequencies, head_dim / 2
+  double attention_factor = 1.0;  // kYarn, kLongRope: of sines and cosines
 };
+struct Rope {
+  double theta = 10000.0;
+  RopeScaling scaling;
+};
+enum class Activation { kSilu, kGeluTanh };
 
 // The fixed transformer graph; TypeScript makes it from config.json or GGUF metadata (lib/binding.ts,
 // ModelConfig).
@@ -29,9 +38,24 @@ struct ModelConfig {
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, max_positions = 0;
   double rms_eps = 1e-5;
-  double rope_theta = 10000.0;
-  RopeScaling rope_scaling;
+  Rope rope;
   bool qkv_bias = false, output_bias = false, mlp_bias = false, tied = false;
+  bool qk_norm = false, post_norms = false;
+  Activation activation = Activation::kSilu;
+  double embedding_scale = 1.0;
+  double attention_scale = 0.0;  // 0: 1 / sqrt(head_dim)
+  int64_t sliding_window = 0;    // tokens, the query's own included; 0: none
+  std::vector<bool> sliding;     // a layer each; empty: every layer where there is a window
+  std::optional<Rope> local_rope;
+
+  bool Sliding(int64_t layer) const {
+    return sliding_window > 0 && (sliding.empty() || sliding[static_cast<size_t>(layer)]);
+  }
+  // Tokens that a query of the layer sees at most; 0: all.
+  int64_t Window(int64_t layer) const { return Sliding(layer) ? sliding_window : 0; }
+  double AttentionScale() const {
+    return attention_scale > 0 ? attention_scale : 1.0 / std::sqrt(static_cast<double>(head_dim));
+  }
   void Check() const;  // throws CONFIG_INVALID
 };
 
@@ -50,6 +74,10 @@ enum class Module {
   kAttentionNorm,
   kMlpNorm,
   kFinalNorm,  // gains, as [1, hidden]
+  kPostAttentionNorm,
+  kPostMlpNorm,  // with post_norms
+  kQNorm,
+  kKNorm,  // with qk_norm; [1, head_dim]
   kQBias,
   kKBias,
   kVBias,
@@ -68,6 +96,8 @@ struct MatrixInfo {
   int64_t out = 0, in = 0;
   // A gain or bias: a matrix of one row.
   bool vector() const { return module >= Module::kAttentionNorm; }
+  // As PEFT and transformers call it: "q_proj", "post_attention_layernorm", "q_proj.bias".
+  std::string ModuleLabel() const;
 };
 inline int64_t MatrixId(int64_t layer, Module module) {
   return layer * kModulesPerLayer + static_cast<int64_t>(module);
@@ -81,7 +111,8 @@ std::vector<MatrixInfo> ListTensors(const ModelConfig& config);
 struct TensorIds {
   int64_t embedding = -1, head = -1, final_norm = -1;  // head: the embedding's id when tied
   std::vector<int64_t> attention_norm, mlp_norm;       // a layer each
-  std::vector<int64_t> bias;                           // a linear map each
+  std::vector<int64_t> post_attention_norm, post_mlp_norm, q_norm, k_norm;
+  std::vector<int64_t> bias;  // a linear map each
   explicit TensorIds(const std::vector<MatrixInfo>& tensors, int64_t layers);
   TensorIds() = default;
 };

@@ -47,9 +47,9 @@ TEST(Gradient, PolicyStepAgreesWithFiniteDifferencesForEveryModule) {
     ModelConfig config = TinyConfig();
     config.tied = tied;
     if (tied) {
-      config.rope_scaling.type = RopeScaling::Type::kLlama3;
-      config.rope_scaling.factor = 8;
-      config.rope_scaling.original_max_positions = 16;
+      config.rope.scaling.type = RopeScaling::Type::kLlama3;
+      config.rope.scaling.factor = 8;
+      config.rope.scaling.original_max_positions = 16;
     }
     const auto model = Model::Random(config, Dtype::kFloat64, 7, 0.5);
     PolicySpec policy_spec;

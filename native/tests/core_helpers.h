@@ -20,7 +20,7 @@ inline ModelConfig TinyConfig() {
   config.kv_heads = 2;
   config.head_dim = 4;
   config.max_positions = 64;
-  config.rope_theta = 100;
+  config.rope.theta = 100;
   config.qkv_bias = true;
   config.output_bias = true;
   config.mlp_bias = true;

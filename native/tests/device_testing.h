@@ -21,7 +21,7 @@ inline ModelConfig DeviceConfig(bool biases = false) {
   config.kv_heads = 2;
   config.head_dim = 16;
   config.max_positions = 96;
-  config.rope_theta = 100;
+  config.rope.theta = 100;
   config.qkv_bias = config.output_bias = config.mlp_bias = biases;
   return config;
 }

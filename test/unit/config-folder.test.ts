@@ -44,7 +44,7 @@ describe('a Hugging Face folder', () => {
       format: 'safetensors',
       path: join(FIXTURES, 'llama-tied'),
       files: [join(FIXTURES, 'llama-tied', 'model.safetensors')],
-      permutedQK: false,
+      layout: { permutedQK: false, normOffset: 0, fused: false },
       config: { architecture: 'llama', tied: true },
     });
   });
@@ -212,7 +212,7 @@ describe('a GGUF file', () => {
       format: 'gguf',
       path,
       files: [path],
-      permutedQK: true,
+      layout: { permutedQK: true, normOffset: 0, fused: false },
       config: { vocabSize: 512, headDim: 64, tied: true },
       header: { metadata },
     });
@@ -221,7 +221,7 @@ describe('a GGUF file', () => {
     );
     const qwen2 = { ...renamed, 'general.architecture': 'qwen2' };
     expect(await resolveModel(path, inspecting({ metadata: qwen2, tensors: [embedding] }))).toMatchObject({
-      permutedQK: false,
+      layout: { permutedQK: false, normOffset: 0, fused: false },
       config: { architecture: 'qwen2' },
     });
   });

@@ -34,7 +34,7 @@ beforeAll(async () => {
 
 describe('SmolLM2 from its GGUF', () => {
   test('the configuration is that of its config.json', () => {
-    expect(source).toMatchObject({ kind: 'gguf', permutedQK: true, files: [source.path] });
+    expect(source).toMatchObject({ kind: 'gguf', layout: { permutedQK: true }, files: [source.path] });
     expect(basename(source.path)).toBe('SmolLM2-135M-Instruct.Q4_1.gguf');
     expect(source.config).toEqual({
       architecture: 'llama',
