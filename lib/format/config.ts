@@ -1,83 +1,49 @@
-/** config.json of a Hugging Face folder, and GGUF metadata, as one `ModelConfig`. */
+/** config.json of a Hugging Face folder as a `ModelConfig`. */
 import { z } from 'zod';
-import type { ModelConfig } from '../binding.js';
+import type { ModelConfig, WeightLayout } from '../binding.js';
 import { makeError } from '../errors.js';
-import { extraSchema, findArchitecture } from './architecture.js';
-import { check, count, positive, show } from './json.js';
-import { readScaling, ropeSchema } from './rope.js';
+import { type Architecture, type BiasRule, findArchitecture } from './architecture.js';
+import { type ConfigJson, configSchema } from './config-json.js';
+import { check, show } from './json.js';
+import { readRope } from './rope.js';
+import { readWindows } from './window.js';
 
-const huggingFaceSchema = z.looseObject(
-  {
-    model_type: z.string('a name'),
-    architectures: z.array(z.string('a class name'), 'a list of class names').nullish(),
-    vocab_size: count,
-    hidden_size: count,
-    intermediate_size: count,
-    num_hidden_layers: count,
-    num_attention_heads: count,
-    num_key_value_heads: count.nullish(),
-    head_dim: count.nullish(),
-    max_position_embeddings: count.nullish(),
-    rms_norm_eps: positive.nullish(),
-    rope_theta: positive.nullish(),
-    rope_scaling: ropeSchema.nullish(),
-    rope_parameters: ropeSchema.nullish(),
-    partial_rotary_factor: positive.nullish(),
-    hidden_act: z.string('a name').nullish(),
-    tie_word_embeddings: z.boolean('true or false').nullish(),
-  },
-  'an object',
-);
+/** Other names of the two activations in config.json. */
+const ACTIVATIONS: Readonly<Record<string, NonNullable<ModelConfig['activation']>>> = {
+  silu: 'silu',
+  swish: 'silu',
+  gelu_pytorch_tanh: 'gelu_pytorch_tanh',
+};
+
+/** A configuration and the form of the weights beside it. */
+export interface FolderConfig {
+  config: ModelConfig;
+  layout: WeightLayout;
+}
 
 /**
  * config.json as written by transformers 4 or 5.
  * Errors: `UNSUPPORTED_ARCHITECTURE`, `CONFIG_INVALID` (key, found, expected).
  */
 export function configFromJson(json: unknown, source = 'config.json'): ModelConfig {
+  return readFolderConfig(json, source).config;
+}
+
+/** As `configFromJson`, with the layout of the folder's weights. */
+export function readFolderConfig(json: unknown, source = 'config.json'): FolderConfig {
   const { model_type: type } = check(
     z.looseObject({ model_type: z.string('a name') }, 'an object'),
     json,
     source,
   );
   // The architecture comes first: another one's keys differ, and complaining about a key would mislead.
-  const entry = findArchitecture((known) => known.modelType === type, `model type ${show(type)}`, source);
-  const found = check(huggingFaceSchema, json, source);
-  const classes = found.architectures ?? [];
-  if (classes.length > 0 && !classes.some((name) => entry.classes.includes(name))) {
-    const expected = entry.classes.join(' or ');
-    throw makeError(
-      'UNSUPPORTED_ARCHITECTURE',
-      `${source}: class ${classes.join(', ')} is not supported; expected ${expected}`,
-    );
-  }
-  if (found.quantization_config != null) {
-    throw makeError(
-      'UNSUPPORTED_ARCHITECTURE',
-      `${source}: weights with a "quantization_config" are not supported; expected float32, float16 or bfloat16`,
-    );
-  }
-  if (found.hidden_act != null && found.hidden_act !== 'silu') {
-    throw makeError(
-      'UNSUPPORTED_ARCHITECTURE',
-      `${source}: "hidden_act" is ${show(found.hidden_act)}, expected "silu"`,
-    );
-  }
-  const rope = found.rope_parameters ?? found.rope_scaling;
-  const partial = found.partial_rotary_factor ?? rope?.partial_rotary_factor ?? 1;
-  if (partial !== 1) {
-    throw makeError(
-      'UNSUPPORTED_ARCHITECTURE',
-      `${source}: "partial_rotary_factor" is ${partial}, expected 1`,
-    );
-  }
-  const heads = found.num_attention_heads;
-  if (found.head_dim == null && found.hidden_size % heads !== 0) {
-    throw makeError(
-      'CONFIG_INVALID',
-      `${source}: "hidden_size" is ${found.hidden_size}, expected a multiple of "num_attention_heads" (${heads})`,
-    );
-  }
-  return finish(
+  const entry = findArchitecture((known) => known.modelType === type, 'model type', type, source);
+  const found = check(configSchema, json, source);
+  refuseOthers(found, entry, source);
+  const { heads, kvHeads, headDim } = readHeads(found, entry, source);
+  const { maxPositions, ...rope } = readRope(found, entry, headDim, source);
+  const bias = (rule: BiasRule): boolean => (typeof rule === 'boolean' ? rule : (found[rule] ?? false));
+  const config = finish(
     {
       architecture: entry.name,
       vocabSize: found.vocab_size,
@@ -85,21 +51,94 @@ export function configFromJson(json: unknown, source = 'config.json'): ModelConf
       intermediateSize: found.intermediate_size,
       layers: found.num_hidden_layers,
       heads,
-      kvHeads: found.num_key_value_heads ?? heads,
-      headDim: found.head_dim ?? found.hidden_size / heads,
-      maxPositions: found.max_position_embeddings ?? entry.defaults.maxPositions,
+      kvHeads,
+      headDim,
+      maxPositions,
       rmsEps: found.rms_norm_eps ?? entry.defaults.rmsEps,
-      ropeTheta: found.rope_parameters?.rope_theta ?? found.rope_theta ?? entry.defaults.ropeTheta,
-      ropeScaling: readScaling(
-        rope,
-        `${source}: "${found.rope_parameters ? 'rope_parameters' : 'rope_scaling'}"`,
-      ),
-      ...entry.biases(check(extraSchema, json, source), source),
-      tied: found.tie_word_embeddings ?? false,
+      ...rope,
+      qkvBias: bias(entry.biases.qkv),
+      outputBias: bias(entry.biases.output),
+      mlpBias: bias(entry.biases.mlp),
+      tied: found.tie_word_embeddings ?? entry.defaults.tied,
+      ...readWindows(found, entry, source),
+      ...graphOf(entry, readActivation(found, entry, source)),
+      ...(entry.gemmaScales && gemmaScales(found.hidden_size, found.query_pre_attn_scalar ?? 256)),
     },
     source,
     ['num_attention_heads', 'num_key_value_heads', 'head_dim'],
   );
+  return { config, layout: entry.folderLayout };
+}
+
+/** Another head than the language model's, quantised weights, and the keys that the entry refuses. */
+function refuseOthers(json: ConfigJson, entry: Architecture, source: string): void {
+  const fail = (what: string): never => {
+    throw makeError('UNSUPPORTED_ARCHITECTURE', `${source}: ${what}`);
+  };
+  const classes = json.architectures ?? [];
+  if (classes.length > 0 && !classes.some((name) => entry.classes.includes(name))) {
+    fail(`class ${classes.join(', ')} is not supported; expected ${entry.classes.join(' or ')}`);
+  }
+  if (json.quantization_config != null) {
+    fail('weights with a "quantization_config" are not supported; expected float32, float16 or bfloat16');
+  }
+  for (const key of entry.refused) {
+    const value = json[key];
+    if (value != null && value !== false) fail(`"${key}" is ${show(value)}, expected null or false`);
+  }
+}
+
+function readHeads(
+  json: ConfigJson,
+  entry: Architecture,
+  source: string,
+): Pick<ModelConfig, 'heads' | 'kvHeads' | 'headDim'> {
+  const heads = json.num_attention_heads;
+  const headDim = json.head_dim ?? entry.defaults.headDim;
+  if (headDim === undefined && json.hidden_size % heads !== 0) {
+    throw makeError(
+      'CONFIG_INVALID',
+      `${source}: "hidden_size" is ${json.hidden_size}, expected a multiple of "num_attention_heads" (${heads})`,
+    );
+  }
+  // A key that is null is not one that is absent: transformers then gives every head its own.
+  const stated = json.num_key_value_heads === undefined ? entry.defaults.kvHeads : json.num_key_value_heads;
+  return { heads, kvHeads: stated ?? heads, headDim: headDim ?? json.hidden_size / heads };
+}
+
+function readActivation(
+  json: ConfigJson,
+  entry: Architecture,
+  source: string,
+): NonNullable<ModelConfig['activation']> {
+  const name = json[entry.activationKey];
+  if (name == null) return entry.defaults.activation;
+  const activation = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
+  if (activation) return activation;
+  throw makeError(
+    'UNSUPPORTED_ARCHITECTURE',
+    `${source}: "${entry.activationKey}" is ${show(name)}, expected "silu" or "gelu_pytorch_tanh"`,
+  );
+}
+
+/** What an entry adds to the graph; what is as in the common shape stays unsaid. */
+export function graphOf(
+  entry: Architecture,
+  activation: NonNullable<ModelConfig['activation']>,
+): Pick<ModelConfig, 'qkNorm' | 'postNorms' | 'activation'> {
+  return {
+    ...(entry.qkNorm && { qkNorm: true }),
+    ...(entry.postNorms && { postNorms: true }),
+    ...(activation !== 'silu' && { activation }),
+  };
+}
+
+/** `scalar` is `query_pre_attn_scalar`: the scores are divided by its root. */
+export function gemmaScales(
+  hiddenSize: number,
+  scalar: number,
+): Pick<ModelConfig, 'embeddingScale' | 'attentionScale'> {
+  return { embeddingScale: Math.sqrt(hiddenSize), attentionScale: 1 / Math.sqrt(scalar) };
 }
 
 /** Checks that hold between values; `keys` are the source's own names of heads, kvHeads and headDim. */

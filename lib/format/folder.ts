@@ -1,15 +1,17 @@
 /** What a model path means: a Hugging Face folder or a .gguf file, resolved to checked absolute paths. */
-import { open, readdir, realpath, stat } from 'node:fs/promises';
-import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { open, readdir, stat } from 'node:fs/promises';
+import { basename, extname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import type { ModelConfig, WeightLayout } from '../binding.js';
 import { makeError } from '../errors.js';
-import { configFromJson } from './config.js';
-import { configFromGguf, type GgufHeader, ggufArchitecture, parseGgufHeader } from './gguf.js';
+import { readFolderConfig } from './config.js';
+import { configFromGguf, type GgufHeader, ggufArchitecture } from './gguf.js';
+import { readParts, readTable } from './gguf-parts.js';
+import { allowedRoots, inside } from './inside.js';
 import { check, isCode, messageOf, readJsonIfPresent, VOCABULARY_LIMIT } from './json.js';
 
 interface Source {
-  /** Absolute path of the folder or file. */
+  /** Absolute path of the folder or file (the first part of a split one). */
   path: string;
   /** Absolute paths of the weight files. */
   files: string[];
@@ -63,54 +65,26 @@ export async function resolveModel(path: string, options: ResolveOptions): Promi
 
 async function resolveGguf(path: string, { inspect }: ResolveOptions): Promise<ModelSource> {
   const source = basename(path);
-  const header = parseGgufHeader(await inspect(path), source);
-  const parts = header.metadata['split.count'];
-  if (typeof parts === 'number' && parts > 1) {
-    throw makeError(
-      'FILE_FORMAT',
-      `${source} is one of ${parts} parts; expected one file (llama-gguf-split --merge)`,
-    );
-  }
-  const { permutedQK } = ggufArchitecture(header.metadata, source);
-  const config = configFromGguf(header, source, await ropeFactors(path, header));
-  const layout: WeightLayout = { permutedQK, normOffset: 0, fused: false };
-  return { kind: 'gguf', format: 'gguf', path, files: [path], config, layout, header };
-}
-
-/** Values of the small float32 tensor in which a GGUF keeps Llama 3's rotary factors. */
-async function ropeFactors(path: string, header: GgufHeader): Promise<Float32Array | undefined> {
-  const tensor = header.tensors.find(({ name }) => name === 'rope_freqs.weight');
-  if (!tensor) return undefined;
-  const expected = { dtype: 'F32', most: 4096 };
-  if (tensor.dtype !== expected.dtype || tensor.bytes % 4 !== 0 || tensor.bytes > expected.most) {
-    const found = `${tensor.dtype} of ${tensor.bytes} bytes`;
-    throw makeError(
-      'TENSOR_SHAPE',
-      `${basename(path)}: tensor "rope_freqs.weight" is ${found}, expected F32 of at most ${expected.most} bytes`,
-    );
-  }
-  const file = await open(path, 'r');
-  try {
-    const buffer = Buffer.alloc(tensor.bytes);
-    const { bytesRead } = await file.read(buffer, 0, tensor.bytes, tensor.offset);
-    if (bytesRead !== tensor.bytes)
-      throw makeError('FILE_TRUNCATED', `${path} ends inside "rope_freqs.weight"`);
-    return Float32Array.from({ length: tensor.bytes / 4 }, (_, i) => buffer.readFloatLE(4 * i));
-  } finally {
-    await file.close();
-  }
+  const parts = await readParts(path, inspect);
+  const header = { ...parts[0]!.header, tensors: parts.flatMap((part) => part.header.tensors) };
+  const layout = ggufArchitecture(header.metadata, source).ggufLayout;
+  const config = configFromGguf(header, source, {
+    freqs: await readTable(parts, 'rope_freqs.weight'),
+    short: await readTable(parts, 'rope_factors_short.weight'),
+  });
+  const files = parts.map((part) => part.path);
+  return { kind: 'gguf', format: 'gguf', path, files, config, layout, header };
 }
 
 async function resolveFolder(path: string): Promise<ModelSource> {
   const configPath = join(path, 'config.json');
   const json = await readJsonIfPresent(configPath, undefined, 'CONFIG_INVALID');
   if (json === undefined) throw await notAModelFolder(path);
-  const config = configFromJson(json, configPath);
+  const { config, layout } = readFolderConfig(json, configPath);
   const roots = await allowedRoots(path);
   const files: string[] = [];
   for (const name of await weightNames(path)) files.push(await inside(path, name, roots));
   const hasTokenizer = (await exists(join(path, 'tokenizer.json'))) === true;
-  const layout: WeightLayout = { permutedQK: false, normOffset: 0, fused: false };
   return { kind: 'folder', format: 'safetensors', path, files, config, layout, hasTokenizer };
 }
 
@@ -143,42 +117,6 @@ async function weightNames(path: string): Promise<string[]> {
     );
   }
   return names;
-}
-
-/** Absolute path of a file that lies in the folder, also after its symbolic links are followed. */
-async function inside(folder: string, name: string, roots: readonly string[]): Promise<string> {
-  const path = resolve(folder, name);
-  if (isAbsolute(name) || name.includes('\0') || name.includes('\\') || !isWithin(folder, path)) {
-    throw makeError(
-      'FILE_UNSAFE',
-      `${folder}: weight file ${JSON.stringify(name)} lies outside of the model's folder`,
-    );
-  }
-  let real: string;
-  try {
-    real = await realpath(path);
-  } catch (error) {
-    if (!isCode(error, 'ENOENT')) throw makeError('IO', `cannot read ${path}: ${messageOf(error)}`, error);
-    throw makeError('FILE_NOT_FOUND', `${folder} lacks the weight file ${name} that its index names`);
-  }
-  if (!roots.some((root) => isWithin(root, real))) {
-    throw makeError('FILE_UNSAFE', `${path} is a link to ${real}, outside of the model's folder`);
-  }
-  return path;
-}
-
-/**
- * The folder itself; and for a snapshot in the hub's own cache, the blobs beside it that its links lead to.
- */
-async function allowedRoots(folder: string): Promise<string[]> {
-  const root = await realpath(folder);
-  const snapshots = dirname(root);
-  return basename(snapshots) === 'snapshots' ? [root, join(dirname(snapshots), 'blobs')] : [root];
-}
-
-function isWithin(root: string, path: string): boolean {
-  const way = relative(root, path);
-  return way !== '' && way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way);
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -3,9 +3,10 @@ import { z } from 'zod';
 import type { ModelConfig } from '../binding.js';
 import { makeError } from '../errors.js';
 import { type Architecture, findArchitecture } from './architecture.js';
-import { finish } from './config.js';
+import { finish, gemmaScales, graphOf } from './config.js';
+import { type RopeTables, readGgufRope } from './gguf-rope.js';
 import { check, count, positive, show } from './json.js';
-import { type Rope, scalingFromFactors } from './rope.js';
+import { windowsFromGguf } from './window.js';
 
 const size = z.int('a whole number').nonnegative('a whole number');
 const headerSchema = z.object(
@@ -52,67 +53,137 @@ const keysSchema = z.object({
   'attention.head_count_kv': perLayer.optional(),
   'attention.key_length': count.optional(),
   'attention.value_length': count.optional(),
+  'attention.scale': positive.optional(),
   'attention.layer_norm_rms_epsilon': positive,
   'attention.sliding_window': size.optional(),
+  'attention.sliding_window_pattern': z
+    .union([count, z.array(z.boolean()).min(1)], 'a positive integer or one value a layer')
+    .optional(),
   expert_count: size.optional(),
   'rope.dimension_count': count.optional(),
   'rope.freq_base': positive.optional(),
+  'rope.freq_base_swa': positive.optional(),
   'rope.scale_linear': positive.optional(),
   'rope.scaling.type': z.string('a name').optional(),
   'rope.scaling.factor': positive.optional(),
   'rope.scaling.original_context_length': count.optional(),
+  'rope.scaling.attn_factor': positive.optional(),
+  'rope.scaling.yarn_ext_factor': z.number('a number').optional(),
+  'rope.scaling.yarn_attn_factor': positive.optional(),
+  'rope.scaling.yarn_beta_fast': positive.optional(),
+  'rope.scaling.yarn_beta_slow': positive.optional(),
 });
-type Keys = z.infer<typeof keysSchema>;
+/** The architecture's keys without their prefix. */
+export type GgufKeys = z.infer<typeof keysSchema>;
 
 /** The table entry of a GGUF. Errors: `UNSUPPORTED_ARCHITECTURE`, `CONFIG_INVALID`. */
 export function ggufArchitecture(metadata: GgufMetadata, source: string): Architecture {
   const key = 'general.architecture';
   const { [key]: name } = check(z.object({ [key]: z.string('a name') }), metadata, source);
-  return findArchitecture((known) => known.gguf === name, `architecture ${show(name)}`, source);
+  return findArchitecture((known) => known.gguf === name, 'architecture', name, source);
 }
 
 /**
- * `ropeFactors` are the values of the tensor `rope_freqs.weight` where the file has one.
+ * `tables` are the rotary factors that the file keeps as tensors.
  * Errors: `UNSUPPORTED_ARCHITECTURE`, `CONFIG_INVALID`, `TENSOR_MISSING`, `TENSOR_SHAPE`.
  */
-export function configFromGguf(
-  header: GgufHeader,
-  source: string,
-  ropeFactors?: ArrayLike<number>,
-): ModelConfig {
+export function configFromGguf(header: GgufHeader, source: string, tables: RopeTables = {}): ModelConfig {
   const { metadata, tensors } = header;
   const entry = ggufArchitecture(metadata, source);
-  const keys = readKeys(metadata, entry.gguf, source);
+  const prefix = `${entry.gguf}.`;
+  const keys = readKeys(metadata, prefix, source);
+  refuseOthers(keys, metadata, entry, source);
+  const layers = keys.block_count;
   const heads = keys['attention.head_count'];
   const hiddenSize = keys.embedding_length;
-  const name = (key: keyof Keys) => `${entry.gguf}.${key}`;
-  const fail = (key: keyof Keys, expected: string): never => {
-    throw makeError(
-      'CONFIG_INVALID',
-      `${source}: "${name(key)}" is ${show(keys[key])}, expected ${expected}`,
-    );
-  };
+  const headDim = readHeadDim(keys, prefix, source);
+  const { maxPositions, ...rope } = readGgufRope(keys, headDim, entry, tables, source);
+  // Biases are there where the architecture has them or the file brings one; a missing one is the loader's
+  // to report.
+  const names = new Set(tensors.map((tensor) => tensor.name));
+  const has = (...maps: string[]) => maps.some((map) => names.has(`blk.0.${map}.bias`));
+  return finish(
+    {
+      architecture: entry.name,
+      vocabSize: readVocabulary(tensors, hiddenSize, source),
+      hiddenSize,
+      intermediateSize: keys.feed_forward_length,
+      layers,
+      heads,
+      kvHeads: keys['attention.head_count_kv'] ?? heads,
+      headDim,
+      maxPositions,
+      rmsEps: keys['attention.layer_norm_rms_epsilon'],
+      ...rope,
+      qkvBias: entry.biases.qkv === true || has('attn_q', 'attn_k', 'attn_v', 'attn_qkv'),
+      outputBias: entry.biases.output === true || has('attn_output'),
+      mlpBias: entry.biases.mlp === true || has('ffn_gate', 'ffn_up', 'ffn_down'),
+      tied: !names.has('output.weight'),
+      ...windowsFromGguf(
+        keys['attention.sliding_window'],
+        keys['attention.sliding_window_pattern'],
+        layers,
+        entry,
+        source,
+      ),
+      ...graphOf(entry, entry.defaults.activation),
+      ...(entry.gemmaScales && gemmaScales(hiddenSize, queryScalar(keys, headDim))),
+    },
+    source,
+    [`${prefix}attention.head_count`, `${prefix}attention.head_count_kv`, `${prefix}attention.key_length`],
+  );
+}
 
-  const headDim = keys['attention.key_length'] ?? keys['rope.dimension_count'] ?? hiddenSize / heads;
-  if (!Number.isInteger(headDim))
-    fail('embedding_length', `a multiple of "${name('attention.head_count')}" (${heads})`);
-  if ((keys['attention.value_length'] ?? headDim) !== headDim) {
-    fail('attention.value_length', `${headDim}, as many as keys have`);
-  }
-  if ((keys['rope.dimension_count'] ?? headDim) !== headDim) {
-    fail('rope.dimension_count', `${headDim}, the whole head`);
-  }
+/** The architecture's keys without their prefix, which ends in a dot. */
+function readKeys(metadata: GgufMetadata, prefix: string, source: string): GgufKeys {
+  const own = Object.fromEntries(
+    Object.entries(metadata)
+      .filter(([key]) => key.startsWith(prefix))
+      .map(([key, value]) => [key.slice(prefix.length), value]),
+  );
+  return check(keysSchema, own, source, 'CONFIG_INVALID', prefix);
+}
+
+function refuseOthers(keys: GgufKeys, metadata: GgufMetadata, entry: Architecture, source: string): void {
   if (keys.expert_count) {
     throw makeError(
       'UNSUPPORTED_ARCHITECTURE',
       `${source}: a mixture of ${keys.expert_count} experts is not supported`,
     );
   }
-  if (keys['attention.sliding_window']) {
-    throw makeError('UNSUPPORTED_ARCHITECTURE', `${source}: sliding-window attention is not supported`);
+  for (const name of entry.refused) {
+    const key = `${entry.gguf}.${name}`;
+    if (!metadata[key]) continue;
+    throw makeError(
+      'UNSUPPORTED_ARCHITECTURE',
+      `${source}: "${key}" is ${show(metadata[key])}, expected none`,
+    );
   }
+}
 
-  const names = new Set(tensors.map((tensor) => tensor.name));
+function readHeadDim(keys: GgufKeys, prefix: string, source: string): number {
+  const fail = (key: keyof GgufKeys, expected: string): never => {
+    throw makeError(
+      'CONFIG_INVALID',
+      `${source}: "${prefix}${key}" is ${show(keys[key])}, expected ${expected}`,
+    );
+  };
+  const heads = keys['attention.head_count'];
+  const headDim =
+    keys['attention.key_length'] ?? keys['rope.dimension_count'] ?? keys.embedding_length / heads;
+  if (!Number.isInteger(headDim)) {
+    fail('embedding_length', `a multiple of "${prefix}attention.head_count" (${heads})`);
+  }
+  if ((keys['attention.value_length'] ?? headDim) !== headDim) {
+    fail('attention.value_length', `${headDim}, as many as keys have`);
+  }
+  if ((keys['rope.dimension_count'] ?? headDim) !== headDim) {
+    fail('rope.dimension_count', `${headDim}, the whole head`);
+  }
+  return headDim;
+}
+
+function readVocabulary(tensors: GgufHeader['tensors'], hiddenSize: number, source: string): number {
   const embedding = tensors.find((tensor) => tensor.name === 'token_embd.weight');
   if (!embedding) throw makeError('TENSOR_MISSING', `${source} has no tensor "token_embd.weight"`);
   if (embedding.shape.length !== 2 || embedding.shape[1] !== hiddenSize) {
@@ -121,62 +192,17 @@ export function configFromGguf(
       `${source}: tensor "token_embd.weight" is ${show(embedding.shape)}, expected [vocabulary, ${hiddenSize}]`,
     );
   }
-  // Biases are there where the architecture has them or the file brings one; a missing one is the loader's
-  // to report.
-  const own = entry.biases({}, source);
-  const has = (...maps: string[]) => maps.some((map) => names.has(`blk.0.${map}.bias`));
-  return finish(
-    {
-      architecture: entry.name,
-      vocabSize: embedding.shape[0]!,
-      hiddenSize,
-      intermediateSize: keys.feed_forward_length,
-      layers: keys.block_count,
-      heads,
-      kvHeads: keys['attention.head_count_kv'] ?? heads,
-      headDim,
-      maxPositions: keys.context_length,
-      rmsEps: keys['attention.layer_norm_rms_epsilon'],
-      ...readRope(keys, headDim, entry, source, ropeFactors),
-      qkvBias: own.qkvBias || has('attn_q', 'attn_k', 'attn_v'),
-      outputBias: own.outputBias || has('attn_output'),
-      mlpBias: own.mlpBias || has('ffn_gate', 'ffn_up', 'ffn_down'),
-      tied: !names.has('output.weight'),
-    },
-    source,
-    [name('attention.head_count'), name('attention.head_count_kv'), name('attention.key_length')],
-  );
+  return embedding.shape[0]!;
 }
 
-/** The architecture's keys without their prefix. */
-function readKeys(metadata: GgufMetadata, prefix: string, source: string): Keys {
-  const own = Object.fromEntries(
-    Object.entries(metadata)
-      .filter(([key]) => key.startsWith(`${prefix}.`))
-      .map(([key, value]) => [key.slice(prefix.length + 1), value]),
-  );
-  return check(keysSchema, own, source, 'CONFIG_INVALID', `${prefix}.`);
-}
+/** Layers of Gemma 3 27B, the one size whose scalar is not the head's width. */
+const GEMMA_27B_LAYERS = 62;
 
-function readRope(
-  keys: Keys,
-  headDim: number,
-  entry: Architecture,
-  source: string,
-  factors?: ArrayLike<number>,
-): Rope {
-  const ropeTheta = keys['rope.freq_base'] ?? entry.defaults.ropeTheta;
-  const type = keys['rope.scaling.type'] ?? 'none';
-  if (type !== 'none' && type !== 'linear') {
-    throw makeError(
-      'UNSUPPORTED_ARCHITECTURE',
-      `${source}: rope scaling ${show(type)} is not supported; supported: none, linear, Llama 3's factors`,
-    );
-  }
-  const factor = keys['rope.scaling.factor'] ?? keys['rope.scale_linear'] ?? 1;
-  if (factors) {
-    const original = keys['rope.scaling.original_context_length'] ?? 8192;
-    return { ropeTheta, ropeScaling: scalingFromFactors(factors, ropeTheta, headDim, original, source) };
-  }
-  return { ropeTheta, ropeScaling: factor === 1 ? null : { type: 'linear', factor } };
+/** Gemma's `query_pre_attn_scalar`, which GGUF does not store: as llama.cpp derives it. */
+function queryScalar(keys: GgufKeys, headDim: number): number {
+  const scale = keys['attention.scale'];
+  if (scale !== undefined) return 1 / scale ** 2;
+  return keys.block_count === GEMMA_27B_LAYERS
+    ? keys.embedding_length / keys['attention.head_count']
+    : headDim;
 }
