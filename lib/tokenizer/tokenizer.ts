@@ -3,7 +3,7 @@ import { Tokenizer as Encoder } from '@huggingface/tokenizers';
 import { makeError } from '../errors.js';
 import type { GgufMetadata } from '../format/gguf.js';
 import { show } from '../format/json.js';
-import { type ChatMessage, type ChatTemplate, compileChatTemplate } from './chat.js';
+import { type ChatMessage, renderChat } from './chat.js';
 import { type Decoder, makeDecoder } from './decode.js';
 import { makeExact } from './exact.js';
 import { readTokenizerFolder } from './folder.js';
@@ -39,6 +39,8 @@ export interface DecodeOptions {
 export interface ChatOptions {
   /** End with the opening of the assistant's turn. True by default. */
   addGenerationPrompt?: boolean;
+  /** Further variables of the template, for example Qwen3's `{ enable_thinking: false }`. JSON values. */
+  variables?: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -68,7 +70,6 @@ export class Tokenizer {
   readonly #special = new Set<number>();
   readonly #source: string;
   readonly #specialTokens: Readonly<Record<string, string>>;
-  #template?: ChatTemplate;
 
   /** Errors: `TOKENIZER_INVALID`. */
   constructor(parts: TokenizerParts) {
@@ -173,15 +174,18 @@ export class Tokenizer {
   }
 
   /**
-   * Renders a conversation as text; encode it with `specialTokens: false`. Errors: `TEMPLATE_INVALID`,
-   * `INPUT_INVALID`.
+   * Renders a conversation as text; encode it with `specialTokens: false`. The template runs apart, within limits (100
+   * ms, 2^20 characters). Errors: `TEMPLATE_INVALID`, `INPUT_INVALID`.
    */
-  chat(messages: readonly ChatMessage[], { addGenerationPrompt = true }: ChatOptions = {}): string {
+  chat(
+    messages: readonly ChatMessage[],
+    { addGenerationPrompt = true, variables }: ChatOptions = {},
+  ): string {
     if (this.chatTemplate === undefined) {
       throw makeError('TEMPLATE_INVALID', `${this.#source} has no chat template; expected a chat model`);
     }
-    this.#template ??= compileChatTemplate(this.chatTemplate, this.#specialTokens);
-    return this.#template(messages, addGenerationPrompt);
+    const specialTokens = this.#specialTokens;
+    return renderChat(this.chatTemplate, messages, { specialTokens, addGenerationPrompt, variables });
   }
 
   /** Token ids of a rendered conversation. */
