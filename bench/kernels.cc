@@ -72,14 +72,14 @@ void Attention(int64_t documents, int64_t length) {
   const double pairs = static_cast<double>(documents) * kH * length * (length + 1) / 2;
   const std::string shape = std::to_string(documents) + " documents of " + std::to_string(length);
   Print("attention forward, " + shape, Best([&] {
-          selfedit::cpu::AttentionForward<float>(q.data(), k.data(), v.data(), offsets.data(), documents, kH,
-                                                 kG, kD, 0.125f, out.data(), lse.data());
+          selfedit::cpu::AttentionForward<float>(q.data(), k.data(), v.data(), offsets.data(), nullptr,
+                                                 documents, kH, kG, kD, 0.125f, 0, out.data(), lse.data());
         }),
         4 * kD * pairs, "GFLOP/s");
   Print("attention backward, " + shape, Best([&] {
           selfedit::cpu::AttentionBackward<float>(q.data(), k.data(), v.data(), out.data(), lse.data(),
-                                                  dout.data(), offsets.data(), documents, kH, kG, kD, 0.125f,
-                                                  dq.data(), dk.data(), dv.data());
+                                                  dout.data(), offsets.data(), nullptr, documents, kH, kG, kD,
+                                                  0.125f, 0, dq.data(), dk.data(), dv.data());
         }),
         10 * kD * pairs, "GFLOP/s");
 }

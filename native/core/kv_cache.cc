@@ -37,11 +37,31 @@ CachedKeys<T>::CachedKeys(size_t queries) {
 }
 
 template <typename T>
-void CachedKeys<T>::Attend(const ModelConfig& config, const at::Tensor& q, const at::Tensor& out) const {
+void CachedKeys<T>::Attend(const ModelConfig& config, int64_t layer, const at::Tensor& q,
+                           const at::Tensor& out) const {
+  const int64_t window = config.Window(layer);
+  const CachedKeys seen = window > 0 ? Last(window, config.kv_heads * config.head_dim) : CachedKeys(0);
+  const CachedKeys& keys = window > 0 ? seen : *this;
   cpu::AttentionDecode<T>(
-      q.const_data_ptr<T>(), prefix_k.data(), prefix_v.data(), prefix_length.data(), own_k.data(),
-      own_v.data(), own_length.data(), static_cast<int64_t>(own_k.size()), config.heads, config.kv_heads,
-      config.head_dim, T(1.0 / std::sqrt(static_cast<double>(config.head_dim))), out.mutable_data_ptr<T>());
+      q.const_data_ptr<T>(), keys.prefix_k.data(), keys.prefix_v.data(), keys.prefix_length.data(),
+      keys.own_k.data(), keys.own_v.data(), keys.own_length.data(), static_cast<int64_t>(own_k.size()),
+      config.heads, config.kv_heads, config.head_dim, T(config.AttentionScale()), out.mutable_data_ptr<T>());
+}
+
+template <typename T>
+CachedKeys<T> CachedKeys<T>::Last(int64_t window, int64_t width) const {
+  CachedKeys seen = *this;
+  for (size_t i = 0; i < own_k.size(); ++i) {
+    const int64_t beyond = std::max<int64_t>(0, prefix_length[i] + own_length[i] - window);
+    const int64_t prefix = std::min<int64_t>(beyond, prefix_length[i]), own = beyond - prefix;
+    seen.prefix_k[i] += prefix * width;
+    seen.prefix_v[i] += prefix * width;
+    seen.prefix_length[i] -= static_cast<int32_t>(prefix);
+    seen.own_k[i] += own * width;
+    seen.own_v[i] += own * width;
+    seen.own_length[i] -= static_cast<int32_t>(own);
+  }
+  return seen;
 }
 
 template <typename T>
@@ -74,7 +94,7 @@ void RestAttention<T>::Forward(int64_t layer, const at::Tensor& q, const at::Ten
       keys_.own_v[t] = own_v;
     }
   }
-  keys_.Attend(config_, q, out);
+  keys_.Attend(config_, layer, q, out);
 }
 
 template <typename T>
@@ -99,7 +119,7 @@ void DecodeAttention<T>::Forward(int64_t layer, const at::Tensor& q, const at::T
     keys_.prefix_k[b] = prompt->At<T>(layer, 0, 0);
     keys_.prefix_v[b] = prompt->At<T>(layer, 1, 0);
   }
-  keys_.Attend(config_, q, out);
+  keys_.Attend(config_, layer, q, out);
 }
 
 template struct CachedKeys<float>;

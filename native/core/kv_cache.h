@@ -39,7 +39,10 @@ class PrefillAttention : public RaggedAttention {
 template <typename T>
 struct CachedKeys {
   explicit CachedKeys(size_t queries);
-  void Attend(const ModelConfig& config, const at::Tensor& q, const at::Tensor& out) const;
+  void Attend(const ModelConfig& config, int64_t layer, const at::Tensor& q, const at::Tensor& out) const;
+
+  // Of each query's keys only the last `window`.
+  CachedKeys Last(int64_t window, int64_t width) const;
 
   std::vector<const T*> prefix_k, prefix_v, own_k, own_v;
   std::vector<int32_t> prefix_length, own_length;

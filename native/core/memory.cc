@@ -53,7 +53,8 @@ int64_t StillToPack(const Model& model, bool training) {
 int64_t TokenBytes(const Model& model, bool training) {
   const ModelConfig& c = model.config();
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const int64_t layer = 4 * c.hidden_size + 2 * q + 2 * kv + 2 * c.intermediate_size + c.heads + 2;
+  const int64_t norms = (c.post_norms ? 2 * c.hidden_size : 0) + (c.qk_norm ? q + kv : 0);
+  const int64_t layer = 4 * c.hidden_size + 2 * q + 2 * kv + 2 * c.intermediate_size + c.heads + 2 + norms;
   const int64_t working = 6 * c.hidden_size + 3 * q + 4 * kv + 4 * c.intermediate_size;
   return Element(model) * ((training ? c.layers * layer : 0) + working);
 }

@@ -24,18 +24,34 @@ at::Tensor Model::Weight(int64_t id) const {
       return embedding_.cpu();
     case Module::kHead:
       return head_.weight().cpu();
-    case Module::kAttentionNorm:
-      return layers_[info.layer].attention_norm.unsqueeze(0);
-    case Module::kMlpNorm:
-      return layers_[info.layer].mlp_norm.unsqueeze(0);
-    case Module::kFinalNorm:
-      return final_norm_.unsqueeze(0);
     default:
       break;
   }
+  if (const at::Tensor* gain = Gain(info)) return gain->unsqueeze(0);
   if (!info.vector()) return linear(id).weight().cpu();
   const int map = static_cast<int>(info.module) - static_cast<int>(Module::kQBias);
   return layers_[info.layer].linear[map].bias()->unsqueeze(0);
+}
+
+at::Tensor* Model::Gain(const MatrixInfo& info) {
+  switch (info.module) {
+    case Module::kAttentionNorm:
+      return &layers_[info.layer].attention_norm;
+    case Module::kMlpNorm:
+      return &layers_[info.layer].mlp_norm;
+    case Module::kPostAttentionNorm:
+      return &layers_[info.layer].post_attention_norm;
+    case Module::kPostMlpNorm:
+      return &layers_[info.layer].post_mlp_norm;
+    case Module::kQNorm:
+      return &layers_[info.layer].q_norm;
+    case Module::kKNorm:
+      return &layers_[info.layer].k_norm;
+    case Module::kFinalNorm:
+      return &final_norm_;
+    default:
+      return nullptr;
+  }
 }
 
 at::Tensor Model::Embed(const at::Tensor& tokens) const {
@@ -61,48 +77,73 @@ void RequireCpu(const Model& model, const char* what) {
                                         model.device() + "; load it on the CPU");
 }
 
-std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions) const {
-  if (rope_cos_.defined() && rope_cos_.size(0) >= positions) return {rope_cos_, rope_sin_};
-  // As transformers does it: inverse frequencies and angles in float32 (float64 for a float64 model).
-  const int64_t half = config_.head_dim / 2;
-  const int64_t rows = std::min(config_.max_positions, std::max<int64_t>(256, 2 * positions));
-  std::vector<double> inverse(half);
-  const RopeScaling& scaling = config_.rope.scaling;
-  for (int64_t j = 0; j < half; ++j) {
-    double f = 1.0 / std::pow(config_.rope.theta, 2.0 * j / config_.head_dim);
-    if (scaling.type == RopeScaling::Type::kLinear) f /= scaling.factor;
-    if (scaling.type == RopeScaling::Type::kLlama3) {
-      // Llama 3.1: low frequencies are divided by the factor, with a smooth band between.
-      const double wavelength = 2.0 * M_PI / f;
-      const double low = scaling.original_max_positions / scaling.low_freq_factor;
-      const double high = scaling.original_max_positions / scaling.high_freq_factor;
-      if (wavelength > low) {
-        f /= scaling.factor;
-      } else if (wavelength > high) {
-        const double smooth = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) /
-                              (scaling.high_freq_factor - scaling.low_freq_factor);
-        f = (1.0 - smooth) * f / scaling.factor + smooth * f;
-      }
+namespace {
+
+// Llama 3.1: low frequencies are divided by the factor, with a smooth band between.
+double Llama3Frequency(double f, const RopeScaling& scaling) {
+  const double wavelength = 2.0 * M_PI / f;
+  const double low = scaling.original_max_positions / scaling.low_freq_factor;
+  const double high = scaling.original_max_positions / scaling.high_freq_factor;
+  if (wavelength > low) return f / scaling.factor;
+  if (wavelength <= high) return f;
+  const double smooth = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) /
+                        (scaling.high_freq_factor - scaling.low_freq_factor);
+  return (1.0 - smooth) * f / scaling.factor + smooth * f;
+}
+
+// Radians a position, head_dim / 2 values.
+std::vector<double> RopeFrequencies(const Rope& rope, int64_t head_dim) {
+  std::vector<double> frequencies(head_dim / 2);
+  for (size_t j = 0; j < frequencies.size(); ++j) {
+    const double f = 1.0 / std::pow(rope.theta, 2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
+    switch (rope.scaling.type) {
+      case RopeScaling::Type::kNone:
+        frequencies[j] = f;
+        break;
+      case RopeScaling::Type::kLinear:
+        frequencies[j] = f / rope.scaling.factor;
+        break;
+      case RopeScaling::Type::kLlama3:
+        frequencies[j] = Llama3Frequency(f, rope.scaling);
+        break;
+      case RopeScaling::Type::kYarn:
+      case RopeScaling::Type::kLongRope:
+        frequencies[j] = f / rope.scaling.factors[j];
+        break;
     }
-    inverse[j] = f;
   }
-  at::Tensor cos = at::empty({rows, half}, options()), sin = at::empty_like(cos);
+  return frequencies;
+}
+
+// As transformers does it: frequencies and angles in T.
+template <typename T>
+void FillRopeTables(const std::vector<double>& frequencies, double factor, int64_t rows, T* cos, T* sin) {
   for (int64_t p = 0; p < rows; ++p) {
-    for (int64_t j = 0; j < half; ++j) {
-      if (activation() == at::kDouble) {
-        const double angle = p * inverse[j];
-        cos.mutable_data_ptr<double>()[p * half + j] = std::cos(angle);
-        sin.mutable_data_ptr<double>()[p * half + j] = std::sin(angle);
-      } else {
-        const float angle = static_cast<float>(p) * static_cast<float>(inverse[j]);
-        cos.mutable_data_ptr<float>()[p * half + j] = std::cos(angle);
-        sin.mutable_data_ptr<float>()[p * half + j] = std::sin(angle);
-      }
+    for (const double frequency : frequencies) {
+      const T angle = static_cast<T>(p) * static_cast<T>(frequency);
+      *cos++ = std::cos(angle) * static_cast<T>(factor);
+      *sin++ = std::sin(angle) * static_cast<T>(factor);
     }
   }
-  rope_cos_ = cos;
-  rope_sin_ = sin;
-  return {cos, sin};
+}
+
+}  // namespace
+
+std::pair<at::Tensor, at::Tensor> Model::RopeTables(int64_t positions, bool local) const {
+  auto& tables = rope_tables_[local ? 1 : 0];
+  if (tables.first.defined() && tables.first.size(0) >= positions) return tables;
+  const Rope& rope = local ? config_.local_rope.value() : config_.rope;
+  const int64_t rows = std::min(config_.max_positions, std::max<int64_t>(256, 2 * positions));
+  const std::vector<double> frequencies = RopeFrequencies(rope, config_.head_dim);
+  at::Tensor cos = at::empty({rows, config_.head_dim / 2}, options()), sin = at::empty_like(cos);
+  const double factor = rope.scaling.attention_factor;
+  if (activation() == at::kDouble) {
+    FillRopeTables(frequencies, factor, rows, cos.mutable_data_ptr<double>(), sin.mutable_data_ptr<double>());
+  } else {
+    FillRopeTables(frequencies, factor, rows, cos.mutable_data_ptr<float>(), sin.mutable_data_ptr<float>());
+  }
+  tables = {cos, sin};
+  return tables;
 }
 
 std::vector<Model::NamedTensor> Model::Named() const {
@@ -110,9 +151,9 @@ std::vector<Model::NamedTensor> Model::Named() const {
                                 {"model.norm.weight", &final_norm_}};
   if (!config_.tied) list.push_back({"lm_head.weight", &head_.weight()});
   for (int64_t l = 0; l < config_.layers; ++l) {
-    const std::string prefix = "model.layers." + std::to_string(l) + ".";
-    list.push_back({prefix + "input_layernorm.weight", &layers_[l].attention_norm});
-    list.push_back({prefix + "post_attention_layernorm.weight", &layers_[l].mlp_norm});
+    for (const MatrixInfo& info : tensors_) {
+      if (info.layer == l && Gain(info) != nullptr) list.push_back({info.name + ".weight", Gain(info)});
+    }
     for (int m = 0; m < kModulesPerLayer; ++m) {
       const Linear& linear = layers_[l].linear[m];
       const std::string& name = matrices_[l * kModulesPerLayer + m].name;
@@ -142,8 +183,10 @@ int64_t Model::parameters() const {
 int64_t Model::bytes() const {
   int64_t total = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes());
   for (const LayerWeights& layer : layers_) {
-    total += static_cast<int64_t>(layer.attention_norm.nbytes() + layer.mlp_norm.nbytes());
     for (const Linear& linear : layer.linear) total += linear.bytes();
+  }
+  for (const MatrixInfo& info : tensors_) {
+    if (info.layer >= 0 && Gain(info) != nullptr) total += static_cast<int64_t>(Gain(info)->nbytes());
   }
   total += head_.bytes();
   if (head_.weight().is_same(embedding_)) total -= static_cast<int64_t>(embedding_.nbytes());
@@ -215,7 +258,6 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
   };
   const auto activation = at::TensorOptions().dtype(model->activation());
   model->embedding_ = normal({config.vocab_size, config.hidden_size});
-  model->final_norm_ = at::ones({config.hidden_size}, activation);
   model->layers_.resize(config.layers);
   for (const MatrixInfo& info : model->matrices_) {
     const bool attention_in =
@@ -228,9 +270,8 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
     model->layers_[info.layer].linear[static_cast<int>(info.module)] =
         Linear(normal({info.out, info.in}), bias);
   }
-  for (LayerWeights& layer : model->layers_) {
-    layer.attention_norm = at::ones({config.hidden_size}, activation);
-    layer.mlp_norm = at::ones({config.hidden_size}, activation);
+  for (const MatrixInfo& info : model->tensors_) {
+    if (at::Tensor* gain = model->Gain(info)) *gain = at::ones({info.in}, activation);
   }
   model->SetHead(config.tied ? model->embedding_
                              : normal({config.vocab_size, config.hidden_size}).to(model->activation()));

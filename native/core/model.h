@@ -18,8 +18,10 @@ class TensorFile;
 struct SpectralFactors;
 
 struct LayerWeights {
-  at::Tensor attention_norm, mlp_norm;  // [hidden]
-  Linear linear[kModulesPerLayer];      // by Module
+  at::Tensor attention_norm, mlp_norm;            // [hidden]
+  at::Tensor post_attention_norm, post_mlp_norm;  // [hidden]; with post norms
+  at::Tensor q_norm, k_norm;                      // [head_dim]; with norms of q and k
+  Linear linear[kModulesPerLayer];                // by Module
 };
 
 struct LoadSpec {
@@ -62,8 +64,9 @@ class Model {
   // The present weight of any id of tensors(), on the host: [out, in], vectors as [1, in].
   at::Tensor Weight(int64_t id) const;
   at::Tensor Embed(const at::Tensor& tokens) const;  // int32 [n] -> [n, hidden]
-  // Tables [positions, head_dim / 2]; grown on demand to cover `positions`.
-  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
+  // Cosines and sines [positions, head_dim / 2], of the configuration's rope or its local one; grown on
+  // demand to cover `positions`.
+  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions, bool local) const;
   // SHA-256 over names, shapes and bytes of every weight: equal models have equal fingerprints.
   std::string Fingerprint(const JobControl& control) const;
 
@@ -82,6 +85,9 @@ class Model {
     const at::Tensor* tensor;
   };
   std::vector<NamedTensor> Named() const;
+  // The gain of an id of tensors(), null when it is not one.
+  at::Tensor* Gain(const MatrixInfo& info);
+  const at::Tensor* Gain(const MatrixInfo& info) const { return const_cast<Model*>(this)->Gain(info); }
   void SetHead(at::Tensor weight);
 
   ModelConfig config_;
@@ -98,7 +104,7 @@ class Model {
   std::vector<LayerWeights> layers_;
   Linear head_;  // float32 products also under bfloat16 weights: bfloat16 logits near 20 would be 0.125 apart
   mutable SpectralMap spectral_;
-  mutable at::Tensor rope_cos_, rope_sin_;
+  mutable std::pair<at::Tensor, at::Tensor> rope_tables_[2];  // by `local`
   std::vector<uint8_t> token_bytes_;
   std::vector<int32_t> token_offsets_;
 };

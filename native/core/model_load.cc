@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <set>
 
@@ -17,25 +18,48 @@
 namespace selfedit {
 namespace {
 
+// Tensors whose values are already part of the configuration as its rope scaling.
+constexpr const char* kRotaryFactors[] = {"rope_freqs.weight", "rope_factors_long.weight",
+                                          "rope_factors_short.weight"};
+
 // Hugging Face name of a GGUF tensor; empty when it is not one of this graph.
-std::string FromGgufName(const std::string& name) {
+std::string FromGgufName(const std::string& name, const LoadSpec& spec) {
   if (name == "token_embd.weight") return "model.embed_tokens.weight";
   if (name == "output_norm.weight") return "model.norm.weight";
   if (name == "output.weight") return "lm_head.weight";
-  if (name == "rope_freqs.weight") return name;
+  for (const char* factors : kRotaryFactors) {
+    if (name == factors) return name;
+  }
   if (name.rfind("blk.", 0) != 0) return "";
   const size_t dot = name.find('.', 4);
   const size_t last = name.rfind('.');
   if (dot == std::string::npos || last <= dot) return "";
   static const std::map<std::string, std::string> kParts = {
-      {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
-      {"attn_q", "self_attn.q_proj"},   {"attn_k", "self_attn.k_proj"},
-      {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"},
-      {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
+      {"attn_norm", "input_layernorm"},
+      {"attn_q", "self_attn.q_proj"},
+      {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},
+      {"attn_qkv", "self_attn.qkv_proj"},
+      {"attn_q_norm", "self_attn.q_norm"},
+      {"attn_k_norm", "self_attn.k_norm"},
+      {"attn_output", "self_attn.o_proj"},
+      {"post_attention_norm", "post_attention_layernorm"},
+      {"post_ffw_norm", "post_feedforward_layernorm"},
+      {"ffn_gate", "mlp.gate_proj"},
+      {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"}};
-  const auto part = kParts.find(name.substr(dot + 1, last - dot - 1));
-  if (part == kParts.end()) return "";
-  return "model.layers." + name.substr(4, dot - 4) + "." + part->second + name.substr(last);
+  const std::string part = name.substr(dot + 1, last - dot - 1);
+  std::string mapped;
+  if (part == "ffn_norm") {
+    mapped = spec.config.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
+  } else if (part == "ffn_up" && spec.fused) {
+    mapped = "mlp.gate_up_proj";
+  } else if (const auto known = kParts.find(part); known != kParts.end()) {
+    mapped = known->second;
+  } else {
+    return "";
+  }
+  return "model.layers." + name.substr(4, dot - 4) + "." + mapped + name.substr(last);
 }
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
@@ -50,7 +74,7 @@ class Loader {
     for (const std::string& path : spec.files) {
       auto file = TensorFile::Open(path, spec.gguf ? Format::kGguf : Format::kSafetensors);
       for (const TensorInfo& info : file->tensors()) {
-        const std::string name = spec.gguf ? FromGgufName(info.name) : info.name;
+        const std::string name = spec.gguf ? FromGgufName(info.name, spec) : info.name;
         if (name.empty()) {
           unexpected_.push_back(info.name);
           continue;
@@ -63,23 +87,49 @@ class Loader {
     }
   }
 
+  // Takes a matrix apart into blocks of rows, each of which then is a tensor of its own. One that is missing
+  // is reported with all others.
+  void Split(const std::string& name, int64_t in,
+             const std::vector<std::pair<std::string, int64_t>>& name_and_rows) {
+    const auto found = sources_.find(name);
+    if (found == sources_.end()) {
+      missing_.push_back(name);
+      for (const auto& part : name_and_rows) split_.insert(part.first);
+      return;
+    }
+    const StoredTensor whole = found->second;
+    int64_t rows = 0;
+    for (const auto& part : name_and_rows) rows += part.second;
+    CheckShape(whole, {rows, in});
+    sources_.erase(found);
+    uint64_t offset = whole.info->offset;
+    for (const auto& [part, count] : name_and_rows) {
+      TensorInfo info = *whole.info;
+      info.shape[0] = count;
+      info.offset = offset;
+      info.bytes = static_cast<uint64_t>(count) * whole.info->RowBytes();
+      offset += info.bytes;
+      parts_.push_back(std::move(info));
+      if (!sources_.emplace(part, StoredTensor{whole.file, &parts_.back()}).second) {
+        throw Error("FILE_FORMAT",
+                    whole.file->path() + ": both \"" + name + "\" and \"" + part + "\" are present");
+      }
+    }
+  }
+
   // The tensor in the stored type (weights) or the activation type (norms and biases); undefined when it is
   // missing, which Finish reports together with all others.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type,
                   int64_t permuted_heads) {
     const auto found = sources_.find(name);
     if (found == sources_.end()) {
-      missing_.push_back(name);
+      if (split_.count(name) == 0) missing_.push_back(name);
       return at::zeros({1}, type);
     }
     control_.Check();
     used_.insert(name);
     const StoredTensor source = found->second;
-    if (source.info->shape != shape) {
-      throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
-                                      ShapeText(source.info->shape) + ", the configuration needs " +
-                                      ShapeText(shape));
-    }
+    CheckShape(source, shape);
     CheckReal(*source.file, *source.info);
     if (std::optional<at::Tensor> mapped = Mapped(source, shape, type, permuted_heads)) return *mapped;
     at::Tensor tensor = Read(source, shape, type, permuted_heads);
@@ -88,6 +138,23 @@ class Loader {
   }
 
   void Ignore(const std::string& name) { used_.insert(name); }
+
+  // A head that only repeats the tied embedding may be there; one that differs is of another model.
+  void CheckTied(const std::string& head, const std::string& embedding) {
+    Ignore(head);
+    const auto a = sources_.find(head), b = sources_.find(embedding);
+    if (a == sources_.end() || b == sources_.end()) return;
+    const StoredTensor &own = a->second, &shared = b->second;
+    const bool same = own.info->dtype == shared.info->dtype && own.info->shape == shared.info->shape &&
+                      std::memcmp(own.file->Data(*own.info), shared.file->Data(*shared.info),
+                                  static_cast<size_t>(own.info->bytes)) == 0;
+    if (!same) {
+      throw Error("TENSOR_UNEXPECTED",
+                  own.file->path() + ": tensor \"" + own.info->name +
+                      "\" differs from the embedding, to which the configuration ties it");
+    }
+    own.file->Forget(*own.info);
+  }
 
   void Finish() {
     for (const auto& [name, source] : sources_) {
@@ -104,6 +171,13 @@ class Loader {
   }
 
  private:
+  static void CheckShape(const StoredTensor& source, const std::vector<int64_t>& shape) {
+    if (source.info->shape == shape) return;
+    throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
+                                    ShapeText(source.info->shape) + ", the configuration needs " +
+                                    ShapeText(shape));
+  }
+
   void Fail(const char* code, const char* what, const std::vector<std::string>& names) {
     if (names.empty()) return;
     std::string list;
@@ -197,11 +271,28 @@ class Loader {
   const LoadSpec& spec_;
   const JobControl& control_;
   std::map<std::string, StoredTensor> sources_;
-  std::set<std::string> used_;
+  std::set<std::string> used_, split_;
+  std::deque<TensorInfo> parts_;  // of what was taken apart
   std::vector<std::string> missing_, unexpected_;
   std::vector<StoredTensor> mapped_;
   double done_ = 0, total_ = 0;
 };
+
+// Phi-3 keeps q, k and v in one matrix, gate and up in another.
+void SplitProjections(const ModelConfig& config, Loader* loader) {
+  const int64_t c = config.hidden_size, kv = config.kv_heads * config.head_dim;
+  for (int64_t l = 0; l < config.layers; ++l) {
+    const std::string prefix = "model.layers." + std::to_string(l) + ".";
+    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+    loader->Split(attention + "qkv_proj.weight", c,
+                  {{attention + "q_proj.weight", config.heads * config.head_dim},
+                   {attention + "k_proj.weight", kv},
+                   {attention + "v_proj.weight", kv}});
+    loader->Split(mlp + "gate_up_proj.weight", c,
+                  {{mlp + "gate_proj.weight", config.intermediate_size},
+                   {mlp + "up_proj.weight", config.intermediate_size}});
+  }
+}
 
 }  // namespace
 
@@ -219,7 +310,7 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
   const at::ScalarType wide = model->activation();
   const int64_t c = config.hidden_size;
   model->embedding_ = loader.Take("model.embed_tokens.weight", {config.vocab_size, c}, stored, 0);
-  model->final_norm_ = loader.Take("model.norm.weight", {c}, wide, 0);
+  if (spec.fused) SplitProjections(config, &loader);
   model->layers_.resize(config.layers);
   for (const MatrixInfo& info : model->matrices_) {
     const bool q = info.module == Module::kQ, k = info.module == Module::kK, v = info.module == Module::kV;
@@ -232,19 +323,19 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
     model->layers_[info.layer].linear[static_cast<int>(info.module)] =
         Linear(loader.Take(info.name + ".weight", {info.out, info.in}, stored, permuted), bias);
   }
-  for (int64_t l = 0; l < config.layers; ++l) {
-    const std::string prefix = "model.layers." + std::to_string(l) + ".";
-    model->layers_[l].attention_norm = loader.Take(prefix + "input_layernorm.weight", {c}, wide, 0);
-    model->layers_[l].mlp_norm = loader.Take(prefix + "post_attention_layernorm.weight", {c}, wide, 0);
+  for (const MatrixInfo& info : model->tensors_) {
+    at::Tensor* gain = model->Gain(info);
+    if (gain == nullptr) continue;
+    *gain = loader.Take(info.name + ".weight", {info.in}, wide, 0);
+    if (spec.norm_offset != 0) *gain = at::add(*gain, static_cast<double>(spec.norm_offset));
   }
   if (config.tied) {
-    loader.Ignore("lm_head.weight");
+    loader.CheckTied("lm_head.weight", "model.embed_tokens.weight");
     model->SetHead(model->embedding_);
   } else {
     model->SetHead(loader.Take("lm_head.weight", {config.vocab_size, c}, wide, 0));
   }
-  // The factors are already part of the configuration as its rope scaling.
-  loader.Ignore("rope_freqs.weight");
+  for (const char* name : kRotaryFactors) loader.Ignore(name);
   loader.Finish();
   if (!device.is_cpu()) model->MoveTo(device);
   return model;

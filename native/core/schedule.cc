@@ -89,7 +89,14 @@ void CheckAdapt(const AdaptSpec& spec) {
   }
   for (size_t d = 0; d < spec.attended.size(); ++d) {
     const int64_t length = documents.length(static_cast<int64_t>(d));
-    if (spec.attended[d] >= 1 && spec.attended[d] <= length) continue;
+    if (spec.attended[d] >= 1 && spec.attended[d] <= length) {
+      const int64_t window = spec.model->config().sliding_window;
+      if (window == 0 || length <= window || spec.attended[d] == length) continue;
+      throw Error("OPTION_INVALID", "document " + std::to_string(d) + ": padding to " +
+                                        std::to_string(length) +
+                                        " tokens reaches beyond the model's window of " +
+                                        std::to_string(window) + ", in which it would see nothing");
+    }
     throw Error("INPUT_INVALID", "document " + std::to_string(d) + ": " + std::to_string(spec.attended[d]) +
                                      " tokens are attended to; expected 1 to " + std::to_string(length));
   }

@@ -1,182 +1,158 @@
 #include "core/transformer.h"
 
-#include <cmath>
-
-#include "cpu/kernels.h"
+#include "core/layer.h"
 
 namespace selfedit {
 namespace {
 
-template <typename F>
-void Typed(const at::Tensor& like, F&& body) {
-  if (like.scalar_type() == at::kDouble) {
-    body(double{});
-  } else {
-    body(float{});
+// One pass through the layers; what is the same in all of them.
+class Pass {
+ public:
+  Pass(const Model& model, const at::Tensor& positions, const OverlayPlan& plan)
+      : model_(model), config_(model.config()), ids_(model.ids()), plan_(plan), positions_(positions) {
+    const int64_t count = positions.size(0) == 0 ? 1 : positions.max().item<int>() + 1;
+    global_ = model.RopeTables(count, false);
+    local_ = config_.local_rope ? model.RopeTables(count, true) : global_;
   }
-}
 
-// y = x rstd w with each row's own gain w; rstd is filled when defined.
-at::Tensor Norm(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight,
-                double eps, const at::Tensor& rstd) {
-  at::Tensor y = at::empty_like(x);
-  Typed(x, [&](auto zero) {
-    using T = decltype(zero);
-    const int64_t c = x.size(1);
-    auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
-      cpu::RmsNormForward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(), end - begin, c,
-                             T(eps), y.mutable_data_ptr<T>() + begin * c,
-                             rstd.defined() ? rstd.mutable_data_ptr<T>() + begin : nullptr);
-    };
-    if (!plan.Touches(id)) return rows(0, x.size(0), weight);
-    for (const VectorSegment& s : plan.Vectors(id, weight)) rows(s.begin, s.end, s.value);
-  });
-  return y;
-}
-
-void NormBackward(const OverlayPlan& plan, int64_t id, const at::Tensor& x, const at::Tensor& weight,
-                  const at::Tensor& rstd, const at::Tensor& dy, bool accumulate, const at::Tensor& dx) {
-  if (plan.Trains(id)) plan.VectorBackward(id, at::mul(dy, x).mul_(rstd.unsqueeze(1)));
-  if (!dx.defined()) return;
-  Typed(x, [&](auto zero) {
-    using T = decltype(zero);
-    const int64_t c = x.size(1);
-    auto rows = [&](int64_t begin, int64_t end, const at::Tensor& gain) {
-      cpu::RmsNormBackward<T>(x.const_data_ptr<T>() + begin * c, gain.const_data_ptr<T>(),
-                              rstd.const_data_ptr<T>() + begin, dy.const_data_ptr<T>() + begin * c,
-                              end - begin, c, accumulate, dx.mutable_data_ptr<T>() + begin * c);
-    };
-    if (!plan.Touches(id)) return rows(0, x.size(0), weight);
-    for (const VectorSegment& s : plan.Vectors(id, weight)) rows(s.begin, s.end, s.value);
-  });
-}
-
-void Rotate(const at::Tensor& x, const at::Tensor& positions, const std::pair<at::Tensor, at::Tensor>& tables,
-            int64_t head_dim, int sign) {
-  Typed(x, [&](auto zero) {
-    using T = decltype(zero);
-    cpu::Rope<T>(x.mutable_data_ptr<T>(), positions.const_data_ptr<int32_t>(),
-                 tables.first.const_data_ptr<T>(), tables.second.const_data_ptr<T>(), x.size(0),
-                 x.size(1) / head_dim, head_dim, sign);
-  });
-}
-
-at::Tensor Project(const Model& model, const OverlayPlan& plan, int64_t layer, Module module,
-                   const at::Tensor& x) {
-  const int64_t id = MatrixId(layer, module);
-  const Linear& linear = model.linear(id);
-  at::Tensor y = plan.ReplacesAll(id) ? at::empty({x.size(0), linear.out()}, x.options()) : linear.Forward(x);
-  plan.ForwardReplaced(id, x, y);
-  plan.Forward(id, x, y);
-  const int64_t bias = model.ids().bias[id];
-  if (bias >= 0 && plan.Touches(bias)) {
-    for (const VectorSegment& s : plan.Vectors(bias, at::zeros({y.size(1)}, y.options()))) {
-      y.narrow(0, s.begin, s.end - s.begin).add_(s.value);
+  // x [n, hidden] before the layer -> after it. Fills tape when it is not null.
+  at::Tensor Forward(int64_t l, const at::Tensor& x, Attention& attention, LayerTape* tape) const {
+    const LayerWeights& weights = model_.layer(l);
+    const int64_t n = x.size(0);
+    LayerTape t;
+    t.x0 = x;
+    if (tape != nullptr) t.lse = at::empty({n, config_.heads}, x.options());
+    t.h0 = Normed(ids_.attention_norm[l], x, weights.attention_norm, tape, &t.rstd0);
+    t.q = Project(model_, plan_, l, Module::kQ, t.h0);
+    t.k = Project(model_, plan_, l, Module::kK, t.h0);
+    t.v = Project(model_, plan_, l, Module::kV, t.h0);
+    if (config_.qk_norm) {
+      t.plain_q = t.q;
+      t.plain_k = t.k;
+      t.q = Normed(ids_.q_norm[l], t.plain_q, weights.q_norm, tape, &t.rstd_q);
+      t.k = Normed(ids_.k_norm[l], t.plain_k, weights.k_norm, tape, &t.rstd_k);
     }
+    Rotate(t.q, positions_, Tables(l), config_.head_dim, +1);
+    Rotate(t.k, positions_, Tables(l), config_.head_dim, +1);
+    t.attention = at::empty_like(t.q);
+    attention.Forward(l, t.q, t.k, t.v, t.attention, t.lse);
+    t.attended = Project(model_, plan_, l, Module::kO, t.attention);
+    t.x1 = AfterNorm(ids_.post_attention_norm[l], weights.post_attention_norm, tape, &t.attended,
+                     &t.rstd_attended)
+               .add_(x);
+    t.h1 = Normed(ids_.mlp_norm[l], t.x1, weights.mlp_norm, tape, &t.rstd1);
+    t.gate = Project(model_, plan_, l, Module::kGate, t.h1);
+    t.up = Project(model_, plan_, l, Module::kUp, t.h1);
+    t.mapped = Project(model_, plan_, l, Module::kDown, Gated(config_, t.gate, t.up));
+    const at::Tensor next =
+        AfterNorm(ids_.post_mlp_norm[l], weights.post_mlp_norm, tape, &t.mapped, &t.rstd_mapped).add_(t.x1);
+    if (tape != nullptr) *tape = std::move(t);
+    return next;
   }
-  return y;
-}
 
-// Gradients of the values of a projection's deltas, its bias's too; adds to dx when defined.
-void DeltasBackward(const Model& model, const OverlayPlan& plan, int64_t id, const at::Tensor& x,
-                    const at::Tensor& dy, const at::Tensor& dx) {
-  plan.Backward(id, x, dy, dx);
-  const int64_t bias = model.ids().bias[id];
-  if (bias >= 0) plan.VectorBackward(bias, dy);
-}
+  // dx [n, hidden], the gradient after the layer, becomes that before it; not when `last`, below which
+  // nothing is trained.
+  void Backward(int64_t l, const RaggedAttention& attention, const LayerTape& t, const at::Tensor& dx,
+                bool last) const {
+    const LayerWeights& weights = model_.layer(l);
+    // x2 = x1 + norm(down(activation(gate) up))
+    const at::Tensor dmapped =
+        AfterNormBackward(ids_.post_mlp_norm[l], weights.post_mlp_norm, t.mapped, t.rstd_mapped, dx);
+    const bool touched = plan_.Touches(MatrixId(l, Module::kDown));
+    const at::Tensor da = ProjectBackward(model_, plan_, l, Module::kDown,
+                                          touched ? Gated(config_, t.gate, t.up) : at::Tensor(), dmapped);
+    const auto [dgate, dup] = GatedBackward(config_, t.gate, t.up, da);
+    at::Tensor dh = ProjectBackward(model_, plan_, l, Module::kGate, t.h1, dgate);
+    dh.add_(ProjectBackward(model_, plan_, l, Module::kUp, t.h1, dup));
+    NormBackward(plan_, ids_.mlp_norm[l], t.x1, weights.mlp_norm, t.rstd1, dh, true, dx);
 
-// dx of one projection, and the gradients of its deltas. x is the projection's input.
-at::Tensor ProjectBackward(const Model& model, const OverlayPlan& plan, int64_t layer, Module module,
-                           const at::Tensor& x, const at::Tensor& dy) {
-  const int64_t id = MatrixId(layer, module);
-  at::Tensor dx = model.linear(id).BackwardInput(dy);
-  DeltasBackward(model, plan, id, x, dy, dx);
-  return dx;
-}
+    // x1 = x0 + norm(o(attention(rope norm q, rope norm k, v)))
+    const at::Tensor dattended = AfterNormBackward(ids_.post_attention_norm[l], weights.post_attention_norm,
+                                                   t.attended, t.rstd_attended, dx);
+    const at::Tensor dmixed = ProjectBackward(model_, plan_, l, Module::kO, t.attention, dattended);
+    at::Tensor dq = at::empty_like(t.q), dk = at::empty_like(t.k), dv = at::empty_like(t.v);
+    attention.Backward(l, t.q, t.k, t.v, t.attention, t.lse, dmixed.contiguous(), dq, dk, dv);
+    Rotate(dq, positions_, Tables(l), config_.head_dim, -1);
+    Rotate(dk, positions_, Tables(l), config_.head_dim, -1);
+    if (config_.qk_norm) {
+      dq = HeadNormBackward(ids_.q_norm[l], weights.q_norm, t.plain_q, t.rstd_q, dq);
+      dk = HeadNormBackward(ids_.k_norm[l], weights.k_norm, t.plain_k, t.rstd_k, dk);
+    }
+    if (last && !plan_.Trains(ids_.attention_norm[l])) {
+      // Nothing below is trained: only the gradients of the values are needed.
+      DeltasBackward(model_, plan_, MatrixId(l, Module::kQ), t.h0, dq, {});
+      DeltasBackward(model_, plan_, MatrixId(l, Module::kK), t.h0, dk, {});
+      DeltasBackward(model_, plan_, MatrixId(l, Module::kV), t.h0, dv, {});
+      return;
+    }
+    dh = ProjectBackward(model_, plan_, l, Module::kQ, t.h0, dq);
+    dh.add_(ProjectBackward(model_, plan_, l, Module::kK, t.h0, dk));
+    dh.add_(ProjectBackward(model_, plan_, l, Module::kV, t.h0, dv));
+    NormBackward(plan_, ids_.attention_norm[l], t.x0, weights.attention_norm, t.rstd0, dh, true,
+                 last ? at::Tensor() : dx);
+  }
 
-at::Tensor Gated(const at::Tensor& gate, const at::Tensor& up) {
-  at::Tensor y = at::empty_like(gate);
-  Typed(gate, [&](auto zero) {
-    using T = decltype(zero);
-    cpu::SwiGluForward<T>(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), gate.numel(),
-                          y.mutable_data_ptr<T>());
-  });
-  return y;
-}
+ private:
+  using RopeTables = std::pair<at::Tensor, at::Tensor>;
+  const RopeTables& Tables(int64_t layer) const { return config_.Sliding(layer) ? local_ : global_; }
+
+  at::Tensor Normed(int64_t id, const at::Tensor& x, const at::Tensor& weight, const LayerTape* tape,
+                    at::Tensor* rstd) const {
+    if (tape != nullptr) *rstd = at::empty({x.numel() / weight.size(0)}, x.options());
+    return Norm(plan_, id, x, weight, config_.rms_eps, *rstd);
+  }
+
+  // A norm between a block and the residual, where the model has one. What it took is only kept then.
+  at::Tensor AfterNorm(int64_t id, const at::Tensor& weight, const LayerTape* tape, at::Tensor* taken,
+                       at::Tensor* rstd) const {
+    if (!config_.post_norms) return std::exchange(*taken, at::Tensor());
+    return Normed(id, *taken, weight, tape, rstd);
+  }
+
+  at::Tensor AfterNormBackward(int64_t id, const at::Tensor& weight, const at::Tensor& taken,
+                               const at::Tensor& rstd, const at::Tensor& dx) const {
+    return config_.post_norms ? HeadNormBackward(id, weight, taken, rstd, dx) : dx;
+  }
+
+  at::Tensor HeadNormBackward(int64_t id, const at::Tensor& weight, const at::Tensor& x,
+                              const at::Tensor& rstd, const at::Tensor& dy) const {
+    at::Tensor dx = at::empty_like(x);
+    NormBackward(plan_, id, x, weight, rstd, dy, false, dx);
+    return dx;
+  }
+
+  const Model& model_;
+  const ModelConfig& config_;
+  const TensorIds& ids_;
+  const OverlayPlan& plan_;
+  const at::Tensor& positions_;
+  RopeTables global_, local_;
+};
 
 }  // namespace
-
-void RaggedAttention::Forward(int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const at::Tensor& out, const at::Tensor& lse) {
-  Typed(q, [&](auto zero) {
-    using T = decltype(zero);
-    cpu::AttentionForward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
-                             offsets_.data(), Attended(), static_cast<int64_t>(offsets_.size()) - 1,
-                             config_.heads, config_.kv_heads, config_.head_dim,
-                             T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
-                             out.mutable_data_ptr<T>(), lse.defined() ? lse.mutable_data_ptr<T>() : nullptr);
-  });
-}
-
-void RaggedAttention::Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                               const at::Tensor& out, const at::Tensor& lse, const at::Tensor& dout,
-                               const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv) const {
-  Typed(q, [&](auto zero) {
-    using T = decltype(zero);
-    cpu::AttentionBackward<T>(q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
-                              out.const_data_ptr<T>(), lse.const_data_ptr<T>(), dout.const_data_ptr<T>(),
-                              offsets_.data(), Attended(), static_cast<int64_t>(offsets_.size()) - 1,
-                              config_.heads, config_.kv_heads, config_.head_dim,
-                              T(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
-                              dq.mutable_data_ptr<T>(), dk.mutable_data_ptr<T>(), dv.mutable_data_ptr<T>());
-  });
-}
 
 at::Tensor TransformerForward(const Model& model, const at::Tensor& tokens, const at::Tensor& positions,
                               const OverlayPlan& plan, Attention& attention, Tape* tape) {
   const ModelConfig& config = model.config();
-  const int64_t n = tokens.size(0);
-  const auto options = model.options();
-  const auto tables = model.RopeTables(n == 0 ? 1 : positions.max().item<int>() + 1);
-  const TensorIds& ids = model.ids();
+  const Pass pass(model, positions, plan);
   at::Tensor x = model.Embed(tokens);
-  plan.EmbedForward(ids.embedding, tokens, x);
+  plan.EmbedForward(model.ids().embedding, tokens, x);
+  if (config.embedding_scale != 1) x.mul_(config.embedding_scale);
   if (tape != nullptr) {
     tape->first_layer = std::max<int64_t>(0, plan.lowest_trainable_layer());
     tape->layers.assign(config.layers, {});
   }
   for (int64_t l = 0; l < config.layers; ++l) {
     const bool record = tape != nullptr && l >= tape->first_layer;
-    const LayerWeights& weights = model.layer(l);
-    at::Tensor rstd0, rstd1, lse;
-    if (record) {
-      rstd0 = at::empty({n}, options);
-      rstd1 = at::empty({n}, options);
-      lse = at::empty({n, config.heads}, options);
-    }
-    at::Tensor h0 = Norm(plan, ids.attention_norm[l], x, weights.attention_norm, config.rms_eps, rstd0);
-    at::Tensor q = Project(model, plan, l, Module::kQ, h0);
-    at::Tensor k = Project(model, plan, l, Module::kK, h0);
-    at::Tensor v = Project(model, plan, l, Module::kV, h0);
-    Rotate(q, positions, tables, config.head_dim, +1);
-    Rotate(k, positions, tables, config.head_dim, +1);
-    at::Tensor mixed = at::empty_like(q);
-    attention.Forward(l, q, k, v, mixed, lse);
-    at::Tensor x1 = Project(model, plan, l, Module::kO, mixed).add_(x);
-    at::Tensor h1 = Norm(plan, ids.mlp_norm[l], x1, weights.mlp_norm, config.rms_eps, rstd1);
-    at::Tensor gate = Project(model, plan, l, Module::kGate, h1);
-    at::Tensor up = Project(model, plan, l, Module::kUp, h1);
-    at::Tensor next = Project(model, plan, l, Module::kDown, Gated(gate, up)).add_(x1);
-    if (record) tape->layers[l] = {x, rstd0, h0, q, k, v, mixed, lse, x1, rstd1, h1, gate, up};
-    x = next;
+    x = pass.Forward(l, x, attention, record ? &tape->layers[l] : nullptr);
   }
   at::Tensor rstd;
   if (tape != nullptr) {
-    rstd = at::empty({n}, options);
+    rstd = at::empty({tokens.size(0)}, model.options());
     tape->x = x;
     tape->rstd = rstd;
   }
-  return Norm(plan, ids.final_norm, x, model.final_norm(), config.rms_eps, rstd);
+  return Norm(plan, model.ids().final_norm, x, model.final_norm(), config.rms_eps, rstd);
 }
 
 void TransformerBackward(const Model& model, const at::Tensor& tokens, const at::Tensor& positions,
@@ -184,49 +160,16 @@ void TransformerBackward(const Model& model, const at::Tensor& tokens, const at:
                          const at::Tensor& dhidden) {
   const ModelConfig& config = model.config();
   if (!plan.trainable()) return;
-  const TensorIds& ids = model.ids();
+  const Pass pass(model, positions, plan);
   const int64_t lowest = plan.lowest_trainable_layer();
-  const auto tables = model.RopeTables(positions.max().item<int>() + 1);
   at::Tensor dx = lowest < config.layers ? at::empty_like(dhidden) : at::Tensor();
-  NormBackward(plan, ids.final_norm, tape.x, model.final_norm(), tape.rstd, dhidden, false, dx);
+  NormBackward(plan, model.ids().final_norm, tape.x, model.final_norm(), tape.rstd, dhidden, false, dx);
   for (int64_t l = config.layers - 1; l >= tape.first_layer; --l) {
-    const LayerTape& t = tape.layers[l];
-    const LayerWeights& weights = model.layer(l);
-
-    // x2 = x1 + down(silu(gate) up)
-    at::Tensor da =
-        ProjectBackward(model, plan, l, Module::kDown,
-                        plan.Touches(MatrixId(l, Module::kDown)) ? Gated(t.gate, t.up) : at::Tensor(), dx);
-    at::Tensor dgate = at::empty_like(t.gate), dup = at::empty_like(t.up);
-    Typed(da, [&](auto zero) {
-      using T = decltype(zero);
-      cpu::SwiGluBackward<T>(t.gate.const_data_ptr<T>(), t.up.const_data_ptr<T>(), da.const_data_ptr<T>(),
-                             da.numel(), dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>());
-    });
-    at::Tensor dh = ProjectBackward(model, plan, l, Module::kGate, t.h1, dgate);
-    dh.add_(ProjectBackward(model, plan, l, Module::kUp, t.h1, dup));
-    NormBackward(plan, ids.mlp_norm[l], t.x1, weights.mlp_norm, t.rstd1, dh, true, dx);
-
-    // x1 = x0 + o(attention(rope q, rope k, v))
-    at::Tensor dmixed = ProjectBackward(model, plan, l, Module::kO, t.attention, dx);
-    at::Tensor dq = at::empty_like(t.q), dk = at::empty_like(t.k), dv = at::empty_like(t.v);
-    attention.Backward(t.q, t.k, t.v, t.attention, t.lse, dmixed.contiguous(), dq, dk, dv);
-    Rotate(dq, positions, tables, config.head_dim, -1);
-    Rotate(dk, positions, tables, config.head_dim, -1);
-    if (l == lowest && !plan.Trains(ids.attention_norm[l])) {
-      // Nothing below is trained: only the gradients of the values are needed.
-      DeltasBackward(model, plan, MatrixId(l, Module::kQ), t.h0, dq, {});
-      DeltasBackward(model, plan, MatrixId(l, Module::kK), t.h0, dk, {});
-      DeltasBackward(model, plan, MatrixId(l, Module::kV), t.h0, dv, {});
-      return;
-    }
-    dh = ProjectBackward(model, plan, l, Module::kQ, t.h0, dq);
-    dh.add_(ProjectBackward(model, plan, l, Module::kK, t.h0, dk));
-    dh.add_(ProjectBackward(model, plan, l, Module::kV, t.h0, dv));
-    NormBackward(plan, ids.attention_norm[l], t.x0, weights.attention_norm, t.rstd0, dh, true,
-                 l == lowest ? at::Tensor() : dx);
+    pass.Backward(l, attention, tape.layers[l], dx, l == lowest);
   }
-  if (lowest < 0) plan.EmbedBackward(ids.embedding, tokens, dx);
+  if (lowest >= 0) return;
+  if (config.embedding_scale != 1) dx.mul_(config.embedding_scale);
+  plan.EmbedBackward(model.ids().embedding, tokens, dx);
 }
 
 at::Tensor TokenTensor(const Ragged& batch) {

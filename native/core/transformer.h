@@ -7,39 +7,11 @@
 #include <functional>
 #include <vector>
 
+#include "core/attention.h"
 #include "core/model.h"
 #include "core/overlay.h"
 
 namespace selfedit {
-
-// Attention of one layer: q [n, H d], k and v [n, G d] after the rotation -> out [n, H d]; lse as in
-// cpu/kernels.h, may be undefined.
-class Attention {
- public:
-  virtual ~Attention() = default;
-  virtual void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                       const at::Tensor& out, const at::Tensor& lse) = 0;
-};
-
-// Causal within each document, nothing across documents. attended (a document each; empty: all tokens): how
-// many of its first tokens are attended to, as in cpu/kernels.h.
-class RaggedAttention : public Attention {
- public:
-  RaggedAttention(const ModelConfig& config, const std::vector<int32_t>& offsets,
-                  std::vector<int32_t> attended = {})
-      : config_(config), offsets_(offsets), attended_(std::move(attended)) {}
-  void Forward(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const at::Tensor& out, const at::Tensor& lse) override;
-  void Backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-                const at::Tensor& lse, const at::Tensor& dout, const at::Tensor& dq, const at::Tensor& dk,
-                const at::Tensor& dv) const;
-
- private:
-  const int32_t* Attended() const { return attended_.empty() ? nullptr : attended_.data(); }
-  const ModelConfig& config_;
-  const std::vector<int32_t>& offsets_;
-  const std::vector<int32_t> attended_;
-};
 
 // What the backward needs of one layer. All [n, ·].
 struct LayerTape {
@@ -47,6 +19,9 @@ struct LayerTape {
   at::Tensor q, k, v, attention, lse;
   at::Tensor x1, rstd1, h1;  // after attention, its norm
   at::Tensor gate, up;
+  // Only where the model has such norms: their inputs and 1 / rms.
+  at::Tensor plain_q, rstd_q, plain_k, rstd_k;              // [n, H d], [n H], [n, G d], [n G]
+  at::Tensor attended, rstd_attended, mapped, rstd_mapped;  // of the attention's and the MLP's output
 };
 struct Tape {
   int64_t first_layer = 0;  // layers below are not recorded

@@ -73,16 +73,17 @@ bool SimdSupported(const char* name) {
 
 template <typename T>
 void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
-                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
-  Table<T>().attention_forward(q, k, v, offsets, attended, documents, H, G, d, scale, out, lse);
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, int64_t window, T* out,
+                      T* lse) {
+  Table<T>().attention_forward(q, k, v, offsets, attended, documents, H, G, d, scale, window, out, lse);
 }
 
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
                        const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
-                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv) {
-  Table<T>().attention_backward(q, k, v, out, lse, dout, offsets, attended, documents, H, G, d, scale, dq, dk,
-                                dv);
+                       int64_t G, int64_t d, T scale, int64_t window, T* dq, T* dk, T* dv) {
+  Table<T>().attention_backward(q, k, v, out, lse, dout, offsets, attended, documents, H, G, d, scale, window,
+                                dq, dk, dv);
 }
 
 template <typename T>
@@ -119,6 +120,16 @@ void SwiGluForward(const T* gate, const T* up, int64_t count, T* y) {
 template <typename T>
 void SwiGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup) {
   Table<T>().swi_glu_backward(gate, up, dy, count, dgate, dup);
+}
+
+template <typename T>
+void GeGluForward(const T* gate, const T* up, int64_t count, T* y) {
+  Table<T>().ge_glu_forward(gate, up, count, y);
+}
+
+template <typename T>
+void GeGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup) {
+  Table<T>().ge_glu_backward(gate, up, dy, count, dgate, dup);
 }
 
 template <typename T>
@@ -179,10 +190,10 @@ void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_
 
 #define SELFEDIT_INSTANTIATE(T)                                                                              \
   template void AttentionForward(const T*, const T*, const T*, const int32_t*, const int32_t*, int64_t,      \
-                                 int64_t, int64_t, int64_t, T, T*, T*);                                      \
+                                 int64_t, int64_t, int64_t, T, int64_t, T*, T*);                             \
   template void AttentionBackward(const T*, const T*, const T*, const T*, const T*, const T*,                \
-                                  const int32_t*, const int32_t*, int64_t, int64_t, int64_t, int64_t, T, T*, \
-                                  T*, T*);                                                                   \
+                                  const int32_t*, const int32_t*, int64_t, int64_t, int64_t, int64_t, T,     \
+                                  int64_t, T*, T*, T*);                                                      \
   template void AttentionDecode(const T*, const T* const*, const T* const*, const int32_t*, const T* const*, \
                                 const T* const*, const int32_t*, int64_t, int64_t, int64_t, int64_t, T, T*); \
   template void RmsNormForward(const T*, const T*, int64_t, int64_t, T, T*, T*);                             \
@@ -190,6 +201,8 @@ void SplitBf16(const float* x, int64_t ldx, int64_t rows, int64_t padded, int64_
   template void Rope(T*, const int32_t*, const T*, const T*, int64_t, int64_t, int64_t, int);                \
   template void SwiGluForward(const T*, const T*, int64_t, T*);                                              \
   template void SwiGluBackward(const T*, const T*, const T*, int64_t, T*, T*);                               \
+  template void GeGluForward(const T*, const T*, int64_t, T*);                                               \
+  template void GeGluBackward(const T*, const T*, const T*, int64_t, T*, T*);                                \
   template void LogSoftmaxRows(const T*, const int32_t*, int64_t, int64_t, T, T*, T*, T*);                   \
   template void LogSoftmaxRowsBackward(T*, const int32_t*, const T*, const T*, const T*, const T*, int64_t,  \
                                        int64_t, T);                                                          \

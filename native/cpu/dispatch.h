@@ -15,6 +15,8 @@ struct KernelTable {
   decltype(&Rope<T>) rope;
   decltype(&SwiGluForward<T>) swi_glu_forward;
   decltype(&SwiGluBackward<T>) swi_glu_backward;
+  decltype(&GeGluForward<T>) ge_glu_forward;
+  decltype(&GeGluBackward<T>) ge_glu_backward;
   decltype(&LogSoftmaxRows<T>) log_softmax_rows;
   decltype(&LogSoftmaxRowsBackward<T>) log_softmax_rows_backward;
   decltype(&KlRows<T>) kl_rows;

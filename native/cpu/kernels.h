@@ -18,15 +18,17 @@ const char* SimdName();
 // each document's first token, offsets[D] == n). lse [n, H]: natural log of the softmax denominator (with the
 // maximum added back), kept for the backward pass; may be null. attended [D], null: all; of document t only
 // the first attended[t] (at least 1) tokens are keys: the ones behind them, padding, attend to these and to
-// nothing else, themselves included.
+// nothing else, themselves included. window, 0: all; of those keys only the last `window` up to the query's
+// own position are seen (Mistral, arXiv 2310.06825); not together with attended.
 template <typename T>
 void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
-                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse);
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, int64_t window, T* out,
+                      T* lse);
 // Gradients dq, dk, dv from dout; recomputes the probabilities from lse. dq, dk, dv are overwritten.
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
                        const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
-                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv);
+                       int64_t G, int64_t d, T scale, int64_t window, T* dq, T* dk, T* dv);
 
 // ---- attention with cached keys and values (decoding, and prefill behind a shared prefix)
 // -------------------------- One query token a row. Keys of row b are those of its shared prefix, then its
@@ -58,6 +60,11 @@ void SwiGluForward(const T* gate, const T* up, int64_t count, T* y);
 // dgate and dup from dy; outputs may alias gate and up.
 template <typename T>
 void SwiGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup);
+// y = gelu(gate) * up with the tanh approximation of GELU (arXiv 1606.08415); the backward as above.
+template <typename T>
+void GeGluForward(const T* gate, const T* up, int64_t count, T* y);
+template <typename T>
+void GeGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup);
 
 // ---- bfloat16
 // ---------------------------------------------------------------------------------------------------------

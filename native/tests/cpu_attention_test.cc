@@ -15,6 +15,12 @@ const std::vector<AttentionShape> kShapes = {
     // Padding: behind the first block of keys, within it, from the second token on, none.
     {{300, 90, 200, 20, 1}, 4, 2, 16, {140, 17, 1, 20, 1}},
     {{129, 300}, 6, 2, 24, {128, 129}},
+    // Windows: of one token, narrower and wider than a block of keys, over its edges, wider than documents.
+    {{50, 0, 1, 300, 129}, 9, 3, 20, {}, 1},
+    {{50, 0, 1, 300, 129, 64}, 6, 2, 24, {}, 7},
+    {{400, 128, 3}, 4, 4, 64, {}, 128},
+    {{700, 33}, 5, 1, 80, {}, 130},
+    {{300, 257}, 14, 2, 3, {}, 256},
 };
 
 template <typename T>
@@ -44,10 +50,10 @@ Results<T> Compute(const AttentionShape& s, const Inputs<T>& in) {
   const std::vector<int32_t> offsets = s.Offsets();
   const int32_t* attended = s.attended.empty() ? nullptr : s.attended.data();
   AttentionForward<T>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), attended, s.Documents(), s.H,
-                      s.G, s.d, in.scale, r.out.data(), r.lse.data());
+                      s.G, s.d, in.scale, s.window, r.out.data(), r.lse.data());
   AttentionBackward<T>(in.q.data(), in.k.data(), in.v.data(), r.out.data(), r.lse.data(), in.dout.data(),
-                       offsets.data(), attended, s.Documents(), s.H, s.G, s.d, in.scale, r.dq.data(),
-                       r.dk.data(), r.dv.data());
+                       offsets.data(), attended, s.Documents(), s.H, s.G, s.d, in.scale, s.window,
+                       r.dq.data(), r.dk.data(), r.dv.data());
   return r;
 }
 
@@ -110,7 +116,7 @@ TYPED_TEST(CpuAttention, IndependentOfBatchMatesAndThreads) {
                     SameBits(r.dv, together.dv));
       }
       for (int64_t t = 0; t < s.Documents(); ++t) {
-        AttentionShape alone{{s.lengths[t]}, s.H, s.G, s.d};
+        AttentionShape alone{{s.lengths[t]}, s.H, s.G, s.d, {}, s.window};
         if (!s.attended.empty()) alone.attended = {s.attended[t]};
         const auto part = [&](const std::vector<TypeParam>& x, int64_t width) {
           return std::vector<TypeParam>(x.begin() + offsets[t] * width, x.begin() + offsets[t + 1] * width);
@@ -132,8 +138,9 @@ TYPED_TEST(CpuAttention, IndependentOfBatchMatesAndThreads) {
 }
 
 TEST(CpuAttentionDouble, BackwardIsTheDerivative) {
-  for (const AttentionShape& s : {AttentionShape{{5, 0, 1, 9}, 4, 2, 6}, AttentionShape{{19}, 3, 1, 8},
-                                  AttentionShape{{11, 7}, 4, 2, 6, {4, 1}}}) {
+  for (const AttentionShape& s :
+       {AttentionShape{{5, 0, 1, 9}, 4, 2, 6}, AttentionShape{{19}, 3, 1, 8},
+        AttentionShape{{11, 7}, 4, 2, 6, {4, 1}}, AttentionShape{{11, 7, 2}, 4, 2, 6, {}, 3}}) {
     Inputs<double> in(s, 3);
     ForEachSimd([&] {
       const Results<double> r = Compute(s, in);
@@ -177,6 +184,29 @@ TEST(CpuAttentionFloat, Causal) {
   });
 }
 
+// What lies before the window never reaches the query: the bits are the same, as are those of a window that
+// reaches beyond the beginning and of none.
+TEST(CpuAttentionFloat, Window) {
+  AttentionShape s{{300}, 3, 1, 64, {}, 40};
+  Inputs<float> in(s, 9);
+  ForEachSimd([&] {
+    const Results<float> before = Compute(s, in);
+    Inputs<float> changed = in;
+    for (int64_t i = 0; i < 100 * s.d; ++i) changed.k[i] = changed.v[i] = 7;
+    const Results<float> after = Compute(s, changed);
+    const int64_t first = 139 * s.H * s.d;  // the first query that sees nothing of the first 100 tokens
+    EXPECT_EQ(std::memcmp(before.out.data() + first, after.out.data() + first,
+                          (before.out.size() - first) * sizeof(float)),
+              0);
+    EXPECT_NE(std::memcmp(before.out.data() + first - s.d, after.out.data() + first - s.d, 8), 0);
+    AttentionShape wide = s, none = s;
+    wide.window = 300;
+    none.window = 0;
+    EXPECT_TRUE(SameBits(Compute(wide, in).out, Compute(none, in).out));
+    EXPECT_TRUE(SameBits(Compute(wide, in).dk, Compute(none, in).dk));
+  });
+}
+
 TEST(CpuAttentionFloat, LseMayBeNull) {
   const AttentionShape s{{20}, 2, 2, 8};
   const Inputs<float> in(s, 9);
@@ -184,7 +214,7 @@ TEST(CpuAttentionFloat, LseMayBeNull) {
   ForEachSimd([&] {
     std::vector<float> out(in.q.size());
     AttentionForward<float>(in.q.data(), in.k.data(), in.v.data(), offsets.data(), nullptr, 1, 2, 2, 8,
-                            in.scale, out.data(), nullptr);
+                            in.scale, 0, out.data(), nullptr);
     EXPECT_TRUE(SameBits(out, Compute(s, in).out));
   });
 }

@@ -86,6 +86,12 @@ struct AttentionShape {
   std::vector<int32_t> lengths;
   int64_t H, G, d;
   std::vector<int32_t> attended = {};  // a document each; empty: all
+  int64_t window = 0;                  // 0: all
+  // Keys begin here for query i of document t.
+  int64_t KeysBegin(int64_t t, int64_t i) const {
+    const int64_t start = Offsets()[t];
+    return window > 0 ? std::max(start, i - window + 1) : start;
+  }
   // Keys end here for query i of document t.
   int64_t KeysEnd(int64_t t, int64_t i) const {
     const int64_t start = Offsets()[t];
@@ -116,9 +122,9 @@ inline Attention Attend(const AttentionShape& s, const std::vector<double>& q, c
   for (int64_t t = 0; t < s.Documents(); ++t) {
     for (int64_t h = 0; h < H; ++h) {
       for (int64_t i = offsets[t]; i < offsets[t + 1]; ++i) {
-        const int64_t row = (i * H + h) * d, end = s.KeysEnd(t, i);
+        const int64_t row = (i * H + h) * d, begin = s.KeysBegin(t, i), end = s.KeysEnd(t, i);
         std::vector<double> p;
-        for (int64_t j = offsets[t]; j < end; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
           double score = 0;
           for (int64_t c = 0; c < d; ++c) score += q[row + c] * k[key + c];
@@ -129,22 +135,22 @@ inline Attention Attend(const AttentionShape& s, const std::vector<double>& q, c
         for (double x : p) sum += std::exp(x - maximum);
         a.lse[i * H + h] = maximum + std::log(sum);
         for (double& x : p) x = std::exp(x - a.lse[i * H + h]);
-        for (int64_t j = offsets[t]; j < end; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
-          for (int64_t c = 0; c < d; ++c) a.out[row + c] += p[j - offsets[t]] * v[key + c];
+          for (int64_t c = 0; c < d; ++c) a.out[row + c] += p[j - begin] * v[key + c];
         }
         if (dout.empty()) continue;
         double delta = 0;
         for (int64_t c = 0; c < d; ++c) delta += a.out[row + c] * dout[row + c];
-        for (int64_t j = offsets[t]; j < end; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
           const int64_t key = (j * G + h / (H / G)) * d;
           double dp = 0;
           for (int64_t c = 0; c < d; ++c) dp += dout[row + c] * v[key + c];
-          const double ds = p[j - offsets[t]] * (dp - delta) * scale;
+          const double ds = p[j - begin] * (dp - delta) * scale;
           for (int64_t c = 0; c < d; ++c) {
             a.dq[row + c] += ds * k[key + c];
             a.dk[key + c] += ds * q[row + c];
-            a.dv[key + c] += p[j - offsets[t]] * dout[row + c];
+            a.dv[key + c] += p[j - begin] * dout[row + c];
           }
         }
       }

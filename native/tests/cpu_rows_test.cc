@@ -116,6 +116,42 @@ TYPED_TEST(CpuRows, SwiGlu) {
   }
 }
 
+TYPED_TEST(CpuRows, GeGlu) {
+  using T = TypeParam;
+  for (int64_t count : {0, 1, 15, 17, 1000, 40000}) {
+    auto gate = Normal<T>(count, 6, 3);
+    const auto up = Normal<T>(count, 7), dy = Normal<T>(count, 8);
+    const T extremes[] = {-1000, 1000, -30, 30, 0, -0.0f, 5};
+    for (int64_t i = 0; i < std::min<int64_t>(count, 7); ++i) gate[i] = extremes[i];
+    std::vector<double> y, dgate, dup;
+    for (int64_t i = 0; i < count; ++i) {
+      const double x = gate[i], root = std::sqrt(2 / M_PI);
+      const double t = std::tanh(root * (x + 0.044715 * x * x * x));
+      const double gelu = 0.5 * x * (1 + t);
+      const double slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * root * (1 + 3 * 0.044715 * x * x);
+      y.push_back(gelu * up[i]);
+      dgate.push_back(dy[i] * up[i] * slope);
+      dup.push_back(dy[i] * gelu);
+    }
+    ForEachSimd([&] {
+      std::vector<T> out(count), da(count), db(count);
+      GeGluForward<T>(gate.data(), up.data(), count, out.data());
+      GeGluBackward<T>(gate.data(), up.data(), dy.data(), count, da.data(), db.data());
+      for (int64_t i = 0; i < count; ++i) {
+        // In the tail 1 + tanh cancels: the twin itself has absolute, not relative, accuracy there.
+        const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-14;
+        const double x = std::abs(gate[i]), u = std::abs(up[i]), g = std::abs(dy[i]);
+        ASSERT_NEAR(out[i], y[i], tolerance * (std::abs(y[i]) + u)) << gate[i];
+        ASSERT_NEAR(da[i], dgate[i], 2 * tolerance * (x * u * g + u * g + 1e-30)) << gate[i];
+        ASSERT_NEAR(db[i], dup[i], tolerance * (std::abs(dup[i]) + g)) << gate[i];
+      }
+      std::vector<T> a = gate, b = up;  // in place
+      GeGluBackward<T>(a.data(), b.data(), dy.data(), count, a.data(), b.data());
+      EXPECT_TRUE(SameBits(a, da) && SameBits(b, db));
+    });
+  }
+}
+
 TEST(CpuRowsDouble, BackwardsAreTheDerivatives) {
   const int64_t n = 3, c = 11;
   auto x = Normal<double>(n * c, 1), up = Normal<double>(n * c, 2);

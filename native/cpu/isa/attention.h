@@ -29,28 +29,46 @@ struct Arena {
   }
 };
 
-// Turns a row of scores, of which the first `count` are real, into exp(scale * score - maximum) with zeros
-// behind; *maximum is raised to that of the row first. Returns the sum.
-template <typename T>
-SELFEDIT_INLINE T Exponentials(T* s, int64_t count, int64_t vectors, T scale, T* maximum) {
-  constexpr int W = kWidth<T>;
+// The lanes of vector b that lie in [skip, count); `kSkips` is false where skip is 0.
+template <typename T, bool kSkips>
+SELFEDIT_INLINE IntVec<T> LanesWithin(IntVec<T> iota, int64_t b, int64_t skip, int64_t count) {
   using Int = typename Simd<T>::Int;
+  const IntVec<T> below = iota < static_cast<Int>(count - b * kWidth<T>);
+  if constexpr (!kSkips) return below;
+  return below & (iota >= static_cast<Int>(skip - b * kWidth<T>));
+}
+
+// Turns a row of scores, of which those in [skip, count) are real, into exp(scale * score - maximum) with
+// zeros around; *maximum is raised to that of the row first. Returns the sum.
+template <typename T, bool kSkips>
+SELFEDIT_INLINE T ExponentialsOf(T* s, int64_t skip, int64_t count, int64_t vectors, T scale, T* maximum) {
+  constexpr int W = kWidth<T>;
   const IntVec<T> iota = Iota<T>();
   Vec<T> top = Splat(*maximum);
   for (int64_t b = 0; b < vectors; ++b) {
     const Vec<T> x = Load(s + b * W) * scale;
-    top = MaxOf<T>(iota < static_cast<Int>(count - b * W) ? x : top, top);
+    top = MaxOf<T>(LanesWithin<T, kSkips>(iota, b, skip, count) ? x : top, top);
   }
   const T m = ReduceMax<T>(top);
   Vec<T> sum{};
   for (int64_t b = 0; b < vectors; ++b) {
     const Vec<T> e = Exp(Load(s + b * W) * scale - m);
-    const Vec<T> p = iota < static_cast<Int>(count - b * W) ? e : Vec<T>{};
+    const Vec<T> p = LanesWithin<T, kSkips>(iota, b, skip, count) ? e : Vec<T>{};
     Store(s + b * W, p);
     sum += p;
   }
   *maximum = m;
   return ReduceSum<T>(sum);
+}
+template <typename T>
+SELFEDIT_INLINE T Exponentials(T* s, int64_t skip, int64_t count, int64_t vectors, T scale, T* maximum) {
+  return skip > 0 ? ExponentialsOf<T, true>(s, skip, count, vectors, scale, maximum)
+                  : ExponentialsOf<T, false>(s, 0, count, vectors, scale, maximum);
+}
+
+// The first key that the query at `token` sees.
+SELFEDIT_INLINE int64_t FirstKey(int64_t token, int64_t window) {
+  return window > 0 ? Max(0, token - window + 1) : 0;
 }
 
 template <typename T>
@@ -60,7 +78,7 @@ constexpr T kLowest = sizeof(T) == 4 ? T(-3e38) : T(-1e308);
 // are those of the document's first token and head.
 template <typename T>
 void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t last, int64_t attended,
-                  int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
+                  int64_t H, int64_t G, int64_t d, T scale, int64_t window, T* out, T* lse) {
   constexpr int W = kWidth<T>;
   constexpr int M = kTileRows;
   const int64_t group = H / G, rows = (last - first) * group, padded = RoundUp(d, W);
@@ -77,7 +95,7 @@ void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t las
   for (int64_t r = 0; r < rows; ++r) maximum[r] = kLowest<T>, total[r] = 0;
 
   const int64_t end = Min(last, attended);
-  for (int64_t j = 0; j < end; j += kKeys) {
+  for (int64_t j = FirstKey(first, window) / kKeys * kKeys; j < end; j += kKeys) {
     const int64_t keys = Min(kKeys, end - j);
     PackTransposed(k + j * G * d, G * d, keys, d, kt, kKeys);
     const T* values = v + j * G * d;
@@ -90,7 +108,10 @@ void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t las
     for (int64_t r = 0; r < rows; r += M) {
       const int64_t used = Min(M, rows - r);
       const int64_t reach = Min(keys, first + (r + used - 1) / group - j + 1);
-      if (reach <= 0) continue;
+      // The tile's rows see keys from those of its first row on.
+      const int64_t low = FirstKey(first + r / group, window);
+      if (reach <= 0 || low >= j + keys) continue;
+      const bool fresh = j == low / kKeys * kKeys;
       const int64_t vectors = (reach + W - 1) / W;
       const T* query[M];
       T* sum_row[M];
@@ -103,9 +124,10 @@ void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t las
       for (int m = 0; m < used; ++m) {
         const int64_t row = r + m;
         const T before = maximum[row];
-        const T sum =
-            Exponentials(score_row[m], Min(keys, first + row / group - j + 1), vectors, scale, &maximum[row]);
-        if (j == 0) {
+        const int64_t token = first + row / group;
+        const T sum = Exponentials(score_row[m], Max(0, FirstKey(token, window) - j),
+                                   Min(keys, token - j + 1), vectors, scale, &maximum[row]);
+        if (fresh) {
           total[row] = sum;
           continue;
         }
@@ -115,7 +137,7 @@ void ForwardBlock(const T* q, const T* k, const T* v, int64_t first, int64_t las
           for (int64_t c = 0; c < padded; c += W) Store(sum_row[m] + c, Load(sum_row[m] + c) * shrink);
         }
       }
-      Product<T, M>(ByRows<T>{score_row, 0}, reach, values, stride, sum_row, padded / W, j > 0);
+      Product<T, M>(ByRows<T>{score_row, 0}, reach, values, stride, sum_row, padded / W, !fresh);
     }
   }
 
@@ -141,7 +163,8 @@ SELFEDIT_INLINE int64_t CountItems(const int32_t* offsets, int64_t documents, in
 
 template <typename T>
 void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets, const int32_t* attended,
-                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, T* out, T* lse) {
+                      int64_t documents, int64_t H, int64_t G, int64_t d, T scale, int64_t window, T* out,
+                      T* lse) {
   const int64_t pieces = CountItems(offsets, documents, kQueryTokens);
   if (pieces == 0) return;
   Item* items = static_cast<Item*>(__builtin_malloc(pieces * sizeof(Item)));
@@ -160,7 +183,7 @@ void AttentionForward(const T* q, const T* k, const T* v, const int32_t* offsets
     const int64_t g = i % G, start = offsets[item.document];
     ForwardBlock(q + (start * H + g * (H / G)) * d, k + (start * G + g) * d, v + (start * G + g) * d,
                  item.first, item.last, attended ? attended[item.document] : item.last, H, G, d, scale,
-                 out + (start * H + g * (H / G)) * d, lse ? lse + start * H + g * (H / G) : nullptr);
+                 window, out + (start * H + g * (H / G)) * d, lse ? lse + start * H + g * (H / G) : nullptr);
   }
   __builtin_free(items);
 }

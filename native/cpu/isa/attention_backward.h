@@ -22,21 +22,31 @@ struct BackwardSpec {
   T *dq, *dk, *dv;
   int64_t length, attended, H, G, d;
   T scale;
+  int64_t window;
 };
 
 // Rows of scores become probabilities (in p) and rows of dP become scaled score gradients (in ds); zeros
-// behind `count`.
-template <typename T>
-SELFEDIT_INLINE void ScoreGradients(T* p, T* ds, int64_t count, int64_t vectors, T scale, T lse, T delta) {
+// outside of [skip, count).
+template <typename T, bool kSkips>
+SELFEDIT_INLINE void ScoreGradientsOf(T* p, T* ds, int64_t skip, int64_t count, int64_t vectors, T scale,
+                                      T lse, T delta) {
   constexpr int W = kWidth<T>;
-  using Int = typename Simd<T>::Int;
   const IntVec<T> iota = Iota<T>();
   for (int64_t b = 0; b < vectors; ++b) {
     const Vec<T> e = Exp(Load(p + b * W) * scale - lse);
-    const Vec<T> real = iota < static_cast<Int>(count - b * W) ? e : Vec<T>{};
+    const IntVec<T> within = LanesWithin<T, kSkips>(iota, b, skip, count);
     const Vec<T> grad = e * (Load(ds + b * W) - delta) * scale;
-    Store(p + b * W, real);
-    Store(ds + b * W, iota < static_cast<Int>(count - b * W) ? grad : Vec<T>{});
+    Store(p + b * W, within ? e : Vec<T>{});
+    Store(ds + b * W, within ? grad : Vec<T>{});
+  }
+}
+template <typename T>
+SELFEDIT_INLINE void ScoreGradients(T* p, T* ds, int64_t skip, int64_t count, int64_t vectors, T scale, T lse,
+                                    T delta) {
+  if (skip > 0) {
+    ScoreGradientsOf<T, true>(p, ds, skip, count, vectors, scale, lse, delta);
+  } else {
+    ScoreGradientsOf<T, false>(p, ds, 0, count, vectors, scale, lse, delta);
   }
 }
 
@@ -63,6 +73,12 @@ void BackwardHead(const BackwardSpec<T>& s) {
   T* delta = arena.Take<T>(rows);
   const auto offset = [&](int64_t row) { return row / group * s.H * d + row % group * d; };
   for (int64_t r = 0; r < rows; ++r) delta[r] = Dot(s.out + offset(r), s.dout + offset(r), d);
+  // Under a window, the first block of keys that reaches a row differs from row to row.
+  if (s.window > 0) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < d; ++c) s.dq[offset(r) + c] = 0;
+    }
+  }
 
   const int64_t end = Min(s.length, s.attended);
   for (int64_t j = 0; j < end; j += kKeys) {
@@ -78,8 +94,9 @@ void BackwardHead(const BackwardSpec<T>& s) {
     }
     for (int64_t c = 0; c < key_rows * padded; c += W) Store(dk + c, Vec<T>{}), Store(dv + c, Vec<T>{});
 
-    for (int64_t start = j * group; start < rows; start += kBlockRows) {
-      const int64_t block = Min(kBlockRows, rows - start);
+    const int64_t rows_end = s.window > 0 ? Min(rows, (j + keys - 1 + s.window) * group) : rows;
+    for (int64_t start = j * group; start < rows_end; start += kBlockRows) {
+      const int64_t block = Min(kBlockRows, rows_end - start);
       const int64_t widest = Min(keys, (start + block - 1) / group - j + 1);
       // The products over the block's rows below read whole tiles of columns.
       const int64_t vectors = Min(kKeys, RoundUp(widest, M) + W - 1) / W;
@@ -105,8 +122,9 @@ void BackwardHead(const BackwardSpec<T>& s) {
         Product<T, M>(ByRows<T>{dout, 0}, d, vt, kKeys, ds_to, reached, false);
         for (int m = 0; m < used; ++m) {
           const int64_t row = start + r + m;
-          ScoreGradients(p_to[m], ds_to[m], Min(keys, row / group - j + 1), reached, s.scale,
-                         s.lse[row / group * s.H + row % group], delta[row]);
+          const int64_t token = row / group;
+          ScoreGradients(p_to[m], ds_to[m], Max(0, FirstKey(token, s.window) - j), Min(keys, token - j + 1),
+                         reached, s.scale, s.lse[row / group * s.H + row % group], delta[row]);
           for (int64_t b = reached; b < vectors; ++b) {
             Store(p_to[m] + b * W, Vec<T>{});
             Store(ds_to[m] + b * W, Vec<T>{});
@@ -117,7 +135,7 @@ void BackwardHead(const BackwardSpec<T>& s) {
           T* to = s.dq + offset(start + r + m);
           for (int64_t c = 0; c < d; c += W) {
             const Vec<T> g = Load(dq_to[m] + c);
-            StoreUpTo<T>(to + c, j == 0 ? g : LoadUpTo(to + c, d - c) + g, d - c);
+            StoreUpTo<T>(to + c, j == 0 && s.window == 0 ? g : LoadUpTo(to + c, d - c) + g, d - c);
           }
         }
       }
@@ -149,7 +167,7 @@ void BackwardHead(const BackwardSpec<T>& s) {
 template <typename T>
 void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T* lse, const T* dout,
                        const int32_t* offsets, const int32_t* attended, int64_t documents, int64_t H,
-                       int64_t G, int64_t d, T scale, T* dq, T* dk, T* dv) {
+                       int64_t G, int64_t d, T scale, int64_t window, T* dq, T* dk, T* dv) {
 #pragma omp parallel for schedule(dynamic, 1) if (documents * G > 1)
   for (int64_t i = 0; i < documents * G; ++i) {
     const int64_t g = i % G, start = offsets[i / G], row = (start * H + g * (H / G)) * d,
@@ -158,7 +176,7 @@ void AttentionBackward(const T* q, const T* k, const T* v, const T* out, const T
     if (length == 0) continue;
     BackwardHead<T>({q + row, k + key, v + key, out + row, lse + start * H + g * (H / G), dout + row,
                      dq + row, dk + key, dv + key, length, attended ? attended[i / G] : length, H, G, d,
-                     scale});
+                     scale, window});
   }
 }
 

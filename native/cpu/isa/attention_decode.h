@@ -155,7 +155,7 @@ void DecodeRow(const T* q, const Cached<T>& keys, const Cached<T>& values, int64
   const int64_t vectors = (total + W - 1) / W;
   for (int64_t h = 0; h < heads; ++h) {
     T maximum = kLowest<T>;
-    const T inverse = 1 / Exponentials(scores + h * width, total, vectors, scale, &maximum);
+    const T inverse = 1 / Exponentials(scores + h * width, 0, total, vectors, scale, &maximum);
     for (int64_t b = 0; b < vectors; ++b) {
       Store(scores + h * width + b * W, Load(scores + h * width + b * W) * inverse);
     }

@@ -99,5 +99,37 @@ void SwiGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* d
   }
 }
 
+// GELU's tanh approximation is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+constexpr double kTwiceRootTwoOverPi = 1.5957691216057308, kGeluCubic = 0.044715;
+
+template <typename T>
+SELFEDIT_INLINE Vec<T> GeluSigmoid(Vec<T> x) {
+  return Sigmoid<T>(x * (x * x * T(kGeluCubic) + T(1)) * T(kTwiceRootTwoOverPi));
+}
+
+template <typename T>
+void GeGluForward(const T* gate, const T* up, int64_t count, T* y) {
+  constexpr int W = kWidth<T>;
+#pragma omp parallel for schedule(static) if (count > kSerialValues)
+  for (int64_t i = 0; i < count; i += W) {
+    const Vec<T> x = LoadUpTo(gate + i, count - i);
+    StoreUpTo<T>(y + i, x * GeluSigmoid<T>(x) * LoadUpTo(up + i, count - i), count - i);
+  }
+}
+
+template <typename T>
+void GeGluBackward(const T* gate, const T* up, const T* dy, int64_t count, T* dgate, T* dup) {
+  constexpr int W = kWidth<T>;
+#pragma omp parallel for schedule(static) if (count > kSerialValues)
+  for (int64_t i = 0; i < count; i += W) {
+    const Vec<T> x = LoadUpTo(gate + i, count - i), g = LoadUpTo(dy + i, count - i);
+    const Vec<T> s = GeluSigmoid<T>(x);
+    const Vec<T> u = LoadUpTo(up + i, count - i);
+    const Vec<T> slope = (x * x * T(3 * kGeluCubic) + T(1)) * T(kTwiceRootTwoOverPi);
+    StoreUpTo<T>(dgate + i, g * u * s * (x * (T(1) - s) * slope + T(1)), count - i);
+    StoreUpTo<T>(dup + i, g * x * s, count - i);
+  }
+}
+
 }  // namespace
 }  // namespace selfedit::cpu::SELFEDIT_ISA
