@@ -7,24 +7,16 @@ namespace selfedit {
 namespace {
 
 // In the order of DType. Sizes of the quantised blocks are those of ggml-common.h.
-constexpr std::array<DTypeTraits, 15> kTraits = {{
-    {"F64", 1, 8, 28},
-    {"F32", 1, 4, 0},
-    {"F16", 1, 2, 1},
-    {"BF16", 1, 2, 30},
-    {"I64", 1, 8, 27},
-    {"I32", 1, 4, 26},
-    {"I16", 1, 2, 25},
-    {"I8", 1, 1, 24},
-    {"U8", 1, 1, kNoGgmlType},
-    {"BOOL", 1, 1, kNoGgmlType},
-    {"Q4_0", 32, 18, 2},
-    {"Q4_1", 32, 20, 3},
-    {"Q5_0", 32, 22, 6},
-    {"Q5_1", 32, 24, 7},
-    {"Q8_0", 32, 34, 8},
+constexpr std::array<DTypeTraits, 20> kTraits = {{
+    {"F64", 1, 8, 28},           {"F32", 1, 4, 0},       {"F16", 1, 2, 1},
+    {"BF16", 1, 2, 30},          {"I64", 1, 8, 27},      {"I32", 1, 4, 26},
+    {"I16", 1, 2, 25},           {"I8", 1, 1, 24},       {"U8", 1, 1, kNoGgmlType},
+    {"BOOL", 1, 1, kNoGgmlType}, {"Q4_0", 32, 18, 2},    {"Q4_1", 32, 20, 3},
+    {"Q5_0", 32, 22, 6},         {"Q5_1", 32, 24, 7},    {"Q8_0", 32, 34, 8},
+    {"Q2_K", 256, 84, 10},       {"Q3_K", 256, 110, 11}, {"Q4_K", 256, 144, 12},
+    {"Q5_K", 256, 176, 13},      {"Q6_K", 256, 210, 14},
 }};
-static_assert(kTraits.size() == static_cast<size_t>(DType::kQ8_0) + 1);
+static_assert(kTraits.size() == static_cast<size_t>(DType::kQ6_K) + 1);
 
 }  // namespace
 
@@ -42,6 +34,22 @@ std::optional<DType> DTypeFromSafetensors(std::string_view name) {
     if (kTraits[i].block_elements == 1 && kTraits[i].name == name) return static_cast<DType>(i);
   }
   return std::nullopt;
+}
+
+std::string GgmlTypesText() {
+  std::string text;
+  for (const DTypeTraits& traits : kTraits) {
+    if (traits.ggml_type != kNoGgmlType) text.append(text.empty() ? "" : ", ").append(traits.name);
+  }
+  return text;
+}
+
+std::string SafetensorsTypesText() {
+  std::string text;
+  for (const DTypeTraits& traits : kTraits) {
+    if (traits.block_elements == 1) text.append(text.empty() ? "" : ", ").append(traits.name);
+  }
+  return text;
 }
 
 const char* GgmlTypeName(uint32_t type) {

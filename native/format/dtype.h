@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "format/tensor_file.h"
@@ -20,6 +21,9 @@ struct DTypeTraits {
 const DTypeTraits& Traits(DType dtype);
 std::optional<DType> DTypeFromGgml(uint32_t type);
 std::optional<DType> DTypeFromSafetensors(std::string_view name);
+/// "F64, F32, …": the types that each format's reader takes, for messages.
+std::string GgmlTypesText();
+std::string SafetensorsTypesText();
 /// Name of any GGML type, supported or not, for messages.
 const char* GgmlTypeName(uint32_t type);
 

@@ -248,9 +248,8 @@ TensorInfo ReadTensor(Cursor* cursor) {
   const uint32_t type = cursor->Take<uint32_t>(what);
   const std::optional<DType> dtype = DTypeFromGgml(type);
   if (!dtype) {
-    cursor->Fail(
-        what + ": GGML type " + std::to_string(type) + " (" + GgmlTypeName(type) +
-        ") is not supported; expected F64, F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0 or an integer type");
+    cursor->Fail(what + ": GGML type " + std::to_string(type) + " (" + GgmlTypeName(type) +
+                 ") is not supported; expected one of " + GgmlTypesText());
   }
   tensor.dtype = *dtype;
   if (tensor.RowLength() % DTypeBlockElements(tensor.dtype) != 0) {

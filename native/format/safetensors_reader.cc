@@ -103,8 +103,8 @@ class Reader {
     tensor.name = name;
     const std::optional<DType> type = DTypeFromSafetensors(*dtype->AsString());
     if (!type) {
-      FailTensor(name, "type " + QuoteForMessage(*dtype->AsString()) +
-                           " is not supported; expected F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL");
+      FailTensor(name, "type " + QuoteForMessage(*dtype->AsString()) + " is not supported; expected one of " +
+                           SafetensorsTypesText());
     }
     tensor.dtype = *type;
     ReadShape(*shape->AsArray(), &tensor);

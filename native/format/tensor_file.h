@@ -28,12 +28,18 @@ enum class DType {
   kQ4_1,
   kQ5_0,
   kQ5_1,
-  kQ8_0
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
 };
 
 /// "F32", "BF16", "BOOL", "Q4_1" …: the names that safetensors and GGML use.
 const char* DTypeName(DType dtype);
-/// Elements of one block (1 for the plain types, 32 for the quantised ones) and bytes of one block.
+/// Elements of one block (1 for the plain types, 32 for Q4_0 … Q8_0, 256 for Q2_K … Q6_K) and bytes of one
+/// block.
 int64_t DTypeBlockElements(DType dtype);
 int64_t DTypeBlockBytes(DType dtype);
 

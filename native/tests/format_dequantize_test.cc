@@ -51,6 +51,72 @@ double BlockElement(DType dtype, const uint8_t* block, int i) {
   }
 }
 
+/// `bits` bits from bit `first` on of a byte.
+int Bits(uint8_t byte, int first, int bits) { return byte / (1 << first) % (1 << bits); }
+
+/// Scale and minimum k = 0 … 7 of Q4_K and Q5_K, as get_scale_min_k4 of ggml-quants.c defines them.
+std::pair<int, int> ScaleMinimum(const uint8_t* packed, int k) {
+  if (k < 4) return {Bits(packed[k], 0, 6), Bits(packed[k + 4], 0, 6)};
+  return {Bits(packed[k + 4], 0, 4) + 16 * Bits(packed[k - 4], 6, 2),
+          Bits(packed[k + 4], 4, 4) + 16 * Bits(packed[k], 6, 2)};
+}
+
+/// Element `i` of a block of 256: half h of 128, quarter j of 32 in it, place l in that, each found from `i`
+/// alone.
+double SuperBlockElement(DType dtype, const uint8_t* block, int i) {
+  const int h = i / 128, j = i % 128 / 32, l = i % 32;
+  switch (dtype) {
+    case DType::kQ2_K: {
+      const uint8_t scale = block[i / 16];
+      return Half(Word(block + 80)) * (scale % 16) * Bits(block[16 + 32 * h + l], 2 * j, 2) -
+             Half(Word(block + 82)) * (scale / 16);
+    }
+    case DType::kQ3_K: {
+      const uint8_t* packed = block + 96;
+      const int k = i / 16;
+      const int scale = Bits(packed[k % 8], k / 8 * 4, 4) + 16 * Bits(packed[8 + k % 4], k / 4 * 2, 2) - 32;
+      const int q = Bits(block[32 + 32 * h + l], 2 * j, 2) + 4 * Bits(block[l], i / 32, 1) - 4;
+      return Half(Word(block + 108)) * scale * q;
+    }
+    case DType::kQ4_K:
+    case DType::kQ5_K: {
+      const bool five = dtype == DType::kQ5_K;
+      const auto [scale, minimum] = ScaleMinimum(block + 4, i / 32);
+      int q = Bits(block[(five ? 48 : 16) + i / 64 * 32 + l], i / 32 % 2 * 4, 4);
+      if (five) q += 16 * Bits(block[16 + l], i / 32, 1);
+      return Half(Word(block)) * scale * q - Half(Word(block + 2)) * minimum;
+    }
+    case DType::kQ6_K: {
+      const int scale = static_cast<int8_t>(block[192 + i / 16]);
+      const int q = Bits(block[64 * h + i % 64], i % 128 / 64 * 4, 4) +
+                    16 * Bits(block[128 + 32 * h + l], 2 * j, 2) - 32;
+      return Half(Word(block + 208)) * scale * q;
+    }
+    default:
+      ADD_FAILURE();
+      return 0;
+  }
+}
+
+/// Where the float16 scales of a block begin.
+std::vector<int> ScaleOffsets(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    case DType::kQ2_K:
+      return {80, 82};
+    case DType::kQ3_K:
+      return {108};
+    case DType::kQ6_K:
+      return {208};
+    default:
+      return {0};
+  }
+}
+
 TensorInfo Info(DType dtype, std::vector<int64_t> shape) {
   TensorInfo info;
   info.name = "w";
@@ -71,21 +137,21 @@ class FormatDequantizeBlocks : public ::testing::TestWithParam<DType> {};
 
 TEST_P(FormatDequantizeBlocks, IsTheDefinitionInFloat64) {
   const DType dtype = GetParam();
-  const int64_t rows = 40, length = 256;
+  const int64_t rows = 40, length = 512;
   const TensorInfo info = Info(dtype, {2, rows / 2, length});
   Random random{static_cast<uint32_t>(dtype)};
   Bytes data(info.bytes);
   for (uint8_t& byte : data) byte = random.Byte();
   const size_t size = static_cast<size_t>(DTypeBlockBytes(dtype));
-  const bool minimum = dtype == DType::kQ4_1 || dtype == DType::kQ5_1;
   for (size_t block = 0; block < data.size() / size; ++block) {  // finite scales: the top exponent bit off
-    data[block * size + 1] &= 0xBF;
-    if (minimum) data[block * size + 3] &= 0xBF;
+    for (const int at : ScaleOffsets(dtype)) data[block * size + at + 1] &= 0xBF;
   }
   std::vector<float> out(static_cast<size_t>(rows * length));
   Dequantize(info, data.data(), 0, rows, out.data());
   for (size_t i = 0; i < out.size(); ++i) {
-    const double expected = BlockElement(dtype, data.data() + i / 32 * size, static_cast<int>(i % 32));
+    const size_t elements = static_cast<size_t>(DTypeBlockElements(dtype));
+    const double expected = (elements == 32 ? BlockElement : SuperBlockElement)(
+        dtype, data.data() + i / elements * size, static_cast<int>(i % elements));
     // The float64 value is exact, so rounding it once gives the float32 bits (a zero may have either sign).
     ASSERT_EQ(out[i], static_cast<float>(expected)) << DTypeName(dtype) << " element " << i;
   }
@@ -93,14 +159,17 @@ TEST_P(FormatDequantizeBlocks, IsTheDefinitionInFloat64) {
 
 INSTANTIATE_TEST_SUITE_P(Types, FormatDequantizeBlocks,
                          ::testing::Values(DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                                           DType::kQ8_0),
+                                           DType::kQ8_0, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K,
+                                           DType::kQ5_K, DType::kQ6_K),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
 TEST(FormatDequantize, HasTheBitsOfGgufPy) {
   const auto file = OpenBytes(Bytes(std::begin(kGgufPyFile), std::end(kGgufPyFile)));
   for (const GgufPyTensor& expected : kGgufPyTensors) {
     const TensorInfo& tensor = *file->Find(expected.name);
-    std::vector<float> out(kGgufPyRows * kGgufPyLength);
+    EXPECT_STREQ(DTypeName(tensor.dtype), expected.dtype);
+    ASSERT_EQ(tensor.RowLength(), expected.length);
+    std::vector<float> out(kGgufPyRows * expected.length);
     Dequantize(tensor, file->Data(tensor), 0, kGgufPyRows, out.data());
     for (size_t i = 0; i < out.size(); ++i) {
       ASSERT_EQ(std::bit_cast<uint32_t>(out[i]), expected.bits[i]) << expected.name << " element " << i;
@@ -151,14 +220,15 @@ TEST(FormatDequantize, PlainTypes) {
 TEST(FormatDequantize, AnyRangeOfRowsIsThatPartOfTheWhole) {
   const auto file = OpenBytes(Bytes(std::begin(kGgufPyFile), std::end(kGgufPyFile)));
   for (const TensorInfo& tensor : file->tensors()) {
-    std::vector<float> whole(kGgufPyRows * kGgufPyLength);
+    std::vector<float> whole(kGgufPyRows * tensor.RowLength());
     Dequantize(tensor, file->Data(tensor), 0, kGgufPyRows, whole.data());
     for (int64_t first = 0; first <= kGgufPyRows; ++first) {
       for (int64_t rows = 0; first + rows <= kGgufPyRows; ++rows) {
-        const size_t count = static_cast<size_t>(rows * kGgufPyLength);
+        const size_t count = static_cast<size_t>(rows * tensor.RowLength());
         std::vector<float> part(count + 1, 7);
         Dequantize(tensor, file->Data(tensor), first, rows, part.data());
-        EXPECT_EQ(std::memcmp(part.data(), whole.data() + first * kGgufPyLength, count * sizeof(float)), 0);
+        EXPECT_EQ(std::memcmp(part.data(), whole.data() + first * tensor.RowLength(), count * sizeof(float)),
+                  0);
         EXPECT_EQ(part[count], 7);  // and not one value more
       }
     }

@@ -19,6 +19,7 @@ enum : uint32_t {
   kF16 = 1,
   kQ4_0 = 2,
   kQ4K = 12,
+  kIq4Xs = 23,
   kUint32 = 4,
   kFloat32 = 6,
   kBool = 7,
@@ -108,7 +109,7 @@ TEST(FormatGguf, ReadsAFileOfGgufPy) {
     const TensorInfo* tensor = file->Find(expected.name);
     ASSERT_TRUE(tensor) << expected.name;
     EXPECT_STREQ(DTypeName(tensor->dtype), expected.dtype);
-    EXPECT_EQ(tensor->shape, (std::vector<int64_t>{kGgufPyRows, kGgufPyLength}));
+    EXPECT_EQ(tensor->shape, (std::vector<int64_t>{kGgufPyRows, expected.length}));
   }
   const std::string text = file->HeaderJson();
   const size_t start = text.find("\"metadata\":") + 11;
@@ -270,8 +271,8 @@ TEST(FormatGguf, RefusesHostileTensors) {
         g->Tensor("third", {0, 1u << 31, 1u << 31, 2}, kF32, 64);
       },
       "FILE_FORMAT", {"64 bits"});
-  Refused([](Gguf* g) { g->Tensor("third", {256}, kQ4K, 64); }, "FILE_FORMAT",
-          {"\"third\"", "type 12 (Q4_K)"});
+  Refused([](Gguf* g) { g->Tensor("third", {256}, kIq4Xs, 64); }, "FILE_FORMAT",
+          {"\"third\"", "type 23 (IQ4_XS)", "expected one of F64, F32", "Q4_0", "Q8_0", "Q2_K", "Q6_K"});
   Refused([](Gguf* g) { g->Tensor("third", {256}, 1000, 64); }, "FILE_FORMAT",
           {"\"third\"", "type 1000 (unknown)"});
   Refused([](Gguf* g) { g->Tensor("third", {256}, UINT32_MAX, 64); }, "FILE_FORMAT",
@@ -281,6 +282,11 @@ TEST(FormatGguf, RefusesHostileTensors) {
         g->Tensor("third", {48, 2}, kQ4_0, 64);
       },
       "FILE_FORMAT", {"\"third\"", "rows of 48", "Q4_0", "multiple of 32"});
+  Refused(
+      [](Gguf* g) {
+        g->Tensor("third", {128, 2}, kQ4K, 64);
+      },
+      "FILE_FORMAT", {"\"third\"", "rows of 128", "Q4_K", "multiple of 256"});
   Refused([](Gguf* g) { g->Tensor("third", {}, kQ4_0, 64); }, "FILE_FORMAT", {"\"third\"", "rows of 1"});
 }
 
