@@ -1,6 +1,6 @@
 /** From token ids back to bytes and text, exactly as the original `tokenizers` library decodes. */
 import { show } from '../format/json.js';
-import { flatten } from './exact.js';
+import { flatten } from './parts.js';
 import { invalid, type Part, type TokenizerJson } from './schema.js';
 
 /** Turns the tokens of ids into text. */
@@ -14,21 +14,21 @@ export interface Decoder {
  * GPT-2's spelling of the 256 bytes: printable characters stand for themselves, the rest for U+0100
  * onwards.
  */
-export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
-  const map = new Map<string, number>();
+export const CHARACTER_OF_BYTE: readonly string[] = (() => {
   const isPrintable = (b: number) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
   let next = 256;
-  for (let byte = 0; byte < 256; byte++)
-    map.set(String.fromCharCode(isPrintable(byte) ? byte : next++), byte);
-  return map;
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
 })();
+const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
+  CHARACTER_OF_BYTE.map((character, byte) => [character, byte]),
+);
 
 const SPACE = '\u2581';
 const encoder = new TextEncoder();
 
 /** Errors: `TOKENIZER_INVALID` for a decoder that is neither byte-level nor SentencePiece's. */
 export function makeDecoder(json: TokenizerJson, source: string): Decoder {
-  const parts = json.decoder ? flatten(json.decoder, 'decoders') : [];
+  const parts = flatten(json.decoder, 'decoders');
   const types = parts.map((part) => part.type);
   if (types.length === 1 && types[0] === 'ByteLevel') return byteLevel;
   if (types.length === 1 && types[0] === 'Metaspace') return sentencePiece(parts);

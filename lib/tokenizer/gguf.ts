@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import type { GgufMetadata } from '../format/gguf.js';
 import { check, show } from '../format/json.js';
-import { GPT2_PATTERN, sequence, split } from './exact.js';
+import { GPT2_PATTERN, sequence, split } from './parts.js';
 import { type AddedToken, invalid, type Part, parseTokenizer, type TokenizerJson } from './schema.js';
 import { mergesFromScores } from './sentencepiece.js';
 import type { TokenizerParts } from './tokenizer.js';

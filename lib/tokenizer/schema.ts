@@ -101,12 +101,6 @@ export function parseTokenizer(json: unknown, source: string): TokenizerJson {
     return pair as [string, string];
   });
   const added = found.added_tokens ?? [];
-  const odd = added.find((token) => token.single_word);
-  if (odd)
-    throw invalid(
-      source,
-      `added token ${show(odd.content)} matches single words only, which is not supported`,
-    );
   return {
     added_tokens: added,
     normalizer: found.normalizer ?? null,

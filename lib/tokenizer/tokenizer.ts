@@ -1,11 +1,10 @@
 /** Text to token ids and back, as the model's own tokenizer does it. */
-import { Tokenizer as Encoder } from '@huggingface/tokenizers';
 import { makeError } from '../errors.js';
 import type { GgufMetadata } from '../format/gguf.js';
 import { show } from '../format/json.js';
 import { type ChatMessage, renderChat } from './chat.js';
 import { type Decoder, makeDecoder } from './decode.js';
-import { makeExact } from './exact.js';
+import { Encoder } from './encoder.js';
 import { readTokenizerFolder } from './folder.js';
 import { tokenizerFromGguf } from './gguf.js';
 import { alignTokens } from './offsets.js';
@@ -76,27 +75,15 @@ export class Tokenizer {
     const { json, source } = parts;
     this.#source = source;
     this.#specialTokens = parts.specialTokens;
-    for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
-    for (const { id, content, special } of json.added_tokens) {
-      this.#tokens[id] = content;
-      if (special) this.#special.add(id);
+    this.#decoder = makeDecoder(json, source);
+    this.#encoder = new Encoder(json, source);
+    for (const token in json.model.vocab) this.#tokens[json.model.vocab[token]!] = token;
+    for (const token of json.added_tokens) {
+      this.#tokens[token.id] = this.#encoder.spelling(token);
+      if (token.special) this.#special.add(token.id);
     }
     if (this.#tokens.length === 0) throw invalid(source, 'the vocabulary is empty');
     this.vocabSize = this.#tokens.length;
-    this.#decoder = makeDecoder(json, source);
-    const exact = makeExact(json, source);
-    try {
-      this.#encoder = new Encoder(exact, {});
-      // Reaches every part once, so that a broken one is found here and not in the middle of a run.
-      this.#encoder.encode('a', { add_special_tokens: true });
-    } catch (error) {
-      throw makeError('TOKENIZER_INVALID', `${source}: ${(error as Error).message}`, error);
-    }
-    const added = this.#encoder.tokenize('', { add_special_tokens: true });
-    const unknown = added.find((token: string) => this.#encoder.token_to_id(token) === undefined);
-    if (unknown !== undefined)
-      throw invalid(source, `its post-processor adds ${show(unknown)}, which is not a token`);
-
     this.chatTemplate = parts.chatTemplate;
     this.bosTokenId = this.#idOf(parts.specialTokens.bos_token);
     const { eos_token: end, pad_token: padding } = parts.specialTokens;
@@ -132,7 +119,7 @@ export class Tokenizer {
     if (typeof text !== 'string')
       throw makeError('INPUT_INVALID', `the text is ${show(text)}, expected a string`);
     const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd');
-    return Int32Array.from(this.#encoder.encode(wellFormed, { add_special_tokens: specialTokens }).ids);
+    return Int32Array.from(this.#encoder.encode(wellFormed, specialTokens));
   }
 
   /**
@@ -211,6 +198,6 @@ export class Tokenizer {
   }
 
   #idOf(token: string | undefined): number | undefined {
-    return token === undefined ? undefined : this.#encoder.token_to_id(token);
+    return token === undefined ? undefined : this.#encoder.idOf(token);
   }
 }
