@@ -4,6 +4,7 @@
 
 #include "core/generate.h"
 #include "core/overlay.h"
+#include "core/score.h"
 #include "core_helpers.h"
 
 namespace selfedit {
@@ -45,22 +46,55 @@ GenerateSpec Questions(const std::shared_ptr<Model>& model) {
 
 TEST(Generate, PromptsBehindASharedPrefixAreReadAsTheyWouldBeWhole) {
   const c10::InferenceMode inference;
-  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat64}) {
-    const auto model = Model::Random(TinyConfig(), dtype, 7, 0.4);
+  for (const ModelConfig& config : TinyArchitectures())
+    for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat64}) {
+      SCOPED_TRACE(config.architecture);
+      const auto model = Model::Random(config, dtype, 7, 0.4);
+      GenerateSpec spec = Questions(model);
+      const GenerateResult shared = Generate(spec, JobControl());
+      // Fewer places than rows, and prompts one by one: the prefix was read by an earlier pass.
+      spec.max_rows = 1;
+      const GenerateResult queued = Generate(spec, JobControl());
+      spec.max_rows = 0;
+      spec.shared_prefix.clear();
+      const GenerateResult whole = Generate(spec, JobControl());
+      for (size_t r = 0; r < shared.tokens.size(); ++r) {
+        EXPECT_EQ(shared.tokens[r], whole.tokens[r]) << "row " << r;
+        EXPECT_EQ(queued.tokens[r], shared.tokens[r]) << "row " << r;
+        EXPECT_EQ(queued.logprobs[r], shared.logprobs[r])
+            << "row " << r;  // bits: nothing depends on the mates
+        for (size_t i = 0; i < shared.logprobs[r].size(); ++i) {
+          EXPECT_NEAR(shared.logprobs[r][i], whole.logprobs[r][i], dtype == Dtype::kFloat64 ? 1e-6 : 2e-4);
+        }
+      }
+    }
+}
+
+// Token by token, behind prefixes and over the edges of windows, or all at once.
+TEST(Generate, LogprobsAreThoseOfTheWholeText) {
+  const c10::InferenceMode inference;
+  for (const ModelConfig& config : TinyArchitectures()) {
+    SCOPED_TRACE(config.architecture);
+    const auto model = Model::Random(config, Dtype::kFloat64, 7, 0.4);
     GenerateSpec spec = Questions(model);
-    const GenerateResult shared = Generate(spec, JobControl());
-    // Fewer places than rows, and prompts one by one: the prefix was read by an earlier pass.
-    spec.max_rows = 1;
-    const GenerateResult queued = Generate(spec, JobControl());
-    spec.max_rows = 0;
-    spec.shared_prefix.clear();
-    const GenerateResult whole = Generate(spec, JobControl());
-    for (size_t r = 0; r < shared.tokens.size(); ++r) {
-      EXPECT_EQ(shared.tokens[r], whole.tokens[r]) << "row " << r;
-      EXPECT_EQ(queued.tokens[r], shared.tokens[r]) << "row " << r;
-      EXPECT_EQ(queued.logprobs[r], shared.logprobs[r]) << "row " << r;  // bits: nothing depends on the mates
-      for (size_t i = 0; i < shared.logprobs[r].size(); ++i) {
-        EXPECT_NEAR(shared.logprobs[r][i], whole.logprobs[r][i], dtype == Dtype::kFloat64 ? 1e-6 : 2e-4);
+    spec.max_tokens.assign(spec.max_tokens.size(), 12);
+    const GenerateResult made = Generate(spec, JobControl());
+    ScoreSpec score;
+    score.model = model;
+    score.forks = spec.forks;
+    for (size_t r = 0; r < made.tokens.size(); ++r) {
+      const int32_t prompt = spec.row_prompt[r];
+      std::vector<int32_t> text(spec.prompts.tokens.begin() + spec.prompts.offsets[prompt],
+                                spec.prompts.tokens.begin() + spec.prompts.offsets[prompt + 1]);
+      text.insert(text.end(), made.tokens[r].begin(), made.tokens[r].end());
+      score.rows.Append(text.data(), static_cast<int64_t>(text.size()));
+      score.row_fork.push_back(spec.prompt_fork[prompt]);
+    }
+    const std::vector<double> whole = Score(score, JobControl());
+    for (size_t r = 0; r < made.tokens.size(); ++r) {
+      const size_t first = score.rows.offsets[r + 1] - made.tokens[r].size();
+      for (size_t i = 0; i < made.tokens[r].size(); ++i) {
+        EXPECT_NEAR(made.logprobs[r][i], whole[first + i], 1e-5) << "row " << r << " token " << i;
       }
     }
   }

@@ -1,6 +1,6 @@
 // The hand-written backward through the whole model against central finite differences, in float64, for
 // deltas on every module: grouped-query attention, biases, rotary scaling, stacked frozen deltas, ragged
-// rows, masks.
+// rows, masks; windows, norms and activations of every architecture.
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
@@ -43,14 +43,8 @@ PolicyStepSpec Objective(const Ragged& rows, bool value_head) {
 
 TEST(Gradient, PolicyStepAgreesWithFiniteDifferencesForEveryModule) {
   const c10::InferenceMode inference;
-  for (const bool tied : {false, true}) {
-    ModelConfig config = TinyConfig();
-    config.tied = tied;
-    if (tied) {
-      config.rope.scaling.type = RopeScaling::Type::kLlama3;
-      config.rope.scaling.factor = 8;
-      config.rope.scaling.original_max_positions = 16;
-    }
+  for (const ModelConfig& config : TinyArchitectures()) {
+    SCOPED_TRACE(config.architecture);
     const auto model = Model::Random(config, Dtype::kFloat64, 7, 0.5);
     PolicySpec policy_spec;
     policy_spec.matrices.resize(model->tensors().size());  // embeddings, head, gains and biases too

@@ -27,6 +27,38 @@ inline ModelConfig TinyConfig() {
   return config;
 }
 
+// One of every kind of graph; windows that are shorter than the tests' documents.
+inline std::vector<ModelConfig> TinyArchitectures() {
+  ModelConfig untied = TinyConfig();
+  ModelConfig tied = TinyConfig();
+  tied.tied = true;
+  tied.rope.scaling.type = RopeScaling::Type::kLlama3;
+  tied.rope.scaling.factor = 8;
+  tied.rope.scaling.original_max_positions = 16;
+
+  ModelConfig plain = TinyConfig();
+  plain.qkv_bias = plain.output_bias = plain.mlp_bias = false;
+  ModelConfig mistral = plain;
+  mistral.architecture = "mistral";
+  mistral.sliding_window = 4;
+  ModelConfig qwen3 = plain;
+  qwen3.architecture = "qwen3";
+  qwen3.qk_norm = true;
+  qwen3.rope.scaling.type = RopeScaling::Type::kYarn;
+  qwen3.rope.scaling.factors = {1, 2.5};
+  qwen3.rope.scaling.attention_factor = 1.2;
+  ModelConfig gemma3 = plain;
+  gemma3.architecture = "gemma3";
+  gemma3.tied = gemma3.qk_norm = gemma3.post_norms = true;
+  gemma3.activation = Activation::kGeluTanh;
+  gemma3.embedding_scale = 3.5;
+  gemma3.attention_scale = 0.3;
+  gemma3.sliding_window = 3;
+  gemma3.sliding = {true, false, true};
+  gemma3.local_rope = Rope{10, {}};
+  return {untied, tied, mistral, qwen3, gemma3};
+}
+
 inline Ragged TinyRows(const std::vector<int>& lengths, uint64_t key) {
   Ragged rows;
   int64_t draw = 0;
