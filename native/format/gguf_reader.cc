@@ -85,6 +85,16 @@ class Cursor {
     }
   }
 
+  /// Refuses array elements beyond what all arrays together may have.
+  void TakeElements(uint64_t count, uint64_t least_bytes, const std::string& what) {
+    Plausible(count, least_bytes, UINT64_MAX, what);
+    if (count > kMostElements - elements_) {
+      Fail(what + ": " + std::to_string(count) + " after " + std::to_string(elements_) + "; at most " +
+           std::to_string(kMostElements) + " are allowed in all arrays of the file");
+    }
+    elements_ += count;
+  }
+
  private:
   void Need(uint64_t bytes, const std::string& what) const {
     if (bytes <= Left()) return;
@@ -98,6 +108,7 @@ class Cursor {
 
   const MappedFile& file_;
   uint64_t at_;
+  uint64_t elements_ = 0;
 };
 
 /// Walks one metadata value, and writes it where `out` is given. The same code checks at opening and writes
@@ -129,6 +140,13 @@ void WalkValue(Cursor* cursor, uint32_t type, int nesting, const std::string& wh
       return number(cursor->Take<double>(what), &JsonWriter::Double);
     case kString: {
       const std::string_view text = cursor->String(what);
+      // Some vocabularies hold bytes that are no text. In long strings they would only swell the header as
+      // JSON.
+      if (text.size() > kMostBrokenStringBytes && !IsValidUtf8(text)) {
+        cursor->Fail(what + ": string of " + std::to_string(text.size()) +
+                     " bytes that is not UTF-8; at most " + std::to_string(kMostBrokenStringBytes) +
+                     " are allowed of such");
+      }
       if (out) out->String(text);
       return;
     }
@@ -144,7 +162,7 @@ void WalkValue(Cursor* cursor, uint32_t type, int nesting, const std::string& wh
       const uint32_t element = cursor->Take<uint32_t>(what);
       const uint64_t count = cursor->Take<uint64_t>(what);
       if (element > kFloat64) cursor->Fail(what + ": array of unknown value type " + std::to_string(element));
-      cursor->Plausible(count, kLeastBytes[element], UINT64_MAX, what + ": elements of an array");
+      cursor->TakeElements(count, kLeastBytes[element], what + ": elements of an array");
       if (out) out->BeginArray();
       for (uint64_t i = 0; i < count; ++i) WalkValue(cursor, element, nesting + 1, what, out);
       if (out) out->EndArray();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <limits>
 
 #include "format/error.h"
@@ -17,9 +16,15 @@ class Parser {
 
   Json Parse() {
     Json value = Value(0);
-    SkipSpace();
-    if (at_ < text_.size()) Fail("text after the value; expected the end");
+    ExpectEnd();
     return value;
+  }
+
+  void ParseMembers(const JsonMember& member) {
+    SkipSpace();
+    if (at_ >= text_.size() || text_[at_] != '{') FailFound("'{'");
+    Members(0, member);
+    ExpectEnd();
   }
 
  private:
@@ -29,6 +34,11 @@ class Parser {
   [[noreturn]] void FailFound(const char* expected) const {
     if (at_ >= text_.size()) Fail(std::string("expected ") + expected + ", found the end");
     Fail(std::string("expected ") + expected + ", found " + QuoteForMessage(text_.substr(at_, 1)));
+  }
+
+  void ExpectEnd() {
+    SkipSpace();
+    if (at_ < text_.size()) Fail("text after the value; expected the end");
   }
 
   void SkipSpace() {
@@ -85,6 +95,9 @@ class Parser {
     Json::Array array;
     if (Take(']')) return Json(std::move(array));
     while (true) {
+      if (array.size() >= limits_.elements) {
+        Fail("more than " + std::to_string(limits_.elements) + " elements in an array");
+      }
       array.push_back(Value(depth + 1));
       SkipSpace();
       if (Take(']')) return Json(std::move(array));
@@ -92,23 +105,29 @@ class Parser {
     }
   }
 
-  Json Object(size_t depth) {
+  /// Hands each member of the object that begins here to `member` as soon as it is read.
+  template <typename Member>
+  void Members(size_t depth, Member member) {
     Enter(depth);
-    Json::Object object;
-    if (Take('}')) return Json(std::move(object));
-    while (true) {
+    if (Take('}')) return;
+    for (size_t count = 1;; ++count) {
       SkipSpace();
       if (at_ >= text_.size() || text_[at_] != '"') FailFound("a key in quotes");
-      if (object.size() >= limits_.keys)
-        Fail("more than " + std::to_string(limits_.keys) + " keys in an object");
+      if (count > limits_.keys) Fail("more than " + std::to_string(limits_.keys) + " keys in an object");
       std::string key = String();
       SkipSpace();
       if (!Take(':')) FailFound("':'");
-      object.emplace_back(std::move(key), Value(depth + 1));
+      member(std::move(key), Value(depth + 1));
       SkipSpace();
-      if (Take('}')) break;
+      if (Take('}')) return;
       if (!Take(',')) FailFound("',' or '}'");
     }
+  }
+
+  Json Object(size_t depth) {
+    Json::Object object;
+    Members(depth,
+            [&](std::string key, Json value) { object.emplace_back(std::move(key), std::move(value)); });
     RefuseDuplicates(object);
     return Json(std::move(object));
   }
@@ -305,72 +324,9 @@ Json ParseJson(std::string_view text, const std::string& source, const JsonLimit
   return Parser(text, source, limits).Parse();
 }
 
-void JsonWriter::Separate() {
-  if (!first_) text_.push_back(',');
-  first_ = false;
-}
-
-void JsonWriter::Open(char bracket) {
-  Separate();
-  text_.push_back(bracket);
-  first_ = true;
-}
-
-void JsonWriter::Close(char bracket) {
-  text_.push_back(bracket);
-  first_ = false;
-}
-
-void JsonWriter::Key(std::string_view key) {
-  Separate();
-  AppendJsonString(key, &text_);
-  text_.push_back(':');
-  first_ = true;  // no comma before the value
-}
-
-void JsonWriter::String(std::string_view value) {
-  Separate();
-  AppendJsonString(value, &text_);
-}
-
-namespace {
-template <typename T>
-void AppendNumber(T value, std::string* text) {
-  char digits[32];
-  text->append(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
-}
-}  // namespace
-
-void JsonWriter::Uint(uint64_t value) {
-  Separate();
-  AppendNumber(value, &text_);
-}
-
-void JsonWriter::Int(int64_t value) {
-  Separate();
-  AppendNumber(value, &text_);
-}
-
-void JsonWriter::Double(double value) {
-  if (!std::isfinite(value)) return Null();
-  Separate();
-  AppendNumber(value, &text_);
-}
-
-void JsonWriter::Float(float value) {
-  if (!std::isfinite(value)) return Null();
-  Separate();
-  AppendNumber(value, &text_);
-}
-
-void JsonWriter::Bool(bool value) {
-  Separate();
-  text_.append(value ? "true" : "false");
-}
-
-void JsonWriter::Null() {
-  Separate();
-  text_.append("null");
+void ParseJsonMembers(std::string_view text, const std::string& source, const JsonLimits& limits,
+                      const JsonMember& member) {
+  Parser(text, source, limits).ParseMembers(member);
 }
 
 }  // namespace selfedit

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,6 +18,8 @@ struct JsonLimits {
   size_t string_bytes = 10 << 20;
   /// Keys of one object.
   size_t keys = 100'000;
+  /// Elements of one array.
+  size_t elements = SIZE_MAX;
   /// Values of the whole text; bounds memory (about 50 bytes each).
   size_t values = 2'000'000;
 };
@@ -54,6 +57,14 @@ class Json {
 /// Parses one JSON text; white space around it is allowed, anything else after it is not.
 /// Throws FILE_FORMAT, naming `source`, the byte position and what was expected.
 Json ParseJson(std::string_view text, const std::string& source, const JsonLimits& limits = {});
+
+using JsonMember = std::function<void(std::string key, Json value)>;
+
+/// Parses a text that is one JSON object, handing over each member as it is read, so that what a member costs
+/// can be refused or put in a smaller form before the next. Throws as ParseJson does, except that keys which
+/// occur twice in this outermost object are for the caller to find.
+void ParseJsonMembers(std::string_view text, const std::string& source, const JsonLimits& limits,
+                      const JsonMember& member);
 
 /// Writes compact JSON, keeping track of commas.
 class JsonWriter {

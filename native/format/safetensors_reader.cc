@@ -30,6 +30,11 @@ class SafetensorsHeader : public TensorHeader {
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
+/// A header is an object of objects of short arrays. Memory stays near the size of the text, whatever is in
+/// it.
+constexpr JsonLimits kLimits = {
+    .depth = 3, .string_bytes = kMostStringBytes, .keys = kMostKeys, .elements = 16};
+
 class Reader {
  public:
   explicit Reader(const MappedFile& file) : file_(file) {}
@@ -37,15 +42,17 @@ class Reader {
   std::unique_ptr<TensorHeader> Read() {
     const std::string_view text = HeaderText();
     data_start_ = 8 + text.size();
-    const Json root = ParseJson(text, file_.path());
     auto header = std::make_unique<SafetensorsHeader>();
-    for (const auto& [name, value] : *root.AsObject()) {  // the text begins with '{'
-      if (name == "__metadata__") {
-        ReadMetadata(value, header.get());
-      } else {
+    bool has_metadata = false;
+    ParseJsonMembers(text, file_.path(), kLimits, [&](const std::string& name, const Json& value) {
+      if (name != "__metadata__") {  // TensorFile refuses names that occur twice
         header->tensors.push_back(ReadTensor(name, value));
+        return;
       }
-    }
+      if (has_metadata) Fail("__metadata__ occurs twice");
+      has_metadata = true;
+      ReadMetadata(value, header.get());
+    });
     SortAndCheckTiling(file_, data_start_, 1, &header->tensors);
     return header;
   }

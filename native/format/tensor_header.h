@@ -15,9 +15,14 @@ namespace selfedit {
 
 constexpr uint64_t kMostHeaderBytes = 100'000'000;
 constexpr uint64_t kMostStringBytes = 10 << 20;
+/// Of a GGUF string that is not UTF-8.
+constexpr uint64_t kMostBrokenStringBytes = 1 << 16;
 constexpr uint64_t kMostKeys = 100'000;
 constexpr uint64_t kMostTensors = 10'000'000;
 constexpr size_t kMostDimensions = 8;
+/// Elements of all metadata arrays of a GGUF file: three times what the largest vocabularies need, and small
+/// enough that the header as JSON stays bounded (a byte of the file becomes up to 4 of text).
+constexpr uint64_t kMostElements = 4'000'000;
 
 struct TensorHeader {
   virtual ~TensorHeader() = default;

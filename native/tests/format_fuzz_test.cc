@@ -1,49 +1,7 @@
 // Seeded damage to good files: opening either succeeds or throws Error, and a file that opens can be used in
-// full. Meant to run under the address and undefined-behaviour sanitizers too. For endless fuzzing the same
-// function is a libFuzzer target: compile with -DSELFEDIT_FUZZ -fsanitize=fuzzer,address by clang++, without
-// GoogleTest.
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include "format/error.h"
-#include "format/json.h"
-#include "format/mapped_file.h"
-#include "format/tensor_file.h"
-
-namespace selfedit {
-namespace {
-
-/// True when the bytes were a sound file.
-bool UseAsFile(const std::vector<uint8_t>& bytes) {
-  try {
-    const auto file = TensorFile::Open(MappedFile::FromBytes("fuzz", bytes));
-    ParseJson(file->HeaderJson(), "HeaderJson");
-    std::vector<float> out;
-    for (const TensorInfo& tensor : file->tensors()) {
-      if (tensor.Elements() == 0) continue;
-      out.resize(static_cast<size_t>(tensor.RowLength()));
-      for (const int64_t row : {int64_t{0}, tensor.Rows() - 1}) {
-        Dequantize(tensor, file->Data(tensor), row, 1, out.data());
-      }
-    }
-    return true;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
-}  // namespace
-}  // namespace selfedit
-
-#ifdef SELFEDIT_FUZZ
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  selfedit::UseAsFile(std::vector<uint8_t>(data, data + size));
-  return 0;
-}
-#else
-
+// full. Endless damage guided by coverage, under sanitizers: fuzz/.
 #include "format_helpers.h"
+#include "fuzz/use_file.h"
 
 namespace selfedit {
 namespace {
@@ -51,9 +9,10 @@ namespace {
 #include "format_fixture.inc"
 
 using format_test::Bytes;
+using fuzz::UseAsFile;
 
-void Damage(const Bytes& good, size_t header_bytes, uint32_t seed) {
-  ASSERT_TRUE(UseAsFile(good));
+void Damage(const Bytes& good, Format format, size_t header_bytes, uint32_t seed) {
+  ASSERT_TRUE(UseAsFile(good, format));
   uint32_t state = seed;
   const auto random = [&state](size_t below) {
     state = state * 1664525u + 1013904223u;
@@ -87,7 +46,7 @@ void Damage(const Bytes& good, size_t header_bytes, uint32_t seed) {
       }
       if (bytes.empty()) bytes.push_back(0);
     }
-    if (!UseAsFile(bytes)) ++refused;
+    if (!UseAsFile(bytes, format)) ++refused;
   }
   EXPECT_GT(refused, 10000);  // the damage does reach the checks
 }
@@ -95,15 +54,14 @@ void Damage(const Bytes& good, size_t header_bytes, uint32_t seed) {
 TEST(FormatFuzz, DamagedGgufIsRefusedOrSound) {
   const Bytes good(std::begin(kGgufPyFile), std::end(kGgufPyFile));
   const auto file = format_test::OpenBytes(good);
-  Damage(good, file->tensors()[0].offset, 1);
+  Damage(good, file->format(), file->tensors()[0].offset, 1);
 }
 
 TEST(FormatFuzz, DamagedSafetensorsIsRefusedOrSound) {
   const Bytes good(std::begin(kLibrarySafetensors), std::end(kLibrarySafetensors));
   const auto file = format_test::OpenBytes(good);
-  Damage(good, file->tensors()[0].offset, 2);
+  Damage(good, file->format(), file->tensors()[0].offset, 2);
 }
 
 }  // namespace
 }  // namespace selfedit
-#endif

@@ -193,6 +193,12 @@ TEST(FormatGguf, RefusesHostileMetadata) {
   Refused([](Gguf* g) { Append<uint64_t>(g->Key("k", kString), UINT64_MAX); }, "FILE_FORMAT",
           {"\"k\"", "at most 10485760"});
   Refused([](Gguf* g) { Append<uint64_t>(g->Key("k", kString), 10'000'000); }, "FILE_TRUNCATED", {"\"k\""});
+  Refused([](Gguf* g) { Gguf::String(g->Key("k", kString), std::string((1 << 16) + 1, '\xFF')); },
+          "FILE_FORMAT", {"\"k\"", "65537 bytes that is not UTF-8", "at most 65536"});
+  Gguf broken;
+  Gguf::String(broken.Key("k", kString), std::string(1 << 16, '\xFF'));
+  Gguf::String(broken.Key("l", kString), std::string(1 << 20, 'l'));
+  EXPECT_NO_THROW(OpenBytes(broken.Build()));
   Refused([](Gguf* g) { g->Key("k", 13); }, "FILE_FORMAT", {"\"k\"", "unknown value type 13"});
   Refused([](Gguf* g) { Append<uint8_t>(g->Key("k", kBool), 2); }, "FILE_FORMAT",
           {"\"k\"", "bool of value 2"});
@@ -210,6 +216,18 @@ TEST(FormatGguf, RefusesHostileMetadata) {
   Refused(array(kUint32, UINT64_MAX), "FILE_TRUNCATED", {"\"k\"", "do not fit"});
   Refused(array(kUint32, (uint64_t{1} << 62) + 1), "FILE_TRUNCATED", {"\"k\"", "do not fit"});
   Refused(array(kString, 1000), "FILE_TRUNCATED", {"\"k\"", "do not fit"});
+  // 3 million bytes are allowed once, not twice.
+  const auto zeros = [](Gguf* g, const char* key) {
+    Bytes* out = g->Key(key, kArray);
+    Append<uint32_t>(out, 0);
+    Append<uint64_t>(out, 3'000'000);
+    out->resize(out->size() + 3'000'000);
+  };
+  Gguf once;
+  zeros(&once, "k");
+  EXPECT_NO_THROW(OpenBytes(once.Build()));
+  Refused([&](Gguf* g) { zeros(g, "k"), zeros(g, "l"); }, "FILE_FORMAT",
+          {"\"l\"", "after 3000000", "at most 4000000"});
   Refused(array(99, 0), "FILE_FORMAT", {"\"k\"", "unknown value type 99"});
 }
 

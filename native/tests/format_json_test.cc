@@ -97,11 +97,34 @@ TEST(FormatJson, KeepsItsLimits) {
   limits.string_bytes = 4;
   EXPECT_NO_THROW(Parse("\"four\"", limits));
   ExpectError([&] { Parse("\"five5\"", limits); }, "FILE_FORMAT", {"longer than 4 bytes"});
+  limits.elements = 3;
+  EXPECT_NO_THROW(Parse("[[1,2],[1,2]]", limits));
+  ExpectError([&] { Parse("[1,2,3,4]", limits); }, "FILE_FORMAT", {"more than 3 elements in an array"});
+  limits.elements = SIZE_MAX;
   limits.values = 5;
   EXPECT_NO_THROW(Parse("[1,2,3,4]", limits));
   ExpectError([&] { Parse("[1,2,3,4,5]", limits); }, "FILE_FORMAT", {"more than 5 values"});
   // The usual limits hold against a text made to exhaust the stack.
   ExpectError([] { Parse(std::string(1 << 20, '[')); }, "FILE_FORMAT", {"nested deeper"});
+}
+
+TEST(FormatJson, HandsMembersOverAsTheyAreRead) {
+  std::vector<std::string> keys;
+  const auto members = [&](std::string_view text) {
+    keys.clear();
+    ParseJsonMembers(text, "x.json", {}, [&](std::string key, const Json& value) {
+      keys.push_back(std::move(key));
+      if (value.IsNull()) throw Error("FILE_FORMAT", "stop");
+    });
+  };
+  members(R"( {"a":[1],"b":{"c":2},"a":3} )");
+  EXPECT_EQ(keys, (std::vector<std::string>{"a", "b", "a"}));
+  // What comes after a refused member is not looked at.
+  ExpectError([&] { members(R"({"a":1,"b":null,x)"); }, "FILE_FORMAT", {"stop"});
+  EXPECT_EQ(keys.size(), 2u);
+  for (const char* text : {"", "[]", "7", "{", R"({"a":1)", R"({"a":1,})", R"({"a":1}})"}) {
+    ExpectError([&] { members(text); }, "FILE_FORMAT", {"x.json"});
+  }
 }
 
 TEST(FormatJson, MessagesAreShortAndPrintable) {

@@ -1,0 +1,7 @@
+// libFuzzer target: any bytes as a safetensors file.
+#include "use_file.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  selfedit::fuzz::UseAsFile({data, data + size}, selfedit::Format::kSafetensors);
+  return 0;
+}
