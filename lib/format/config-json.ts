@@ -1,6 +1,6 @@
 /** The keys of config.json that are read, as transformers 4 and 5 write them. */
 import { z } from 'zod';
-import { count, positive } from './json.js';
+import { count, layerCount, positive } from './json.js';
 
 const flag = z.boolean('true or false').nullish();
 const name = z.string('a name');
@@ -39,7 +39,7 @@ export const configSchema = z.looseObject(
     vocab_size: count,
     hidden_size: count,
     intermediate_size: count,
-    num_hidden_layers: count,
+    num_hidden_layers: layerCount,
     num_attention_heads: count,
     num_key_value_heads: count.nullish(),
     head_dim: count.nullish(),

@@ -141,12 +141,30 @@ export function gemmaScales(
   return { embeddingScale: Math.sqrt(hiddenSize), attentionScale: 1 / Math.sqrt(scalar) };
 }
 
+/**
+ * Largest sizes of a configuration, far above any model's. Native code makes tables of these sizes before the weights show
+ * that a file lies.
+ */
+const MOST = {
+  heads: 2 ** 16,
+  kvHeads: 2 ** 16,
+  headDim: 2 ** 16,
+  hiddenSize: 2 ** 24,
+  intermediateSize: 2 ** 24,
+  vocabSize: 2 ** 24,
+} as const;
+
 /** Checks that hold between values; `keys` are the source's own names of heads, kvHeads and headDim. */
 export function finish(
   config: ModelConfig,
   source: string,
   keys: readonly [string, string, string],
 ): ModelConfig {
+  for (const [name, most] of Object.entries(MOST)) {
+    const found = config[name as keyof typeof MOST];
+    if (found > most)
+      throw makeError('CONFIG_INVALID', `${source}: ${name} is ${found}, expected at most ${most}`);
+  }
   if (config.heads % config.kvHeads !== 0) {
     throw makeError(
       'CONFIG_INVALID',

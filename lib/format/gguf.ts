@@ -5,7 +5,7 @@ import { makeError } from '../errors.js';
 import { type Architecture, findArchitecture } from './architecture.js';
 import { finish, gemmaScales, graphOf } from './config.js';
 import { type RopeTables, readGgufRope } from './gguf-rope.js';
-import { check, count, positive, show } from './json.js';
+import { check, count, layerCount, positive, show } from './json.js';
 import { windowsFromGguf } from './window.js';
 
 const size = z.int('a whole number').nonnegative('a whole number');
@@ -45,7 +45,7 @@ const perLayer = z
   .transform((value) => (typeof value === 'number' ? value : value[0]!));
 
 const keysSchema = z.object({
-  block_count: count,
+  block_count: layerCount,
   context_length: count,
   embedding_length: count,
   feed_forward_length: perLayer,

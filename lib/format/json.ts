@@ -15,6 +15,10 @@ export const count = z
   .int(INTEGER)
   .positive(INTEGER)
   .max(2 ** 31 - 1, INTEGER);
+/** Far above any model's; lists of one entry a layer are made before the weights show that a file lies. */
+const MOST_LAYERS = 10_000;
+const LAYERS = `a positive integer of at most ${MOST_LAYERS}`;
+export const layerCount = z.int(LAYERS).positive(LAYERS).max(MOST_LAYERS, LAYERS);
 const POSITIVE = 'a positive number';
 export const positive = z.number(POSITIVE).positive(POSITIVE);
 
@@ -89,11 +93,29 @@ export function describe(source: string, key: string): string {
   return key === '' ? source : `${source}: "${key}"`;
 }
 
-/** A value for an error message: one short line. */
+const MOST_SHOWN = 60;
+
+/** A value for an error message: one short line, made in a time that does not depend on the value's size. */
 export function show(value: unknown): string {
   if (value === undefined) return 'missing';
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 57)}…` : text;
+  const text = startOf(value, MOST_SHOWN + 1);
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN - 3)}…` : text;
+}
+
+/** The first `room` characters, and perhaps more, of a value as JSON. Every level of nesting takes one of them. */
+function startOf(value: unknown, room: number): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, room));
+  if (typeof value === 'bigint') return String(value);
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? String(value);
+  const isList = Array.isArray(value);
+  let text = isList ? '[' : '{';
+  for (const key of isList ? value.keys() : Object.keys(value)) {
+    if (text.length > 1) text += ',';
+    if (text.length >= room) return text;
+    if (!isList) text += `${startOf(key, room)}:`;
+    text += startOf((value as Record<PropertyKey, unknown>)[key] ?? null, room - text.length);
+  }
+  return text + (isList ? ']' : '}');
 }
 
 export function isCode(error: unknown, code: string): boolean {

@@ -16,7 +16,15 @@ export function sequence(key: string, parts: readonly Part[]): Part | null {
 
 /** The members of a (nested) sequence in order; a part that is no sequence is its own only member, none is nothing. */
 export function flatten(part: Part | null, key: string): Part[] {
-  if (part === null) return [];
-  const members = part.type === 'Sequence' ? part[key] : undefined;
-  return Array.isArray(members) ? members.flatMap((member: Part) => flatten(member, key)) : [part];
+  const members: Part[] = [];
+  // A stack of its own: a file may nest deeper than calls can.
+  const left: (Part | null)[] = [part];
+  while (left.length > 0) {
+    const next = left.pop() ?? null;
+    if (next === null) continue;
+    const inner = next.type === 'Sequence' ? next[key] : undefined;
+    if (Array.isArray(inner)) for (const member of inner.toReversed()) left.push(member as Part | null);
+    else members.push(next);
+  }
+  return members;
 }

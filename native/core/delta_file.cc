@@ -214,7 +214,11 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vecto
     ReadPeft(&reader, model, scale_of_matrix, delta.get());
   }
   reader.RefuseTheRest();
-  delta->Check(model);
+  try {
+    delta->Check(model);
+  } catch (const Error& error) {
+    throw Error(error.code(), path + ": " + error.what());
+  }
   return delta;
 }
 
