@@ -51,32 +51,41 @@ interface PreTokenizer {
   addsBos: boolean;
 }
 const plain = { normalizer: null, ignoreMerges: false, addsBos: false };
-const GPT2: PreTokenizer = { ...plain, patterns: [GPT2_PATTERN] };
-const SMOLLM: PreTokenizer = { ...plain, patterns: ['\\p{N}', GPT2_PATTERN] };
-const QWEN2: PreTokenizer = {
-  ...plain,
-  patterns: [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${TAIL}`],
-  normalizer: { type: 'NFC' },
-};
-const LLAMA3: PreTokenizer = {
-  patterns: [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}${TAIL}`],
-  normalizer: null,
-  ignoreMerges: true,
-  addsBos: true,
-};
-/** `tokenizer.ggml.pre`: how the text is cut, which a GGUF names but does not hold. */
+const cut = (...patterns: string[]): PreTokenizer => ({ ...plain, patterns });
+const DIGITS3 = `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}${TAIL}`;
+/** Words that are cut where capitals begin. */
+const upper = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]';
+const lower = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]';
+const cased = (digits: string, suffix = '') =>
+  `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+${suffix}|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*${suffix}|` +
+  `${digits}${TAIL.replace('[\\r\\n]*', '[\\r\\n/]*')}`;
+
+const LLAMA3: PreTokenizer = { ...cut(DIGITS3), ignoreMerges: true, addsBos: true };
+const QWEN2: PreTokenizer = { ...cut(DIGITS3.replace('{1,3}', '')), normalizer: { type: 'NFC' } };
+/**
+ * `tokenizer.ggml.pre`: how the text is cut, which a GGUF names but does not hold. The patterns are those of the
+ * models' own tokenizer.json, where llama.cpp has simpler ones; "default" is llama.cpp's own.
+ */
 const PRE_TOKENIZERS = new Map<string, PreTokenizer>([
-  ['default', GPT2],
-  ['gpt-2', GPT2],
-  ['smollm', SMOLLM],
+  ['default', cut('[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2_PATTERN, '\\p{N}+', '[0-9][0-9][0-9]')],
+  ['gpt-2', cut(GPT2_PATTERN)],
+  ['phi-2', cut(GPT2_PATTERN)],
+  ['smollm', cut('\\p{N}', GPT2_PATTERN)],
   ['qwen2', QWEN2],
   ['deepseek-r1-qwen', QWEN2],
   ['llama-bpe', LLAMA3],
   ['llama3', LLAMA3],
   ['llama-v3', LLAMA3],
+  ['smaug-bpe', cut(DIGITS3)],
+  ['dbrx', cut(DIGITS3)],
+  ['tekken', { ...cut(cased('\\p{N}')), ignoreMerges: true, addsBos: true }],
+  ['gpt-4o', cut(cased('\\p{N}{1,3}', `${CONTRACTIONS}?`))],
 ]);
 
 const PREFIX = 'tokenizer.ggml.';
+const MARK = '\u2581';
+/** UTF-16 units of a SentencePiece piece: finding its merges takes their square. */
+const LONGEST_PIECE = 256;
 
 /** Errors: `TOKENIZER_INVALID`. */
 export function tokenizerFromGguf(metadata: GgufMetadata, source: string): TokenizerParts {
@@ -87,7 +96,10 @@ export function tokenizerFromGguf(metadata: GgufMetadata, source: string): Token
   );
   const keys = check(keysSchema, own, source, 'TOKENIZER_INVALID', PREFIX);
   checkLists(keys, source);
-  const json = buildersOf(keys, source)(keys, source);
+  // Phi-3's tokens take the white space behind them, which a GGUF does not say.
+  const strips = metadata['general.architecture'] === 'phi3' && keys.model === 'llama';
+  const build = buildersOf(keys, source)(keys, source);
+  const json = strips ? { ...build, added_tokens: build.added_tokens.map(strippingRight) } : build;
   const specialTokens: Record<string, string> = {};
   for (const [name, key] of NAMES) {
     const token = tokenOf(keys, key, source);
@@ -101,6 +113,11 @@ export function tokenizerFromGguf(metadata: GgufMetadata, source: string): Token
     eosTokenIds: [keys.eos_token_id, keys.eot_token_id].filter((value) => value !== undefined),
     chatTemplate: typeof template === 'string' ? template : undefined,
   };
+}
+
+const STRIPS_NOT = ['<unk>', '<s>', '<|endoftext|>'];
+function strippingRight(token: AddedToken): AddedToken {
+  return { ...token, rstrip: !STRIPS_NOT.includes(token.content) };
 }
 
 const NAMES = [
@@ -211,21 +228,35 @@ function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
   };
 }
 
-/** SentencePiece's BPE: pieces with scores; the pair whose piece scores highest merges first. */
+/**
+ * SentencePiece's BPE: pieces with scores; the pair whose piece scores highest merges first. Runs of spaces, which are
+ * user-defined in Gemma's files and spelt as spaces, merge before all other pieces, as in transformers.
+ */
 function sentencePiece(keys: Keys, source: string): TokenizerJson {
   const { scores } = keys;
   if (!scores) throw invalid(source, `"${PREFIX}scores" is missing, expected one score a token`);
-  const vocab = vocabulary(keys);
+  const isRun = (index: number) => typeOf(keys, index) === USER_DEFINED && /^ +$/.test(keys.tokens[index]!);
+  const isPiece = (index: number) => typeOf(keys, index) === NORMAL || isRun(index);
+  const tokens = keys.tokens.map((token, index) => (isRun(index) ? token.replaceAll(' ', MARK) : token));
+  const long = tokens.findIndex((token, index) => token.length > LONGEST_PIECE && isPiece(index));
+  if (long >= 0) {
+    const { length } = tokens[long]!;
+    throw invalid(
+      source,
+      `"${PREFIX}tokens.${long}" has ${length} characters, expected at most ${LONGEST_PIECE}`,
+    );
+  }
+  const vocab = vocabulary({ ...keys, tokens });
   const prefix = keys.add_space_prefix ?? true;
-  const space: Part = { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' };
+  const space: Part = { type: 'Replace', pattern: { String: ' ' }, content: MARK };
   const strip: Part = { type: 'Strip', content: ' ', start: 1, stop: 0 };
   return {
-    added_tokens: addedTokens(keys, [CONTROL, UNKNOWN]),
-    normalizer: sequence('normalizers', [...(prefix ? [{ type: 'Prepend', prepend: '\u2581' }] : []), space]),
+    added_tokens: addedTokens(keys, [CONTROL, UNKNOWN]).filter(({ id }) => !isRun(id)),
+    normalizer: sequence('normalizers', [...(prefix ? [{ type: 'Prepend', prepend: MARK }] : []), space]),
     pre_tokenizer: null,
     post_processor: postProcessor(keys, true, source),
     decoder: sequence('decoders', [
-      { type: 'Replace', pattern: { String: '\u2581' }, content: ' ' },
+      { type: 'Replace', pattern: { String: MARK }, content: ' ' },
       { type: 'ByteFallback' },
       { type: 'Fuse' },
       ...(prefix ? [strip] : []),
@@ -233,7 +264,11 @@ function sentencePiece(keys: Keys, source: string): TokenizerJson {
     model: {
       type: 'BPE',
       vocab,
-      merges: mergesFromScores(keys.tokens, scores, (index) => typeOf(keys, index) === NORMAL),
+      merges: mergesFromScores(
+        tokens,
+        scores.map((score, index) => (isRun(index) ? Number.MAX_SAFE_INTEGER - index : score)),
+        isPiece,
+      ),
       unk_token: tokenOf(keys, 'unknown_token_id', source) ?? null,
       fuse_unk: true,
       byte_fallback: vocab['<0x00>'] !== undefined,

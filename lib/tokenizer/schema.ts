@@ -81,21 +81,23 @@ export function parseTokenizer(json: unknown, source: string): TokenizerJson {
   if (model.continuing_subword_prefix || model.end_of_word_suffix) {
     throw invalid(source, 'model with a subword prefix or suffix is not supported');
   }
-  const seen = new Map<number, string>();
-  for (const [token, id] of Object.entries(model.vocab)) {
+  const seen: (string | undefined)[] = [];
+  for (const token of Object.keys(model.vocab)) {
+    const id = model.vocab[token]!;
     if (!Number.isInteger(id) || id < 0 || id >= MOST_TOKENS) {
       throw invalid(source, `"model.vocab" gives ${show(token)} the id ${show(id)}, expected ${TOKEN_ID}`);
     }
-    const other = seen.get(id);
+    const other = seen[id];
     if (other !== undefined) {
       throw invalid(source, `"model.vocab" gives ${show(other)} and ${show(token)} the same id ${id}`);
     }
-    seen.set(id, token);
+    seen[id] = token;
   }
   const merges = model.merges.map((merge, i) => {
     // Pieces may hold spaces in the newer form, never in the older.
     const pair: unknown = typeof merge === 'string' ? merge.split(' ') : merge;
-    if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((piece) => typeof piece === 'string')) {
+    const [left, right] = Array.isArray(pair) && pair.length === 2 ? (pair as unknown[]) : [];
+    if (typeof left !== 'string' || typeof right !== 'string') {
       throw invalid(source, `"model.merges.${i}" is ${show(merge)}, expected two tokens`);
     }
     return pair as [string, string];

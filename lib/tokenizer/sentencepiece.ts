@@ -1,17 +1,7 @@
-interface Merge {
-  left: string;
-  right: string;
-  /** Characters of the left part and of the whole. */
-  cut: number;
-  length: number;
-  score: number;
-  ids: [number, number];
-}
-
 /**
- * Merges of a SentencePiece BPE vocabulary, which stores scores instead: every way to cut a piece into two
- * pieces is a merge, best score first, then the longest left part (the order of transformers'
- * `generate_merges`).
+ * Merges of a SentencePiece BPE vocabulary, which stores scores instead: every way to cut a piece into two pieces is a
+ * merge; the best score comes first, then the longest left part, the longest right part and the earlier piece (the order
+ * of transformers' `generate_merges`). A vocabulary of 262,144 pieces has half a million.
  */
 export function mergesFromScores(
   tokens: readonly string[],
@@ -22,27 +12,35 @@ export function mergesFromScores(
   tokens.forEach((token, index) => {
     if (isNormal(index) && !ids.has(token)) ids.set(token, index);
   });
-  const found: Merge[] = [];
-  for (const [token, index] of ids) {
-    const characters = Array.from(token);
-    for (let cut = 1; cut < characters.length; cut++) {
-      const left = characters.slice(0, cut).join('');
-      const right = characters.slice(cut).join('');
-      const first = ids.get(left);
-      const second = ids.get(right);
-      if (first === undefined || second === undefined) continue;
-      found.push({
-        left,
-        right,
-        cut,
-        length: characters.length,
-        score: scores[index]!,
-        ids: [first, second],
-      });
-    }
+  const order = [...ids.values()].sort((a, b) => scores[b]! - scores[a]! || a - b);
+  const merges: [string, string][] = [];
+  for (let start = 0; start < order.length; ) {
+    let end = start + 1;
+    while (end < order.length && scores[order[end]!] === scores[order[start]!]) end++;
+    const found = order.slice(start, end).flatMap((index) => cuts(tokens[index]!, ids));
+    // A single piece has its cuts in order already.
+    if (end > start + 1) found.sort(([a, b], [c, d]) => count(c) - count(a) || count(d) - count(b));
+    for (const merge of found) merges.push(merge);
+    start = end;
   }
-  const byIds = (a: Merge, b: Merge) => a.ids[0] - b.ids[0] || a.ids[1] - b.ids[1];
-  const byLength = (a: Merge, b: Merge) => b.cut - a.cut || b.length - a.length;
-  found.sort((a, b) => b.score - a.score || byLength(a, b) || byIds(a, b));
-  return found.map(({ left, right }) => [left, right]);
+  return merges;
+}
+
+/** Ways to cut a piece into two, the longest left part first. */
+function cuts(piece: string, ids: ReadonlyMap<string, number>): [string, string][] {
+  const found: [string, string][] = [];
+  for (let cut = piece.length - 1; cut > 0; cut--) {
+    const left = piece.slice(0, cut);
+    const right = piece.slice(cut);
+    // Half a surrogate pair is no piece.
+    if (ids.has(left) && ids.has(right)) found.push([left, right]);
+  }
+  return found;
+}
+
+/** Characters. */
+function count(text: string): number {
+  let pairs = 0;
+  for (let i = 0; i < text.length; i++) if ((text.charCodeAt(i) & 0xfc00) === 0xd800) pairs++;
+  return text.length - pairs;
 }

@@ -59,9 +59,11 @@ describe('byte-level BPE', () => {
   });
   test('there are four of them', () => expect(named).toEqual(['smollm', 'gpt2', 'qwen2', 'llama3']));
 
-  test('without a name it is GPT-2', () => {
-    const tokenizer = boundless({ pre: undefined });
-    expect(corpus.map((text) => [...tokenizer.encode(text)])).toEqual(variants.gpt2!.ids);
+  test("without a name it is llama.cpp's default", () => {
+    const [unnamed, byName] = [undefined, 'default'].map((pre) => boundless({ pre }));
+    const found = corpus.map((text) => [...unnamed!.encode(text)]);
+    expect(found).toEqual(corpus.map((text) => [...byName!.encode(text)]));
+    expect(found).not.toEqual(variants.gpt2!.ids);
   });
 
   test('a beginning and an end are added as the file says', () => {
