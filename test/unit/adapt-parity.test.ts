@@ -24,6 +24,11 @@ const NAMES = [
   'loss-mask',
   'weight-decay',
   'stacked',
+  'mistral',
+  'qwen2-windows',
+  'qwen3',
+  'gemma3',
+  'phi3',
 ];
 
 describe.each(NAMES)('%s', (name) => {

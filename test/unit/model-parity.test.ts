@@ -16,6 +16,16 @@ const FOLDERS = [
   'qwen2',
   'llama-bf16',
   'llama-sharded',
+  'llama2',
+  'llama-yarn',
+  'mistral',
+  'qwen2-windows',
+  'qwen3',
+  'qwen3-bias-windows',
+  'gemma3',
+  'gemma3-untied',
+  'phi3',
+  'phi3-longrope',
 ];
 const GGUF = [
   'llama-f32',
@@ -26,7 +36,15 @@ const GGUF = [
   'llama-q4_1',
   'qwen2-q8_0',
   'qwen2-q4_1',
+  'llama3-q5_0-q4_k',
+  'mistral-q5_1-q3_k',
+  'qwen2-yarn-q4_0-q5_k',
+  'qwen3-q4_1-q2_k',
+  'gemma3-q5_0-q4_k-q6_k',
+  'phi3-q4_0-q5_k',
 ];
+/** In parts, as llama-gguf-split makes them; the first stands for all. */
+const SPLIT = new Set(['llama3-q5_0-q4_k']);
 const CASES = [
   ...FOLDERS.map((name) => ({
     name,
@@ -35,7 +53,7 @@ const CASES = [
   })),
   ...GGUF.map((name) => ({
     name: `${name}.gguf`,
-    path: fixture('models', 'gguf', `${name}.gguf`),
+    path: fixture('models', 'gguf', `${name}${SPLIT.has(name) ? '-00001-of-00003' : ''}.gguf`),
     expected: ['models', 'gguf', `${name}.expected.json`],
   })),
 ];
