@@ -1,4 +1,5 @@
 /** A tokenizer's files in a Hugging Face folder. */
+import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { makeError } from '../errors.js';
@@ -29,6 +30,7 @@ const template = z.union(
   [z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))],
   'a template, or a list of named templates',
 );
+const templateFile = z.looseObject({ chat_template: template.nullish() }, 'an object');
 const configSchema = z.looseObject({ ...named, chat_template: template.nullish() }, 'an object');
 const ids = z
   .union([z.int(), z.array(z.int())], 'a token id or a list of them')
@@ -43,7 +45,7 @@ export async function readTokenizerFolder(path: string): Promise<TokenizerParts>
     check(schema, (await read(name)) ?? {}, join(path, name), 'TOKENIZER_INVALID');
 
   const raw = await readJsonIfPresent(source, VOCABULARY_LIMIT, 'TOKENIZER_INVALID');
-  if (raw === undefined) throw makeError('FILE_NOT_FOUND', `${path} has no tokenizer.json`);
+  if (raw === undefined) throw await missing(path);
   const json = parseTokenizer(raw, source);
   const config = await settings('tokenizer_config.json', configSchema);
   const older = await settings('special_tokens_map.json', z.looseObject(named, 'an object'));
@@ -75,12 +77,45 @@ export async function readTokenizerFolder(path: string): Promise<TokenizerParts>
     json: { ...json, added_tokens: [...json.added_tokens, ...added] },
     specialTokens,
     eosTokenIds: [...eos, ...(own === undefined ? [] : [own])].filter((id) => id >= 0),
-    chatTemplate:
-      (await readTextIfPresent(join(path, 'chat_template.jinja'))) ?? defaultTemplate(config.chat_template),
+    chatTemplate: await readTemplate(path, config.chat_template),
   };
+}
+
+/**
+ * The default template of the places that transformers looks at, the newest first. Named ones beside it
+ * (additional_chat_templates/) are for tools and documents, which this package has not.
+ */
+async function readTemplate(path: string, config: z.infer<typeof template> | null | undefined) {
+  const file = await readTextIfPresent(join(path, 'chat_template.jinja'));
+  if (file !== undefined) return file;
+  const source = join(path, 'chat_template.json');
+  const json = await readJsonIfPresent(source, undefined, 'TOKENIZER_INVALID');
+  const older = json === undefined ? undefined : check(templateFile, json, source, 'TOKENIZER_INVALID');
+  return defaultTemplate(older?.chat_template ?? config);
 }
 
 function defaultTemplate(found: z.infer<typeof template> | null | undefined): string | undefined {
   if (found == null || typeof found === 'string') return found ?? undefined;
   return (found.find(({ name }) => name === 'default') ?? found[0])?.template;
+}
+
+/** A folder without tokenizer.json: one of older files is no use alone, but can be turned into it. */
+async function missing(path: string): Promise<Error> {
+  if (!(await hasSentencePieceOnly(path)))
+    return makeError('FILE_NOT_FOUND', `${path} has no tokenizer.json`);
+  return makeError(
+    'FILE_NOT_FOUND',
+    `${path} has tokenizer.model but no tokenizer.json, which is what is read; write one with transformers: ` +
+      'AutoTokenizer.from_pretrained(folder).save_pretrained(folder)',
+  );
+}
+
+/** @internal Whether the folder has SentencePiece's own file and no tokenizer.json. */
+export async function hasSentencePieceOnly(path: string): Promise<boolean> {
+  const has = (name: string) =>
+    access(join(path, name)).then(
+      () => true,
+      () => false,
+    );
+  return !(await has('tokenizer.json')) && (await has('tokenizer.model'));
 }

@@ -26,6 +26,7 @@ const keysSchema = z.object({
   bos_token_id: id,
   eos_token_id: id,
   eot_token_id: id,
+  eom_token_id: id,
   unknown_token_id: id,
   padding_token_id: id,
 });
@@ -110,7 +111,9 @@ export function tokenizerFromGguf(metadata: GgufMetadata, source: string): Token
     source,
     json: parseTokenizer(json, source),
     specialTokens,
-    eosTokenIds: [keys.eos_token_id, keys.eot_token_id].filter((value) => value !== undefined),
+    eosTokenIds: [keys.eos_token_id, keys.eot_token_id, keys.eom_token_id].filter(
+      (value) => value !== undefined,
+    ),
     chatTemplate: typeof template === 'string' ? template : undefined,
   };
 }

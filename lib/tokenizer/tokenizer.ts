@@ -46,7 +46,7 @@ export interface ChatOptions {
  * Tokens that end a turn in common chat formats; they end a generation when the model's template writes
  * them.
  */
-const TURN_ENDS = ['<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>', '<|end|>'];
+const TURN_ENDS = ['<|im_end|>', '<|eot_id|>', '<|eom_id|>', '<|end_of_turn|>', '<end_of_turn>', '<|end|>'];
 
 /**
  * Ids agree with Hugging Face `tokenizers`; special tokens that stand in the text become their ids.
@@ -97,7 +97,7 @@ export class Tokenizer {
 
   /**
    * From tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json,
-   * generation_config.json, config.json and chat_template.jinja. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`,
+   * generation_config.json, config.json, chat_template.jinja and chat_template.json. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`,
    * `TOKENIZER_INVALID`.
    */
   static async fromFolder(path: string): Promise<Tokenizer> {

@@ -1,4 +1,7 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { type ChatMessage, renderChat } from '../../lib/tokenizer/chat.js';
 import { renderTemplate } from '../../lib/tokenizer/template-host.js';
 
 const variables = { messages: [{ role: 'user', content: 'Hi' }] };
@@ -73,5 +76,32 @@ describe('templates that are not', () => {
     expect(render("text.lstrip('\\x1c\\x85 ')".replaceAll('\\x1c\\x85', '\x1c\x85'))).toBe('\n\n a\ufeff\n');
     expect(render("'xyaxy'.strip('yx')")).toBe('a');
     expect(render("' a '.lstrip() + '|' + ' a '.rstrip() + '|'")).toBe('a | a|');
+  });
+});
+
+// Expectations by transformers: scripts/fixtures/chat_templates.py.
+describe("the families' chat formats", () => {
+  const path = new URL('../fixtures/tokenizer/templates.json', import.meta.url);
+  const fixture: {
+    conversations: ChatMessage[][];
+    variables: Record<string, unknown>[];
+    templates: Record<string, string>;
+    rendered: Record<string, (string | { error: string })[][]>;
+  } = JSON.parse(readFileSync(fileURLToPath(path), 'utf8'));
+  const specialTokens = { bos_token: '<s>', eos_token: '</s>' };
+
+  test.each(Object.entries(fixture.templates))('%s', (name, template) => {
+    fixture.conversations.forEach((messages, i) => {
+      const ways = [false, true].flatMap((add) =>
+        fixture.variables.map((variables) => [add, variables] as const),
+      );
+      ways.forEach(([addGenerationPrompt, variables], way) => {
+        const expected = fixture.rendered[name]![i]![way]!;
+        const render = () =>
+          renderChat(template, messages, { specialTokens, addGenerationPrompt, variables });
+        if (typeof expected === 'string') expect(render()).toBe(expected);
+        else expect(render).toThrow(expected.error);
+      });
+    });
   });
 });

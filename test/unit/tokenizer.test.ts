@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -179,6 +179,7 @@ describe('chat', () => {
 });
 
 describe('a folder', () => {
+  const model = rawTiny.model;
   let folder: string;
   beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), 'selfedit-tokenizer-'));
@@ -221,6 +222,43 @@ describe('a folder', () => {
     expect((await Tokenizer.fromFolder(folder)).chatTemplate).toBe('file');
   });
 
+  test('chat_template.json comes between them; other named templates are left alone', async () => {
+    write('tokenizer_config.json', { eos_token: '<|im_end|>', chat_template: 'config' });
+    mkdirSync(join(folder, 'additional_chat_templates'));
+    write('additional_chat_templates/tool_use.jinja', 'tools');
+    write('chat_template.json', { chat_template: 'older file' });
+    expect((await Tokenizer.fromFolder(folder)).chatTemplate).toBe('older file');
+    write('chat_template.jinja', 'file');
+    expect((await Tokenizer.fromFolder(folder)).chatTemplate).toBe('file');
+  });
+
+  test('tokenizer.model alone is refused with advice', async () => {
+    rmSync(join(folder, 'tokenizer.json'));
+    write('tokenizer.model', 'pieces');
+    const error = {
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringMatching(/tokenizer.model but no.*save_pretrained/),
+    };
+    await expect(Tokenizer.fromFolder(folder)).rejects.toMatchObject(error);
+    const source = { kind: 'folder', path: folder, hasTokenizer: false, config: { vocabSize: 512 } };
+    await expect(loadTokenizer(source as ModelSource)).rejects.toMatchObject(error);
+  });
+
+  test.each([
+    ['Llama 3.1', '<|eot_id|>', '<|eom_id|>'],
+    ['Gemma 3', '<end_of_turn>'],
+    ['Phi-3', '<|end|>'],
+    ['Qwen', '<|im_end|>'],
+  ])('a generation of %s stops at the end of a turn', async (_name, ...ends) => {
+    const added = ends.map((content, i) => ({ id: 600 + i, content, special: true, normalized: false }));
+    const known = rawTiny.added_tokens.filter(({ content }: { content: string }) => !ends.includes(content));
+    const vocab = Object.fromEntries(Object.entries(model.vocab).filter(([token]) => !ends.includes(token)));
+    write('tokenizer.json', { ...rawTiny, model: { ...model, vocab }, added_tokens: [...known, ...added] });
+    write('tokenizer_config.json', { eos_token: '<|endoftext|>', chat_template: `{{ x }}${ends.join('')}` });
+    write('generation_config.json', { eos_token_id: 0 });
+    expect((await Tokenizer.fromFolder(folder)).eosTokenIds).toEqual([0, ...added.map(({ id }) => id)]);
+  });
+
   test('a named token that tokenizer.json has as an ordinary one is special', async () => {
     write('tokenizer_config.json', { eos_token: 'The' });
     const tokenizer = await Tokenizer.fromFolder(folder);
@@ -234,7 +272,6 @@ describe('a folder', () => {
     await expect(Tokenizer.fromFolder(folder)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
-  const model = rawTiny.model;
   test.each<[string, unknown, RegExp]>([
     ['text that is not JSON', '{"model": ', /not valid JSON/],
     ['a list', [], /expected an object/],
