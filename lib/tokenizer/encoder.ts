@@ -10,6 +10,15 @@ import { flatten } from './parts.js';
 import { makePreTokenizer, type PreTokenizer } from './pre-tokenize.js';
 import { type AddedToken, invalid, type Part, type TokenizerJson } from './schema.js';
 
+/** UTF-16 units `start` to `end` of a text. */
+export interface EncodedSection {
+  start: number;
+  end: number;
+  ids: readonly number[];
+  /** An added token and the white space that it took. */
+  isToken: boolean;
+}
+
 export class Encoder {
   readonly #added = new Map<string, number>();
   /** Found in the text as it is, and in the normalized text. */
@@ -18,8 +27,9 @@ export class Encoder {
   readonly #normalize: Normalizer;
   readonly #cut: PreTokenizer;
   readonly #model: Bpe;
-  readonly #before: readonly number[];
-  readonly #after: readonly number[];
+  /** What the tokenizer itself adds before the text, and after it. */
+  readonly before: readonly number[];
+  readonly after: readonly number[];
 
   /** Errors: `TOKENIZER_INVALID` for a part that is not supported or broken. */
   constructor(json: TokenizerJson, source: string) {
@@ -32,29 +42,36 @@ export class Encoder {
     const templates = flatten(json.post_processor, 'processors').flatMap((part) =>
       this.#template(part, source),
     );
-    this.#before = templates.toReversed().flatMap(({ before }) => before);
-    this.#after = templates.flatMap(({ after }) => after);
+    this.before = templates.toReversed().flatMap(({ before }) => before);
+    this.after = templates.flatMap(({ after }) => after);
   }
 
   /** `text` is well-formed. */
   encode(text: string, specialTokens: boolean): number[] {
-    const ids: number[] = specialTokens ? [...this.#before] : [];
-    for (const section of this.#verbatim.split(text)) {
+    const ids = this.sections(text).flatMap((section) => section.ids);
+    return specialTokens ? [...this.before, ...ids, ...this.after] : ids;
+  }
+
+  /** The text in order, cut where added tokens were found, and the ids of each stretch. */
+  sections(text: string): EncodedSection[] {
+    return this.#verbatim.split(text).map(({ text: part, start, id }) => {
+      const end = start + part.length;
+      if (id !== undefined) return { start, end, ids: [id], isToken: true };
+      return { start, end, ids: this.#between(part, start), isToken: false };
+    });
+  }
+
+  #between(text: string, start: number): number[] {
+    const ids: number[] = [];
+    for (const section of this.#normalized.split(this.#normalize(text))) {
       if (section.id !== undefined) {
         ids.push(section.id);
         continue;
       }
-      for (const { text: part, start, id } of this.#normalized.split(this.#normalize(section.text))) {
-        if (id !== undefined) {
-          ids.push(id);
-          continue;
-        }
-        for (const piece of this.#cut(part, section.start + start === 0)) {
-          for (const token of this.#model.encode(piece)) ids.push(token);
-        }
+      for (const piece of this.#cut(section.text, start + section.start === 0)) {
+        for (const token of this.#model.encode(piece)) ids.push(token);
       }
     }
-    if (specialTokens) ids.push(...this.#after);
     return ids;
   }
 

@@ -33,6 +33,12 @@ export function alignTokens(text: string, tokens: readonly Uint8Array[]): Int32A
   const follows = (piece: Uint8Array, from: number): boolean =>
     from + piece.length <= bytes.length && piece.every((byte, i) => bytes[from + i] === byte);
 
+  // Of spaces at the beginning, those that the text has not are the tokenizer's own.
+  let own = 0;
+  while (bytes[own] === SPACE) own++;
+  own -= /^[ \u2581]*/.exec(text)![0].length;
+  if (own > 0) cover(own, 0, String.fromCodePoint(text.codePointAt(0) ?? SPACE).length);
+
   for (const { 0: cluster, index } of text.matchAll(CLUSTER)) {
     const end = index + cluster.length;
     const plain = encoder.encode(cluster);

@@ -116,10 +116,7 @@ export class Tokenizer {
 
   /** Halves of surrogate pairs are read as U+FFFD. Errors: `INPUT_INVALID` for what is not text. */
   encode(text: string, { specialTokens = true }: EncodeOptions = {}): Int32Array {
-    if (typeof text !== 'string')
-      throw makeError('INPUT_INVALID', `the text is ${show(text)}, expected a string`);
-    const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd');
-    return Int32Array.from(this.#encoder.encode(wellFormed, specialTokens));
+    return Int32Array.from(this.#encoder.encode(wellFormed(text), specialTokens));
   }
 
   /**
@@ -131,16 +128,18 @@ export class Tokenizer {
     text: string,
     { specialTokens = true }: EncodeOptions = {},
   ): { tokens: Int32Array; offsets: Int32Array } {
-    const own = this.encode(text, { specialTokens: false });
-    const pieces = Array.from(own, (id) => this.#decoder.bytes(this.#tokens[id] ?? ''));
-    const aligned = alignTokens(text, pieces);
-    if (!specialTokens) return { tokens: own, offsets: aligned };
-    const tokens = this.encode(text);
-    let before = 0;
-    while (before + own.length < tokens.length && !own.every((id, i) => tokens[before + i] === id)) before++;
-    const offsets = new Int32Array(2 * tokens.length).fill(text.length, 2 * (before + own.length));
-    offsets.set(aligned, 2 * before);
-    return { tokens, offsets };
+    const { before, after } = specialTokens ? this.#encoder : { before: [], after: [] };
+    const tokens: number[] = [...before];
+    const offsets: number[] = before.flatMap(() => [0, 0]);
+    for (const { start, end, ids, isToken } of this.#encoder.sections(wellFormed(text))) {
+      const pieces = ids.map((id) => this.#decoder.bytes(this.#tokens[id] ?? ''));
+      const aligned = isToken ? [0, end - start] : alignTokens(text.slice(start, end), pieces);
+      for (const id of ids) tokens.push(id);
+      for (const at of aligned) offsets.push(start + at);
+    }
+    tokens.push(...after);
+    offsets.push(...after.flatMap(() => [text.length, text.length]));
+    return { tokens: Int32Array.from(tokens), offsets: Int32Array.from(offsets) };
   }
 
   /**
@@ -200,4 +199,11 @@ export class Tokenizer {
   #idOf(token: string | undefined): number | undefined {
     return token === undefined ? undefined : this.#encoder.idOf(token);
   }
+}
+
+/** With U+FFFD for halves of surrogate pairs. */
+function wellFormed(text: string): string {
+  if (typeof text !== 'string')
+    throw makeError('INPUT_INVALID', `the text is ${show(text)}, expected a string`);
+  return text.replace(/\p{Surrogate}/gu, '\ufffd');
 }

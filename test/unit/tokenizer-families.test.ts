@@ -96,3 +96,13 @@ describe('the same tokenizer in GGUF metadata gives the same ids', () => {
   });
   test('there are nine of them', () => expect(stored).toHaveLength(9));
 });
+
+describe('offsets', () => {
+  const inCodePoints = (text: string, offsets: Int32Array) =>
+    Array.from(offsets, (units) => Array.from(text.slice(0, units)).length);
+  test.each(Object.entries(families).filter(([, { offsets }]) => offsets))('%s', (_name, family) => {
+    const tokenizer = tokenizerOf(family);
+    const found = texts.map((text) => inCodePoints(text, tokenizer.encodeWithOffsets(text).offsets));
+    expect(named(found)).toEqual(named(family.offsets!));
+  });
+});
