@@ -576,6 +576,63 @@ export interface LoadSpec {
   device: string;
 }
 
+/** Where one low-rank part lies in a file of factors: tensors `a` [r, in] and `b` [rows, r]. */
+export interface FactorSource {
+  matrix: number;
+  scale: number;
+  a: string;
+  b: string;
+  /** Of `b`, where one map of the file is several weights. */
+  firstRow: number;
+  /** Rows of `b` are permuted within this many heads; 0: they are not. */
+  permutedHeads: number;
+  /** PEFT's embeddings: `a` [r, vocabulary] and `b` [hidden, r] are the transposes of B and A. */
+  transposed: boolean;
+}
+
+/** A tensor that must equal one of the model's weights: PEFT saves them beside factors of embedding and head. */
+export interface BaseCopy {
+  tensor: string;
+  matrix: number;
+}
+
+export interface WriteFactorsSpec {
+  path: string;
+  /** q, k, v and gate, up are written as one map each. */
+  fused: boolean;
+  gguf: null | {
+    architecture: string;
+    maps: { module: string; tensor: string; permutedHeads: number; rows: number }[];
+  };
+}
+
+/** One map of a written file of factors. */
+export interface WrittenModule {
+  module: string;
+  rank: number;
+  scale: number;
+}
+
+/** One tensor of a merged model. */
+export interface MergedTensor {
+  name: string;
+  /** As safetensors names it: `F32`, `BF16` … */
+  dtype: string;
+  shape: number[];
+  /** Its name in the base's files; empty: its values come from the model. */
+  stored: string;
+  /** Ids of the weights that it holds, one under the other; empty: no delta can change it. */
+  weights: number[];
+  /** Added to values of the model. */
+  offset: number;
+}
+
+export interface WriteMergedSpec {
+  /** Safetensors of the base, where tensors are `stored`. */
+  files: string[];
+  shards: { path: string; tensors: MergedTensor[] }[];
+}
+
 /** One GPU; memory in bytes. */
 export interface GpuInfo {
   /** What the `device` option takes, for example `cuda:0`. */
@@ -614,11 +671,19 @@ export interface NativeAddon {
     std: number,
   ): NativeJob<NativeModel>;
   editHead(model: NativeModel, spec: EditHeadSpec): NativeJob<NativeEditHead>;
-  loadDelta(
+  /** A delta in the layout of `NativeDelta.save`. */
+  loadDelta(model: NativeModel, path: string): NativeJob<NativeDelta>;
+  /** Low-rank factors of PEFT or llama.cpp; every tensor of the file must be named. */
+  loadFactors(
     model: NativeModel,
     path: string,
-    scales: { matrix: number; scale: number }[],
+    sources: FactorSource[],
+    copies: BaseCopy[],
   ): NativeJob<NativeDelta>;
+  /** Low-rank parts as PEFT (`gguf` null) or llama.cpp keep them; gives what was written, in its order. */
+  writeFactors(delta: NativeDelta, spec: WriteFactorsSpec): NativeJob<WrittenModule[]>;
+  /** The delta's model with the delta merged, as safetensors; progress counts bytes. */
+  writeMerged(delta: NativeDelta, spec: WriteMergedSpec, progress: ProgressCallback): NativeJob<void>;
   makeDelta(model: NativeModel, parts: (LowRankPart | SparsePart | DensePart)[]): NativeDelta;
   /** Scales of the leading singular values; factors from the model, the folder ('': none), or a randomised SVD. */
   spectralDelta(

@@ -1,5 +1,5 @@
-import { access, mkdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { access, mkdir } from 'node:fs/promises';
+import { extname, join } from 'node:path';
 import {
   type DeltaKind,
   type DeltaPartInfo,
@@ -13,7 +13,11 @@ import {
 } from './binding.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
-import { PEFT_CONFIG, PEFT_WEIGHTS, peftConfigOf, readPeftConfig } from './format/peft.js';
+import { isFused } from './format/file-modules.js';
+import { ggufLoraNames, readGgufLora } from './format/gguf-lora.js';
+import { readTextIfPresent } from './format/json.js';
+import { PEFT_CONFIG, PEFT_WEIGHTS, peftConfigOf, readPeft } from './format/peft.js';
+import { readTensorList } from './format/tensor-list.js';
 import type { Model } from './model.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
 import { cacheFolder } from './pull.js';
@@ -243,68 +247,88 @@ export class Delta extends Resource {
   }
 
   /**
-   * Writes a folder, each file whole or not at all, bit-exact. Low-rank changes of linear maps alone: a PEFT LoRA adapter
-   * (adapter_config.json, adapter_model.safetensors; parts of different rank or scale go into PEFT's patterns; PEFT stores
-   * alpha, so a scale that is no quotient alpha / rank may come back different in its last bit). Anything else:
-   * `delta.safetensors`, format selfedit-delta-1. Errors: `WorkError` (`IO`).
+   * Writes a folder, each file whole or not at all, bit-exact. Low-rank changes of linear maps, embedding and head alone: a
+   * PEFT LoRA adapter (adapter_config.json, adapter_model.safetensors; parts of different rank or scale go into PEFT's
+   * patterns; PEFT stores alpha, so a scale that is no quotient alpha / rank may come back different in its last bit; Phi-3's
+   * q, k, v and gate, up are fused as PEFT has them). Anything else, and changes of a tied embedding, which PEFT has no word
+   * for: `delta.safetensors`, format selfedit-delta-1. Errors: `WorkError` (`IO`).
    */
   async save(folder: string): Promise<void> {
-    this.assertOpen();
-    const parts = this.parts;
-    if (parts.length === 0) {
-      throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
-    }
+    this.#assertNotEmpty();
     await makeFolder(folder);
-    if (!this.#fitsPeft()) {
+    if (this.misfit('peft') !== undefined) {
       await runJob(() => this.handle.save(join(folder, WEIGHTS)), {}, [this]);
       return;
     }
-    await runJob(() => this.handle.save(join(folder, PEFT_WEIGHTS)), {}, [this]);
-    const config = peftConfigOf(this.model, parts);
+    const spec = { path: join(folder, PEFT_WEIGHTS), fused: isFused(this.model), gguf: null };
+    const written = await runJob(() => native().writeFactors(this.handle, spec), {}, [this]);
+    const config = peftConfigOf(this.model, written);
     await writeAtomically(join(folder, PEFT_CONFIG), `${JSON.stringify(config, null, 2)}\n`);
   }
 
   /**
-   * Reads what `save` wrote, or any PEFT LoRA adapter folder. Errors: `FileError` for missing or unexpected keys (listed),
-   * `DeltaError` for shapes that do not fit, `OPTION_INVALID` for a kind of adapter that is not supported (DoRA, trained
-   * biases).
+   * Writes one .gguf, whole or not at all, that llama.cpp's `--lora` reads: float32 factors, one alpha for all (where a
+   * part's scale is not alpha / rank, the quotient goes into its B). Errors: `DELTA_INVALID` for anything but low-rank
+   * changes of linear maps and an untied head; `WorkError` (`IO`).
    */
-  static async load(model: Model, folder: string): Promise<Delta> {
-    const path = join(folder, PEFT_CONFIG);
-    let text: string;
-    try {
-      text = await readFile(path, 'utf8');
-    } catch (error) {
-      const own = join(folder, WEIGHTS);
-      if (await exists(own)) {
-        return new Delta(model, await runJob(() => native().loadDelta(model.handle, own, []), {}, [model]));
-      }
+  async saveGguf(path: string): Promise<void> {
+    this.#assertNotEmpty();
+    const misfit = this.misfit('gguf-lora');
+    if (misfit !== undefined) {
       throw makeError(
-        'FILE_NOT_FOUND',
-        `${folder} is not a PEFT adapter folder: ${PEFT_CONFIG} cannot be read, and there is no ${WEIGHTS}`,
-        error,
+        'DELTA_INVALID',
+        `${misfit}, which a GGUF adapter cannot hold; expected low-rank changes of linear maps (export the merged model instead)`,
       );
     }
-    const { ranks, scales } = readPeftConfig(model, path, text);
-    const file = join(folder, PEFT_WEIGHTS);
-    const handle = await runJob(() => native().loadDelta(model.handle, file, scales), {}, [model]);
-    const delta = new Delta(model, handle);
-    const { parts } = delta;
-    const wrong = parts.find(({ matrix, rank }) => rank !== ranks[matrix]);
-    if (parts.length > 0 && !wrong) return delta;
-    await delta.close();
-    if (!wrong) throw makeError('DELTA_INVALID', `${file} changes no matrix; expected keys of LoRA factors`);
-    const { name } = model.tensors[wrong.matrix]!;
-    const expected = ranks[wrong.matrix];
-    throw makeError(
-      'DELTA_SHAPE',
-      `${file}: "${name}" has rank ${wrong.rank}, ${PEFT_CONFIG} says ${expected}`,
-    );
+    const spec = { path, fused: isFused(this.model), gguf: ggufLoraNames(this.model) };
+    await runJob(() => native().writeFactors(this.handle, spec), {}, [this]);
   }
 
-  #fitsPeft(): boolean {
-    const maps = this.model.matrices.length;
-    return this.kind === 'lowRank' && this.parts.every(({ matrix }) => matrix < maps);
+  /**
+   * Reads what `save` and `saveGguf` wrote, any PEFT LoRA adapter folder, and any GGUF LoRA adapter (docs/adapters.md says
+   * what is refused). Errors: `FileError` for missing or unexpected keys (listed), `DeltaError` for shapes that do not fit,
+   * `OPTION_INVALID` for a kind of adapter that is not supported (DoRA, trained biases).
+   */
+  static async load(model: Model, path: string): Promise<Delta> {
+    const start = async (): Promise<NativeDelta> => {
+      if (extname(path).toLowerCase() === '.gguf') {
+        const sources = readGgufLora(model, path, await readTensorList(path));
+        return runJob(() => native().loadFactors(model.handle, path, sources, []), {}, [model]);
+      }
+      const config = await readTextIfPresent(join(path, PEFT_CONFIG));
+      if (config !== undefined) {
+        const file = join(path, PEFT_WEIGHTS);
+        const { sources, copies } = readPeft(model, path, config, (await readTensorList(file)).tensors);
+        return runJob(() => native().loadFactors(model.handle, file, sources, copies), {}, [model]);
+      }
+      const own = join(path, WEIGHTS);
+      if (await exists(own)) return runJob(() => native().loadDelta(model.handle, own), {}, [model]);
+      throw makeError(
+        'FILE_NOT_FOUND',
+        `${path} is no adapter: it has no ${PEFT_CONFIG} and no ${WEIGHTS}; expected a PEFT folder, a folder that save wrote, or a .gguf file`,
+      );
+    };
+    model.assertOpen();
+    return new Delta(model, await start());
+  }
+
+  /** @internal What of this delta files of that format cannot hold; undefined when they can. */
+  misfit(format: 'peft' | 'gguf-lora'): string | undefined {
+    for (const { kind, matrix } of this.parts) {
+      const { name, module } = this.model.tensors[matrix]!;
+      if (kind !== 'lowRank') return `"${name}" has a ${kind} part`;
+      if (matrix < this.model.matrices.length || module === 'lm_head') continue;
+      if (module !== 'embed_tokens') return `"${name}" is no linear map`;
+      if (format === 'gguf-lora') return `"${name}" is the embedding`;
+      if (this.model.config.tied) return `"${name}" is embedding and head at once (tied)`;
+    }
+    return undefined;
+  }
+
+  #assertNotEmpty(): void {
+    this.assertOpen();
+    if (this.parts.length > 0) return;
+    throw makeError('DELTA_INVALID', 'the delta changes no matrix; there is nothing to save');
   }
 
   async #derive(start: () => ReturnType<ReturnType<typeof native>['truncateDelta']>): Promise<Delta> {

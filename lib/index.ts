@@ -41,6 +41,13 @@ export {
 export { type DivergenceRow, divergence } from './divergence.js';
 export { type DoctorReport, doctor } from './doctor.js';
 export * from './errors.js';
+export {
+  type ExportDtype,
+  type Exported,
+  type ExportFormat,
+  type ExportOptions,
+  exportDelta,
+} from './export.js';
 export { Fork } from './fork.js';
 export type { GgufMetadata } from './format/gguf.js';
 export {

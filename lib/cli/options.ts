@@ -31,8 +31,8 @@ export function addModelOptions(command: Command): Command {
 
 export function addAdapterOption(command: Command): Command {
   return command.option(
-    '--adapter <dir>',
-    'PEFT adapter folder; repeated ones stack in order',
+    '--adapter <path>',
+    'PEFT adapter folder, or .gguf LoRA adapter; repeated ones stack in order',
     (dir: string, before: string[]) => [...before, dir],
     [],
   );

@@ -8,6 +8,7 @@ import { addBench } from './bench.js';
 import { addDemo } from './demo.js';
 import { addDoctor } from './doctor.js';
 import { addEval } from './eval.js';
+import { addExport } from './export.js';
 import { addGenerate } from './generate.js';
 import { addGrade } from './grade.js';
 import { addInspect } from './inspect.js';
@@ -29,6 +30,7 @@ const COMMANDS = [
   addPretrain,
   addTrain,
   addEval,
+  addExport,
   addGrade,
   addReliability,
   addRate,

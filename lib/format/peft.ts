@@ -1,45 +1,156 @@
-/** PEFT's adapter_config.json: what the numbers of a low-rank delta mean. */
-import { z } from 'zod';
-import type { DeltaPartInfo } from '../binding.js';
+/** PEFT's adapter folders: the tensors of adapter_model.safetensors as parts of a delta, and the configuration back. */
+import type { BaseCopy, FactorSource, WrittenModule } from '../binding.js';
 import { makeError } from '../errors.js';
 import type { Model } from '../model.js';
-import { resolveTargets } from '../targets.js';
+import { type FileModule, fileModules } from './file-modules.js';
+import { type PeftTarget, peftTargets } from './peft-config.js';
+import type { TensorEntry } from './tensor-list.js';
 
 export const PEFT_CONFIG = 'adapter_config.json';
 export const PEFT_WEIGHTS = 'adapter_model.safetensors';
+/** Keys or modules that an error lists. */
+const SHOWN = 12;
 
-/** Keys of PEFT's configuration that decide the numbers; others are accepted and ignored. */
-const peftConfig = z.looseObject({
-  peft_type: z.literal('LORA'),
-  r: z.int().min(1),
-  lora_alpha: z.number(),
-  target_modules: z.union([z.array(z.string()), z.string()]),
-  use_rslora: z.boolean().nullish(),
-  use_dora: z.boolean().nullish(),
-  bias: z.string().nullish(),
-  fan_in_fan_out: z.boolean().nullish(),
-  rank_pattern: z.record(z.string(), z.number()).nullish(),
-  alpha_pattern: z.record(z.string(), z.number()).nullish(),
-});
+interface Key {
+  module: string;
+  factor: 'A' | 'B' | 'base';
+  embedding: boolean;
+  /** Name of the adapter, where the key has it. */
+  adapter: string | undefined;
+}
 
-/** The configuration of low-rank parts. Different ranks and scales go into PEFT's rank and alpha patterns. */
-export function peftConfigOf(model: Model, parts: readonly DeltaPartInfo[]): Record<string, unknown> {
-  const first = parts[0]!;
-  const names = parts.map(({ matrix }) => model.tensors[matrix]!);
-  const alpha = alphaOf(first);
+/** `base_model.model.<module>.lora_A[.<adapter>].weight`, the prefix being optional; undefined for any other key. */
+function parseKey(key: string): Key | undefined {
+  const name = key.replace(/^base_model\.model\./, '');
+  const factor = /^(.+)\.lora_(embedding_)?([AB])(?:\.([^.]+))??(\.weight)?$/.exec(name);
+  if (factor) {
+    const [, module, embedding, letter, adapter, weight] = factor;
+    if (!embedding && !weight) return undefined;
+    return { module: module!, factor: letter as 'A' | 'B', embedding: embedding !== undefined, adapter };
+  }
+  const base = /^(.+?)(?:\.base_layer)?\.weight$/.exec(name);
+  return base ? { module: base[1]!, factor: 'base', embedding: false, adapter: undefined } : undefined;
+}
+
+export interface PeftParts {
+  sources: FactorSource[];
+  copies: BaseCopy[];
+}
+
+/**
+ * Where the parts of a delta lie in the tensors of a PEFT adapter with this configuration. Errors: those of `peftTargets`;
+ * `TENSOR_MISSING` and `TENSOR_UNEXPECTED` listing the keys; `DELTA_SHAPE` naming key, found and expected shape.
+ */
+export function readPeft(
+  model: Model,
+  folder: string,
+  config: string,
+  tensors: readonly TensorEntry[],
+): PeftParts {
+  const file = `${folder}/${PEFT_WEIGHTS}`;
+  const modules = fileModules(model);
+  const targets = peftTargets(config, `${folder}/${PEFT_CONFIG}`, modules);
+  const byName = new Map(targets.map((target) => [target.module.name, target]));
+  const found = new Map<string, TensorEntry>();
+  const copies: BaseCopy[] = [];
+  const unexpected: string[] = [];
+  const adapters = new Set<string>();
+  for (const tensor of tensors) {
+    const key = parseKey(tensor.name);
+    const target = key && byName.get(key.module);
+    if (key?.adapter !== undefined) adapters.add(key.adapter);
+    const copy = key?.factor === 'base' ? copiedWeight(key.module, modules, byName) : undefined;
+    const slot = `${key?.module} ${key?.factor}`;
+    if (copy !== undefined) copies.push({ tensor: tensor.name, matrix: copy });
+    else if (!key || key.factor === 'base' || !target || found.has(slot)) unexpected.push(tensor.name);
+    else if (key.embedding !== (target.module.kind === 'embedding')) unexpected.push(tensor.name);
+    else found.set(slot, tensor);
+  }
+  refuse('TENSOR_UNEXPECTED', file, 'that no module of the configuration has', unexpected);
+  if (adapters.size > 1) {
+    throw makeError(
+      'FILE_FORMAT',
+      `${file} holds the adapters ${[...adapters].slice(0, SHOWN).join(', ')}; expected one`,
+    );
+  }
+  const missing = targets.flatMap(({ module }) =>
+    (['A', 'B'] as const).filter((f) => !found.has(`${module.name} ${f}`)).map((f) => keyOf(module, f)),
+  );
+  refuse('TENSOR_MISSING', file, 'missing that the configuration names', missing);
+  const sources = targets.flatMap((target) => {
+    const a = found.get(`${target.module.name} A`)!;
+    const b = found.get(`${target.module.name} B`)!;
+    checkShapes(file, target, a, b);
+    return target.module.weights.map(({ matrix, firstRow }) => ({
+      matrix,
+      scale: target.scale,
+      a: a.name,
+      b: b.name,
+      firstRow,
+      permutedHeads: 0,
+      transposed: target.module.kind === 'embedding',
+    }));
+  });
+  return { sources, copies };
+}
+
+/** PEFT saves embedding and head whole when either of them is targeted. */
+function copiedWeight(
+  name: string,
+  modules: readonly FileModule[],
+  targets: ReadonlyMap<string, PeftTarget>,
+): number | undefined {
+  const module = modules.find((known) => known.name === name);
+  const named = [...targets.values()].some((target) => target.module.kind !== 'linear');
+  return named && module && module.kind !== 'linear' ? module.weights[0]?.matrix : undefined;
+}
+
+function keyOf(module: FileModule, factor: 'A' | 'B'): string {
+  const name = `base_model.model.${module.name}`;
+  return module.kind === 'embedding' ? `${name}.lora_embedding_${factor}` : `${name}.lora_${factor}.weight`;
+}
+
+function refuse(
+  code: 'TENSOR_MISSING' | 'TENSOR_UNEXPECTED',
+  file: string,
+  what: string,
+  keys: readonly string[],
+) {
+  if (keys.length === 0) return;
+  const list = `${keys.slice(0, SHOWN).join(', ')}${keys.length > SHOWN ? ', …' : ''}`;
+  throw makeError(code, `${file}: ${keys.length} key(s) ${what}: ${list}`);
+}
+
+function checkShapes(file: string, { module, rank }: PeftTarget, a: TensorEntry, b: TensorEntry): void {
+  // Of an embedding, whose input is one of its rows: [r, vocabulary] and [hidden, r].
+  const [width, height] = module.kind === 'embedding' ? [module.out, module.in] : [module.in, module.out];
+  for (const [tensor, expected] of [
+    [a, [rank, width]],
+    [b, [height, rank]],
+  ] as const) {
+    if (tensor.shape.length === 2 && tensor.shape.every((size, i) => size === expected[i])) continue;
+    throw makeError(
+      'DELTA_SHAPE',
+      `${file}: "${tensor.name}" is [${tensor.shape.join(', ')}], expected [${expected.join(', ')}] (rank ${rank} by ${PEFT_CONFIG})`,
+    );
+  }
+}
+
+/** The configuration of written modules. Different ranks and scales go into PEFT's rank and alpha patterns. */
+export function peftConfigOf(model: Model, written: readonly WrittenModule[]): Record<string, unknown> {
+  const first = written[0]!;
   const rank_pattern: Record<string, number> = {};
   const alpha_pattern: Record<string, number> = {};
-  for (const [index, part] of parts.entries()) {
-    const name = names[index]!.name;
-    if (part.rank !== first.rank) rank_pattern[name] = part.rank;
-    if (part.rank !== first.rank || part.scale !== first.scale) alpha_pattern[name] = alphaOf(part);
+  for (const { module, rank, scale } of written) {
+    if (rank !== first.rank) rank_pattern[module] = rank;
+    if (rank !== first.rank || scale !== first.scale) alpha_pattern[module] = alphaOf({ rank, scale });
   }
   return {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',
     base_model_name_or_path: model.path ?? null,
     r: first.rank,
-    lora_alpha: alpha,
+    lora_alpha: alphaOf(first),
     lora_dropout: 0,
     bias: 'none',
     fan_in_fan_out: false,
@@ -47,54 +158,18 @@ export function peftConfigOf(model: Model, parts: readonly DeltaPartInfo[]): Rec
     inference_mode: true,
     use_rslora: false,
     use_dora: false,
-    target_modules: targetModules(model, parts),
+    target_modules: targetModules(model, written),
     rank_pattern,
     alpha_pattern,
   };
 }
 
-/** Rank and scale that a configuration gives to each matrix of a model. `path` names it in errors. */
-export function readPeftConfig(
-  model: Model,
-  path: string,
-  text: string,
-): { ranks: number[]; scales: { matrix: number; scale: number }[] } {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw makeError('FILE_FORMAT', `${path} is not JSON: ${(error as Error).message}`, error);
-  }
-  const parsed = peftConfig.safeParse(json);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]!;
-    throw makeError(
-      'FILE_FORMAT',
-      `${path}: "${issue.path.join('.')}": ${issue.message} (expected a PEFT LoRA configuration)`,
-    );
-  }
-  const config = parsed.data;
-  if (config.use_dora) throw makeError('OPTION_INVALID', `${path}: DoRA adapters are not supported`);
-  if (config.fan_in_fan_out) throw makeError('OPTION_INVALID', `${path}: fan_in_fan_out is not supported`);
-  if (config.bias && config.bias !== 'none') {
-    throw makeError('OPTION_INVALID', `${path}: bias is "${config.bias}"; only "none" is supported`);
-  }
-  checkPatterns(path, config.rank_pattern);
-  checkPatterns(path, config.alpha_pattern);
-  const ranks = model.matrices.map(({ name }) => patternValue(config.rank_pattern, name) ?? config.r);
-  const scales = model.matrices.map(({ name }, matrix) => {
-    const rank = ranks[matrix]!;
-    const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha;
-    return { matrix, scale: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
-  });
-  return { ranks, scales };
-}
-
-/** Module names when they choose exactly these matrices, else the full names. */
-function targetModules(model: Model, parts: readonly { matrix: number }[]): string[] {
-  const modules = [...new Set(parts.map(({ matrix }) => model.matrices[matrix]!.module))];
-  const all = resolveTargets(model, modules);
-  return all.length === parts.length ? modules : parts.map(({ matrix }) => model.matrices[matrix]!.name);
+/** Last names when they choose exactly these modules, else the full names. */
+function targetModules(model: Model, written: readonly WrittenModule[]): string[] {
+  const last = (name: string) => name.slice(name.lastIndexOf('.') + 1);
+  const short = new Set(written.map(({ module }) => last(module)));
+  const chosen = fileModules(model).filter(({ name }) => short.has(last(name)));
+  return chosen.length === written.length ? [...short] : written.map(({ module }) => module);
 }
 
 /** The alpha that gives the scale back when divided by the rank; to the bit wherever there is one. */
@@ -103,28 +178,4 @@ function alphaOf({ scale, rank }: { scale: number; rank: number }): number {
   const step = product * 2 ** -53;
   const candidates = [Math.round(product), Math.fround(product), product, product + step, product - step];
   return candidates.find((alpha) => alpha / rank === scale) ?? product;
-}
-
-/** Keys of patterns are regular expressions out of a file: one that cannot be read, or could take for ever, is refused. */
-function checkPatterns(path: string, pattern: Record<string, number> | null | undefined): void {
-  for (const key of Object.keys(pattern ?? {})) {
-    let fits = key.length <= 256 && !/\)[*+?{]/.test(key) && (key.match(/[*+{]/g) ?? []).length <= 4;
-    try {
-      new RegExp(key);
-    } catch {
-      fits = false;
-    }
-    if (!fits) {
-      throw makeError('FILE_FORMAT', `${path}: "${key}" is not a pattern of module names that is supported`);
-    }
-  }
-}
-
-/** PEFT matches a pattern's key against the end of a module's name. */
-function patternValue(pattern: Record<string, number> | null | undefined, name: string): number | undefined {
-  if (!pattern) return undefined;
-  for (const [key, value] of Object.entries(pattern)) {
-    if (new RegExp(`^(.*\\.)?(${key})$`).test(name)) return value;
-  }
-  return undefined;
 }

@@ -89,6 +89,11 @@ export async function rollBack(
   await head?.load(join(path, HEAD));
 }
 
+/** The policy's file in the checkpoint of a round. */
+export function checkpointPolicy(run: string, round: number): string {
+  return join(run, FOLDER, nameOf(round), POLICY);
+}
+
 /** Rounds with a checkpoint, ascending. */
 export async function listCheckpoints(disk: Disk, run: string): Promise<number[]> {
   const folder = join(run, FOLDER);

@@ -122,6 +122,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("randomModel", RandomModelCall);
   call("editHead", EditHeadCall);
   call("loadDelta", LoadDeltaCall);
+  call("loadFactors", LoadFactorsCall);
+  call("writeFactors", WriteFactorsCall);
+  call("writeMerged", WriteMergedCall);
   call("makeDelta", MakeDeltaCall);
   call("spectralDelta", SpectralDeltaCall);
   call("addDeltas", AddDeltasCall);

@@ -43,6 +43,14 @@ inline bool Boolean(const Napi::Object& object, const char* name) {
   return value.As<Napi::Boolean>().Value();
 }
 
+// Heads within which rows are permuted; 0: they are not.
+inline int64_t PermutedHeads(const Napi::Object& object, int64_t rows) {
+  const int64_t heads = Integer(object, "permutedHeads");
+  if (heads < 0 || (heads > 0 && rows % (2 * heads) != 0))
+    Invalid("permutedHeads", "0, or heads of even size");
+  return heads;
+}
+
 inline std::string Text(const Napi::Value& value, const char* name) {
   if (!value.IsString()) Invalid(name, "a string");
   return value.As<Napi::String>().Utf8Value();

@@ -4,6 +4,7 @@
 #include "addon/forks_from.h"
 #include "addon/handles.h"
 #include "addon/job.h"
+#include "core/adapter_file.h"
 #include "core/algebra.h"
 #include "core/delta_file.h"
 #include "core/gradient.h"
@@ -91,15 +92,39 @@ Napi::Value LoadDeltaCall(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const std::shared_ptr<Model> model = Unwrap<ModelHandle>(info[0]).get();
     const std::string path = Text(info[1], "path");
-    std::vector<double> scales(model->tensors().size(), 1.0);
-    const Napi::Array list = List(info[2], "scales");
+    return DeltaJob(info.Env(), model, [path](const Model& m) { return LoadDelta(m, path); });
+  });
+}
+
+Napi::Value LoadFactorsCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::shared_ptr<Model> model = Unwrap<ModelHandle>(info[0]).get();
+    const std::string path = Text(info[1], "path");
+    const Napi::Array list = List(info[2], "sources");
+    std::vector<FactorSource> sources;
     for (uint32_t i = 0; i < list.Length(); ++i) {
-      const Napi::Object item = Object(list.Get(i), "scales");
-      const int64_t matrix = Integer(item, "matrix");
-      if (matrix < 0 || matrix >= static_cast<int64_t>(scales.size())) Invalid("matrix", "a matrix id");
-      scales[matrix] = Number(item, "scale");
+      const Napi::Object o = Object(list.Get(i), "sources");
+      FactorSource source;
+      source.matrix = MatrixOf(o, *model);
+      source.scale = Number(o, "scale");
+      source.a = Text(o.Get("a"), "a");
+      source.b = Text(o.Get("b"), "b");
+      source.first_row = Integer(o, "firstRow");
+      if (source.first_row < 0) Invalid("firstRow", "a row");
+      source.permuted_heads = PermutedHeads(o, model->tensors()[source.matrix].out);
+      source.transposed = Boolean(o, "transposed");
+      sources.push_back(std::move(source));
     }
-    return DeltaJob(info.Env(), model, [=](const Model& m) { return LoadDelta(m, path, scales); });
+    std::vector<BaseCopy> copies;
+    const Napi::Array own = List(info[3], "copies");
+    for (uint32_t i = 0; i < own.Length(); ++i) {
+      const Napi::Object o = Object(own.Get(i), "copies");
+      copies.push_back({Text(o.Get("tensor"), "tensor"), MatrixOf(o, *model)});
+    }
+    return DeltaJob(info.Env(), model,
+                    [path, sources = std::move(sources), copies = std::move(copies)](const Model& m) {
+                      return LoadFactors(m, path, sources, copies);
+                    });
   });
 }
 

@@ -112,6 +112,8 @@ void CheckValues(const DeltaPart& part, const MatrixInfo& info, at::ScalarType t
   }
 }
 
+constexpr int64_t kBlockValues = 1 << 22;  // of one step over a weight's rows: 32 MB in float64
+
 }  // namespace
 
 const char* DeltaKindName(DeltaKind kind) {
@@ -192,6 +194,34 @@ at::Tensor DeltaPart::Materialise(int64_t out, int64_t in) const {
   return dense;
 }
 
+void DeltaPart::AddRows(int64_t first, double factor, at::Tensor rows) const {
+  const int64_t count = rows.size(0), width = rows.size(1);
+  const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
+  switch (kind) {
+    case DeltaKind::kLowRank:
+      rows.addmm_(wide(b.narrow(0, first, count)), wide(a), 1, factor * scale);
+      return;
+    case DeltaKind::kSpectral:
+      rows.addmm_(wide(b.narrow(0, first, count)) * (wide(sigma) * wide(values)), wide(a), 1, factor * scale);
+      return;
+    case DeltaKind::kDense:
+      rows.add_(wide(values.narrow(0, first, count)), factor * scale);
+      return;
+    case DeltaKind::kSparse:
+      break;
+  }
+  const int32_t* begin = row_offsets.const_data_ptr<int32_t>() + first;
+  const int32_t* column = columns.const_data_ptr<int32_t>();
+  const at::Tensor change = wide(values.narrow(0, begin[0], begin[count] - begin[0]));
+  const double* value = change.const_data_ptr<double>();
+  double* out = rows.mutable_data_ptr<double>();
+  for (int64_t r = 0; r < count; ++r) {
+    for (int32_t k = begin[r]; k < begin[r + 1]; ++k) {
+      out[r * width + column[k]] += factor * scale * value[k - begin[0]];
+    }
+  }
+}
+
 int64_t Delta::bytes() const {
   int64_t total = 0;
   for (const DeltaPart& part : parts) total += part.bytes();
@@ -235,20 +265,32 @@ int64_t Fork::own_bytes() const {
   return total + (materialised ? materialised->bytes() : 0);
 }
 
-at::Tensor Fork::EffectiveWeight(int64_t matrix) const {
-  const MatrixInfo& info = model->tensors().at(matrix);
-  at::Tensor weight = model->Weight(matrix).to(model->activation()).clone();
+void Fork::AddChanges(int64_t matrix, int64_t first, at::Tensor rows) const {
   for (const AppliedDelta& applied : HostStack(stack)) {
     for (const DeltaPart& part : applied.delta->parts) {
-      if (part.matrix != matrix) continue;
-      if (part.kind == DeltaKind::kLowRank) {
-        weight.addmm_(part.b, part.a, 1, part.scale * applied.scale);
-      } else {
-        weight.add_(part.Materialise(info.out, info.in), applied.scale);
-      }
+      if (part.matrix == matrix) part.AddRows(first, applied.scale, rows);
     }
   }
+}
+
+at::Tensor Fork::EffectiveWeight(int64_t matrix) const {
+  const MatrixInfo& info = model->tensors().at(matrix);
+  const at::Tensor base = model->Weight(matrix);
+  at::Tensor weight = at::empty({info.out, info.in}, model->options());
+  for (const auto& [first, count] : RowBlocks(info.out, info.in)) {
+    at::Tensor rows = base.narrow(0, first, count).to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
+    AddChanges(matrix, first, rows);
+    weight.narrow(0, first, count).copy_(rows);
+  }
   return weight;
+}
+
+std::vector<std::pair<int64_t, int64_t>> RowBlocks(int64_t rows, int64_t width) {
+  const int64_t most = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, width));
+  std::vector<std::pair<int64_t, int64_t>> blocks;
+  for (int64_t first = 0; first < rows; first += most)
+    blocks.push_back({first, std::min(most, rows - first)});
+  return blocks;
 }
 
 }  // namespace selfedit

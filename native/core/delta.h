@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/types.h"
@@ -48,6 +49,8 @@ struct DeltaPart {
   std::vector<at::Tensor> trainable() const;
   // D times scale, [out, in].
   at::Tensor Materialise(int64_t out, int64_t in) const;
+  // rows += factor * scale * D[first ..], where rows is float64 [n, in].
+  void AddRows(int64_t first, double factor, at::Tensor rows) const;
 };
 
 // Immutable once made.
@@ -77,7 +80,13 @@ struct Fork {
   std::shared_ptr<MaterialisedSlot> slot = nullptr;
   void Changed();             // after every change of the list: what was materialised no longer fits
   int64_t own_bytes() const;  // deltas, each counted once, and copied rows
+  // The weight with every change, computed in float64 and rounded once to the activation type: [out, in].
   at::Tensor EffectiveWeight(int64_t matrix) const;
+  // Adds every change of rows [first, first + n) of one weight to `rows`, float64 [n, in].
+  void AddChanges(int64_t matrix, int64_t first, at::Tensor rows) const;
 };
+
+// Blocks {first row, rows} in which a weight is gone through, so that what is made on the way stays small.
+std::vector<std::pair<int64_t, int64_t>> RowBlocks(int64_t rows, int64_t width);
 
 }  // namespace selfedit

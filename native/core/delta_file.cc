@@ -17,10 +17,6 @@ constexpr char kScales[] = "scales";
 constexpr DeltaKind kKinds[] = {DeltaKind::kLowRank, DeltaKind::kSparse, DeltaKind::kDense,
                                 DeltaKind::kSpectral};
 
-std::string PeftKey(const MatrixInfo& info, char factor) {
-  return "base_model.model." + info.name + ".lora_" + factor + ".weight";
-}
-
 // The tensors of a part by the names that a file gives them; `part` may be const.
 template <typename Part>
 auto FieldsOf(Part& part) {
@@ -96,7 +92,7 @@ class Reader {
     }
     if (count > 0) {
       throw Error("TENSOR_UNEXPECTED",
-                  path_ + ": " + std::to_string(count) + " key(s) that no matrix of the model has: " + extra);
+                  path_ + ": " + std::to_string(count) + " unexpected tensor(s): " + extra);
     }
   }
 
@@ -111,28 +107,7 @@ class Reader {
   std::set<std::string> used_;
 };
 
-void ReadPeft(Reader* reader, const Model& model, const std::vector<double>& scale_of_matrix, Delta* delta) {
-  auto read = [&](const std::string& key) {
-    const TensorInfo* info = reader->Find(key);
-    if (info == nullptr) return at::Tensor();
-    CheckReal(reader->file(), *info);
-    if (info->shape.size() != 2)
-      throw Error("DELTA_SHAPE", reader->path() + ": \"" + key + "\" must have two dimensions");
-    return reader->Real(*info);
-  };
-  for (size_t id = 0; id < model.matrices().size(); ++id) {
-    const MatrixInfo& info = model.matrices()[id];
-    at::Tensor a = read(PeftKey(info, 'A')), b = read(PeftKey(info, 'B'));
-    if (!a.defined() && !b.defined()) continue;
-    if (!a.defined() || !b.defined()) {
-      throw Error("TENSOR_MISSING", reader->path() + ": \"" + PeftKey(info, a.defined() ? 'B' : 'A') +
-                                        "\" is missing beside its twin");
-    }
-    delta->parts.push_back(DeltaPart::LowRank(static_cast<int64_t>(id), a, b, scale_of_matrix.at(id)));
-  }
-}
-
-void ReadOwn(Reader* reader, const Model& model, Delta* delta) {
+void ReadParts(Reader* reader, const Model& model, Delta* delta) {
   for (size_t id = 0; id < model.tensors().size(); ++id) {
     const MatrixInfo& matrix = model.tensors()[id];
     for (const DeltaKind kind : kKinds) {
@@ -177,42 +152,31 @@ void ReadOwn(Reader* reader, const Model& model, Delta* delta) {
 }  // namespace
 
 void SaveDelta(const Delta& delta, const Model& model, const std::string& path) {
-  const bool peft = std::all_of(delta.parts.begin(), delta.parts.end(), [&](const DeltaPart& part) {
-    return part.kind == DeltaKind::kLowRank && part.matrix < static_cast<int64_t>(model.matrices().size());
-  });
   const DType dtype = model.activation() == at::kDouble ? DType::kF64 : DType::kF32;
   std::vector<TensorToWrite> tensors;
   std::vector<double> scales;
   for (const DeltaPart& part : delta.parts) {
     const MatrixInfo& info = model.tensors().at(part.matrix);
     scales.push_back(part.scale);
-    if (peft) {
-      tensors.push_back({PeftKey(info, 'A'), dtype, part.a.sizes().vec(), part.a.const_data_ptr()});
-      tensors.push_back({PeftKey(info, 'B'), dtype, part.b.sizes().vec(), part.b.const_data_ptr()});
-      continue;
-    }
     for (const auto& [field, tensor] : FieldsOf(part)) {
       tensors.push_back({KeyOf(info, part.kind, field),
                          tensor->scalar_type() == at::kInt ? DType::kI32 : dtype, tensor->sizes().vec(),
                          tensor->const_data_ptr()});
     }
   }
-  if (!peft) tensors.push_back({kScales, DType::kF64, {static_cast<int64_t>(scales.size())}, scales.data()});
-  WriteSafetensors(path, tensors, {{"format", peft ? "pt" : kFormat}});
+  tensors.push_back({kScales, DType::kF64, {static_cast<int64_t>(scales.size())}, scales.data()});
+  WriteSafetensors(path, tensors, {{"format", kFormat}});
 }
 
-DeltaPtr LoadDelta(const Model& model, const std::string& path, const std::vector<double>& scale_of_matrix) {
+DeltaPtr LoadDelta(const Model& model, const std::string& path) {
   Reader reader(model, path);
   auto delta = std::make_shared<Delta>();
   const std::string format = reader.file().MetadataString("format").value_or("");
-  if (format == kFormat) {
-    ReadOwn(&reader, model, delta.get());
-  } else if (format.rfind("selfedit-delta-", 0) == 0) {
-    throw Error("FILE_FORMAT", path + ": the layout is " + QuoteForMessage(format) + "; expected \"" +
-                                   kFormat + "\" or PEFT's");
-  } else {
-    ReadPeft(&reader, model, scale_of_matrix, delta.get());
+  if (format != kFormat) {
+    throw Error("FILE_FORMAT", path + ": metadata \"format\" is " + QuoteForMessage(format) +
+                                   "; expected \"" + kFormat + "\"");
   }
+  ReadParts(&reader, model, delta.get());
   reader.RefuseTheRest();
   try {
     delta->Check(model);

@@ -70,4 +70,20 @@ void AtomicFile::Commit() {
   }
 }
 
+void WriteTensor(const TensorToWrite& tensor, uint64_t bytes, AtomicFile* file) {
+  if (!tensor.produce) return file->Write(tensor.data, bytes);
+  uint64_t written = 0;
+  const auto check = [&](bool good, const char* what) {
+    if (good) return;
+    throw Error("INTERNAL", "tensor \"" + tensor.name + "\": " + what + " the " + std::to_string(bytes) +
+                                " bytes that its type and shape need were produced");
+  };
+  tensor.produce([&](const void* data, size_t count) {
+    check(count <= bytes - written, "more than");
+    file->Write(data, count);
+    written += count;
+  });
+  check(written == bytes, "fewer than");
+}
+
 }  // namespace selfedit

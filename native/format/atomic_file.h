@@ -1,7 +1,10 @@
 // A file that appears under its name only when it is complete. Internal to native/format.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
+
+#include "format/tensor_to_write.h"
 
 namespace selfedit {
 
@@ -25,5 +28,8 @@ class AtomicFile {
   std::string temporary_;
   int fd_ = -1;
 };
+
+/// Writes all of a tensor of that many bytes. Throws INTERNAL when its producer gives another number of them.
+void WriteTensor(const TensorToWrite& tensor, uint64_t bytes, AtomicFile* file);
 
 }  // namespace selfedit

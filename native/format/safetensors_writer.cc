@@ -58,7 +58,7 @@ std::vector<Laid> LayOut(const std::string& path, const std::vector<TensorToWrit
     if (tensor.shape.size() > kMostDimensions || !TensorBytes(tensor.dtype, tensor.shape, &bytes)) {
       Fail(path, what + " has shape " + ShapeText(tensor.shape));
     }
-    if (bytes > 0 && !tensor.data) Fail(path, what + " has no data");
+    if (bytes > 0 && !tensor.data && !tensor.produce) Fail(path, what + " has no data");
     laid.push_back({&tensor, bytes});
   }
   std::sort(laid.begin(), laid.end(), [](const Laid& a, const Laid& b) {
@@ -129,7 +129,7 @@ void WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>&
   const uint64_t length = header.size();
   file.Write(&length, sizeof length);
   file.Write(header.data(), header.size());
-  for (const auto& [tensor, bytes] : laid) file.Write(tensor->data, bytes);
+  for (const auto& [tensor, bytes] : laid) WriteTensor(*tensor, bytes, &file);
   file.Commit();
 }
 

@@ -1,27 +1,19 @@
 // Writes safetensors files, and any file, so that a crash or a full disk leaves the earlier file intact.
 #pragma once
-#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "format/tensor_file.h"
+#include "format/tensor_to_write.h"
 
 namespace selfedit {
-
-struct TensorToWrite {
-  std::string name;
-  DType dtype = DType::kF32;  // not a quantised type
-  std::vector<int64_t> shape;
-  /// Contiguous, row-major; must stay valid during the call.
-  const void* data = nullptr;
-};
 
 /// Writes `tensors` and string metadata to `path`: temporary name in the same folder, fsync, rename, fsync of
 /// the folder. Tensors are laid out like the safetensors library does: by type, largest alignment first, then
 /// by name. Errors: IO (the temporary file is removed, an earlier file is untouched); INTERNAL for duplicate
-/// or reserved names, negative dimensions and quantised types.
+/// or reserved names, negative dimensions, quantised types, and a producer that gives more or fewer bytes
+/// than its tensor has.
 void WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                       const std::vector<std::pair<std::string, std::string>>& metadata = {});
 

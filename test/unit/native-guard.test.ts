@@ -87,7 +87,7 @@ describe('objects of another kind', () => {
     expect(await refusal(() => native().makeDelta(delta.handle as never, []))).toMatchObject({
       code: 'INPUT_INVALID',
     });
-    expect(await refusal(() => native().loadDelta(fork.handle as never, 'x', []))).toMatchObject({
+    expect(await refusal(() => native().loadDelta(fork.handle as never, 'x'))).toMatchObject({
       code: 'INPUT_INVALID',
     });
   });

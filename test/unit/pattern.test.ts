@@ -1,0 +1,110 @@
+/** Regular expressions of PEFT's configurations, against JavaScript's own where the two languages agree. */
+import { describe, expect, it } from 'vitest';
+import { endMatcher, fullMatcher } from '../../lib/format/pattern.js';
+import { failureOf } from '../support/tiny.js';
+
+const NAMES = [
+  '',
+  'q_proj',
+  'lm_head',
+  'model.layers.0.self_attn.q_proj',
+  'model.layers.1.self_attn.k_proj',
+  'model.layers.12.mlp.down_proj',
+  'model.layers.3.mlp.gate_up_proj',
+  'model.embed_tokens',
+  'qqq',
+  'a-b',
+  'x{2}',
+];
+const PATTERNS = [
+  '',
+  '.*',
+  '.*\\.(q_proj|v_proj)$',
+  '.*\\.(?:q|k)_proj',
+  'model\\.layers\\.\\d+\\.self_attn\\.[qk]_proj',
+  'model\\.layers\\.([0-9]|1[0-2])\\..*',
+  '^model\\.layers\\.[^.]+\\.mlp\\.(gate_up|down)_proj$',
+  '(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:k_proj|v_proj).*?)|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.(?:self_attn|mlp)\\.(?:(?:q_proj|k_proj|down_proj)))',
+  'q{3}',
+  'q{1,2}q',
+  'q{2,}?',
+  'q+?',
+  '(q|qq)*',
+  '(?:a*)*',
+  'a|',
+  '[a-c]-[a-c]',
+  '[-a]-b',
+  '[]]|lm_head',
+  '\\w+',
+  '\\W*',
+  'x\\{2\\}',
+  'x{2}',
+  'x{y|x\\{2}',
+  'model\\b.*',
+  'mod\\Bel.*',
+  '.+_.+',
+  '(?:(?:m)(?:o(?:d)))el.embed_tokens',
+];
+
+describe('a pattern', () => {
+  it('matches whole names as a regular expression does', () => {
+    for (const pattern of PATTERNS) {
+      // An empty first set and a leading bracket are the two things that JavaScript reads otherwise.
+      const twin = new RegExp(`^(?:${pattern.replace('[]]', '[\\]]')})$`);
+      const matches = fullMatcher(pattern, 'here');
+      for (const name of NAMES)
+        expect([pattern, name, matches(name)]).toEqual([pattern, name, twin.test(name)]);
+    }
+  });
+
+  it('matches ends of names after a dot, as PEFT matches the keys of rank_pattern', () => {
+    for (const pattern of PATTERNS) {
+      const twin = new RegExp(`^(?:.*\\.)?(?:${pattern.replace('[]]', '[\\]]')})$`);
+      const matches = endMatcher(pattern, 'here');
+      for (const name of NAMES)
+        expect([pattern, name, matches(name)]).toEqual([pattern, name, twin.test(name)]);
+    }
+    expect(endMatcher('q_proj', '')('model.layers.0.self_attn.q_proj')).toBe(true);
+    expect(endMatcher('q_proj', '')('my_q_proj')).toBe(false);
+  });
+
+  it('reads Python where JavaScript differs', () => {
+    expect(fullMatcher('(?P<layer>\\d+)\\Z', '')('12')).toBe(true);
+    expect(fullMatcher('\\Aq', '')('q')).toBe(true);
+    expect(fullMatcher('q{,2}', '')('qq')).toBe(true);
+    expect(fullMatcher('q{,2}', '')('qqq')).toBe(false);
+    expect(fullMatcher('[[]', '')('[')).toBe(true);
+  });
+
+  it('that would take a backtracking matcher for ever ends', () => {
+    const text = `${'a'.repeat(2000)}!`;
+    for (const pattern of ['(a*)*b', '(a|aa)+$', '(.*)*(.*)*x', `${'a?'.repeat(50)}${'a'.repeat(50)}b`]) {
+      expect(fullMatcher(pattern, '')(text)).toBe(false);
+    }
+  });
+
+  it.each([
+    ['(', 'a group that is not closed'],
+    [')', 'a closing parenthesis'],
+    ['[a', 'a set that is not closed'],
+    ['*', 'a quantifier of nothing'],
+    ['a**', 'a quantifier of a quantifier'],
+    ['a++', 'a possessive quantifier'],
+    ['(?=a)', 'a group of a kind that is not supported'],
+    ['(?i)a', 'a group of a kind that is not supported'],
+    ['a{3,2}', 'bounds fall'],
+    ['[z-a]', 'a range that falls'],
+    ['\\q', 'the escape'],
+    ['\\1', 'the escape'],
+    ['a\\', 'the escape'],
+    ['(((a{50}){50}){50}){50}', 'more repetitions'],
+    ['a{99999}', 'more repetitions'],
+    ['('.repeat(100), 'nested too deeply'],
+    ['a'.repeat(5000), 'more than can be matched'],
+  ])('%s is refused', async (pattern, words) => {
+    const error = await failureOf(() => fullMatcher(pattern, 'config: "key"'));
+    expect(error.code).toBe('FILE_FORMAT');
+    expect(error.message).toContain('config: "key"');
+    expect(error.message).toContain(words);
+  });
+});
