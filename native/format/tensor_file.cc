@@ -177,8 +177,10 @@ void TensorFile::Prefetch(const TensorInfo& tensor, uint64_t begin, uint64_t end
   file_->Prefetch(static_cast<size_t>(tensor.offset + begin), static_cast<size_t>(end - begin));
 }
 
-void TensorFile::Forget(const TensorInfo& tensor) const {
-  file_->Forget(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
+void TensorFile::Forget(const TensorInfo& tensor) const { Forget(tensor, 0, tensor.bytes); }
+
+void TensorFile::Forget(const TensorInfo& tensor, uint64_t begin, uint64_t end) const {
+  file_->Forget(static_cast<size_t>(tensor.offset + begin), static_cast<size_t>(end - begin));
 }
 
 std::optional<std::string> TensorFile::MetadataString(std::string_view key) const {

@@ -83,6 +83,8 @@ class TensorFile {
   void Prefetch(const TensorInfo& tensor, uint64_t begin, uint64_t end) const;
   /// Hint: the tensor will not be read again soon, so its pages need not count as this process's memory.
   void Forget(const TensorInfo& tensor) const;
+  /// The same of the bytes [begin, end) of the tensor.
+  void Forget(const TensorInfo& tensor, uint64_t begin, uint64_t end) const;
   /// A metadata entry of type string (safetensors `__metadata__`, GGUF key–value).
   std::optional<std::string> MetadataString(std::string_view key) const;
   /// {"format":"gguf","version":3,"metadata":{…},"tensors":[{"name","dtype","shape","offset","bytes"}]}.
