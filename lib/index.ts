@@ -77,7 +77,14 @@ export {
   type PolicyRow,
   type PolicyStepOptions,
 } from './policy.js';
-export { modelNames, type PullOptions, type PullProgress, type PullSource, pull } from './pull.js';
+export {
+  modelNames,
+  type PipPiece,
+  type PullOptions,
+  type PullProgress,
+  type PullSource,
+  pull,
+} from './pull.js';
 export { deriveKey, permutation, uniform } from './random.js';
 export { Resource } from './resource.js';
 export type { TokenInput } from './rows.js';

