@@ -14,6 +14,9 @@
 namespace selfedit {
 namespace {
 
+// Of a file's bytes that one thread converts at a time.
+constexpr int64_t kPieceBytes = 1 << 20;
+
 std::string ShapeText(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -179,18 +182,24 @@ at::Tensor WeightSource::Read(const StoredTensor& source, const std::vector<int6
   at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / width), [&](int64_t b, int64_t e) {
     std::vector<float> row(type == at::kFloat ? 0 : width);
     bool good = true;
-    source.file->Prefetch(info, b * info.RowBytes(), e * info.RowBytes());
-    for (int64_t r = b; r < e; ++r) {
-      if (type == at::kFloat) {
-        float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
-        Dequantize(info, data, r, 1, to);
-        good &= AllFinite(DType::kF32, to, width);
-      } else {
-        Dequantize(info, data, r, 1, row.data());
-        auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
-        cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
-        good &= AllFinite(DType::kBF16, to, width);
+    // In pieces, each forgotten before the next: the file and the model are never both resident.
+    const int64_t piece = std::max<int64_t>(1, kPieceBytes / static_cast<int64_t>(info.RowBytes()));
+    for (int64_t first = b; first < e; first += piece) {
+      const int64_t last = std::min(e, first + piece);
+      source.file->Prefetch(info, first * info.RowBytes(), last * info.RowBytes());
+      for (int64_t r = first; r < last; ++r) {
+        if (type == at::kFloat) {
+          float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
+          Dequantize(info, data, r, 1, to);
+          good &= AllFinite(DType::kF32, to, width);
+        } else {
+          Dequantize(info, data, r, 1, row.data());
+          auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
+          cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
+          good &= AllFinite(DType::kBF16, to, width);
+        }
       }
+      source.file->Forget(info, first * info.RowBytes(), last * info.RowBytes());
     }
     if (!good) finite = false;
   });
