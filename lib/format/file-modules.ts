@@ -27,9 +27,8 @@ export function isFused(model: Model): boolean {
   );
 }
 
-/** Linear maps of the layers in the order of their ids, then embedding and head. */
-export function fileModules(model: Model): FileModule[] {
-  const fused = isFused(model);
+/** Linear maps of the layers in the order of their ids, then embedding and head; `fused` as the architecture's own files are. */
+export function fileModules(model: Model, fused = isFused(model)): FileModule[] {
   const modules = new Map<string, FileModule>();
   for (const [matrix, info] of model.matrices.entries()) {
     const own = fused ? (FUSED[info.module] ?? info.module) : info.module;

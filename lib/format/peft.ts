@@ -2,7 +2,7 @@
 import type { BaseCopy, FactorSource, WrittenModule } from '../binding.js';
 import { makeError } from '../errors.js';
 import type { Model } from '../model.js';
-import { type FileModule, fileModules } from './file-modules.js';
+import { type FileModule, fileModules, isFused } from './file-modules.js';
 import { type PeftTarget, peftTargets } from './peft-config.js';
 import type { TensorEntry } from './tensor-list.js';
 
@@ -48,7 +48,9 @@ export function readPeft(
   tensors: readonly TensorEntry[],
 ): PeftParts {
   const file = `${folder}/${PEFT_WEIGHTS}`;
-  const modules = fileModules(model);
+  // An adapter trained on a model whose maps were taken apart names them so, and no fused one.
+  const apart = tensors.some(({ name }) => /\.(q|k|v|gate|up)_proj\./.test(name));
+  const modules = fileModules(model, isFused(model) && !apart);
   const targets = peftTargets(config, `${folder}/${PEFT_CONFIG}`, modules);
   const byName = new Map(targets.map((target) => [target.module.name, target]));
   const found = new Map<string, TensorEntry>();
