@@ -7,7 +7,7 @@ import type { Model } from '../model.js';
 
 /** A type that transformers and safetensors both know. */
 export const EXPORT_TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16' } as const;
-export type ExportDtype = keyof typeof EXPORT_TYPES;
+export type ExportDtype = 'float32' | 'float16' | 'bfloat16';
 
 const BYTES: Record<string, number> = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2 };
 const REAL: readonly string[] = ['F64', 'F32', 'F16', 'BF16'];

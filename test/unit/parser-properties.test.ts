@@ -6,7 +6,8 @@ import { parseEdit } from '../../lib/edit/parse.js';
 import { readDirectives } from '../../lib/edit/read-directives.js';
 import { SelfeditError } from '../../lib/errors.js';
 import { configFromJson } from '../../lib/format/config.js';
-import { readPeftConfig } from '../../lib/format/peft.js';
+import { fileModules } from '../../lib/format/file-modules.js';
+import { peftTargets } from '../../lib/format/peft-config.js';
 import type { Model } from '../../lib/model.js';
 import { parseArc } from '../../lib/task/arc/read.js';
 import { parseDialogues } from '../../lib/task/dialogue.js';
@@ -89,7 +90,11 @@ const text = (parse: (source: string) => unknown) => (value: unknown) => parse(J
 const PARSERS: [name: string, good: readonly unknown[], parse: (value: unknown) => unknown][] = [
   ['config.json', [config], (value) => configFromJson(value)],
   ['tokenizer.json', [tokenizer], (value) => parseTokenizer(value, 'tokenizer.json')],
-  ['adapter_config.json', [adapter], text((source) => readPeftConfig(model, 'adapter_config.json', source))],
+  [
+    'adapter_config.json',
+    [adapter],
+    text((source) => peftTargets(source, 'adapter_config.json', fileModules(model))),
+  ],
   ['passages', [passages, squad], text((source) => parsePassages(source, 'p.json'))],
   ['passages by line', passages, text((source) => parsePassages(source, 'p.jsonl'))],
   ['dialogues', [dialogues], text((source) => parseDialogues(source, 'd.json'))],
