@@ -15,8 +15,8 @@ const std::vector<AttentionShape> kShapes = {
     // Padding: behind the first block of keys, within it, from the second token on, none.
     {{300, 90, 200, 20, 1}, 4, 2, 16, {140, 17, 1, 20, 1}},
     {{129, 300}, 6, 2, 24, {128, 129}},
-    // Windows: of one token, narrower and wider than a block of keys, over its edges, wider than documents.
-    {{50, 0, 1, 300, 129}, 9, 3, 20, {}, 1},
+    // Windows: of two tokens, narrower and wider than a block of keys, over its edges, wider than documents.
+    {{50, 0, 1, 300, 129}, 9, 3, 20, {}, 2},
     {{50, 0, 1, 300, 129, 64}, 6, 2, 24, {}, 7},
     {{400, 128, 3}, 4, 4, 64, {}, 128},
     {{700, 33}, 5, 1, 80, {}, 130},
@@ -204,6 +204,20 @@ TEST(CpuAttentionFloat, Window) {
     none.window = 0;
     EXPECT_TRUE(SameBits(Compute(wide, in).out, Compute(none, in).out));
     EXPECT_TRUE(SameBits(Compute(wide, in).dk, Compute(none, in).dk));
+  });
+}
+
+// A query that sees itself alone gives back its value, whatever the scores: nothing flows to q and k.
+TEST(CpuAttentionFloat, WindowOfOneToken) {
+  const AttentionShape s{{50, 0, 1, 300, 129}, 3, 3, 20, {}, 1};
+  const Inputs<float> in(s, 9);
+  ForEachSimd([&] {
+    const Results<float> r = Compute(s, in);
+    EXPECT_LT(Difference(r.out, Wide(in.v)), 1e-6);
+    EXPECT_LT(Difference(r.dv, Wide(in.dout)), 5e-6);
+    const std::vector<double> nothing(in.q.size(), 0);
+    EXPECT_LT(Difference(r.dq, nothing, 1), 1e-4);  // of sums of a hundred products of size one
+    EXPECT_LT(Difference(r.dk, nothing, 1), 1e-4);
   });
 }
 
