@@ -14,11 +14,25 @@ struct Case {
   int64_t H, G, d;
   bool merged;  // q, k and v lie in one buffer
   int64_t leftover = 3;
+  int64_t window = 0;  // 0: all
 };
 std::vector<Case> Cases() {
-  return {{{1, 1, 1}, 2, 1, 32, false},    {{70}, 3, 3, 64, true},     {{17, 0, 33, 5, 0}, 4, 2, 64, false},
-          {{64, 64}, 2, 2, 40, true, 0},   {{130, 3}, 4, 1, 96, true}, {{40, 90}, 2, 1, 128, false},
-          {{35, 1, 20}, 2, 1, 256, false}, {{0, 0}, 2, 2, 64, false},  {{67}, 2, 1, 200, true}};
+  return {{{1, 1, 1}, 2, 1, 32, false},
+          {{70}, 3, 3, 64, true},
+          {{17, 0, 33, 5, 0}, 4, 2, 64, false},
+          {{64, 64}, 2, 2, 40, true, 0},
+          {{130, 3}, 4, 1, 96, true},
+          {{40, 90}, 2, 1, 128, false},
+          {{35, 1, 20}, 2, 1, 256, false},
+          {{0, 0}, 2, 2, 64, false},
+          {{67}, 2, 1, 200, true},
+          // Windows: of one token, narrower and wider than a tile, over its edges, wider than documents.
+          {{70, 0, 1}, 2, 1, 32, true, 3, 1},
+          {{130, 33}, 2, 2, 40, false, 3, 7},
+          {{200}, 2, 1, 64, true, 0, 64},
+          {{150, 40}, 1, 1, 128, false, 3, 65},
+          {{90, 5}, 2, 1, 256, false, 3, 33},
+          {{40, 30}, 2, 1, 64, false, 3, 40}};
 }
 
 class Problem {
@@ -59,7 +73,8 @@ class Problem {
   void ForQueries(Body body) const {
     for (size_t t = 0; t + 1 < offsets.size(); ++t) {
       for (int64_t i = offsets[t]; i < offsets[t + 1]; ++i) {
-        for (int64_t h = 0; h < c.H; ++h) body(offsets[t], i, h);
+        const int64_t begin = std::max<int64_t>(offsets[t], c.window > 0 ? i - c.window + 1 : 0);
+        for (int64_t h = 0; h < c.H; ++h) body(begin, i, h);
       }
     }
   }
@@ -131,7 +146,8 @@ class Problem {
 TEST_P(CudaAttention, ForwardAndBackward) {
   const Type type = GetParam();
   for (const Case& c : Cases()) {
-    SCOPED_TRACE("d " + std::to_string(c.d) + ", first document " + std::to_string(c.lengths[0]));
+    SCOPED_TRACE("d " + std::to_string(c.d) + ", window " + std::to_string(c.window) + ", first document " +
+                 std::to_string(c.lengths[0]));
     const Problem p(type, c);
     std::vector<double> out, lse, grads[3];
     p.Reference(out, lse, grads);
@@ -150,9 +166,16 @@ TEST_P(CudaAttention, ForwardAndBackward) {
       return const_cast<void*>(list[c.merged ? 0 : part]->At(p.Start(part)));
     };
     const Array<int32_t> offsets(p.offsets);
-    const AttentionShape shape{
-        offsets.data(), static_cast<int64_t>(c.lengths.size()), p.T, c.H, c.G, c.d, p.q_stride, p.kv_stride,
-        p.scale};
+    const AttentionShape shape{offsets.data(),
+                               static_cast<int64_t>(c.lengths.size()),
+                               p.T,
+                               c.H,
+                               c.G,
+                               c.d,
+                               p.q_stride,
+                               p.kv_stride,
+                               p.scale,
+                               c.window};
     const Tensor result(type, std::vector<double>(out.size(), 9)), dout(type, p.dout);
     const Array<float> logs(p.T * c.H, 9.0f), delta(p.T * c.H, NAN);
     AttentionForward(type, shape, view(inputs, 0), view(inputs, 1), view(inputs, 2), result.data(),
@@ -173,15 +196,17 @@ TEST_P(CudaAttention, ForwardAndBackward) {
 
 // The reference's own gradients, by differences: it is what the kernels are measured by.
 TEST(CudaAttentionReference, GradientsAreThoseOfTheForwardPass) {
-  const Problem p(Type::kFloat32, {{5, 0, 9}, 4, 2, 16, false});
-  std::vector<double> out, lse, grads[3];
-  p.Reference(out, lse, grads);
-  std::mt19937_64 engine(7);
-  for (int part = 0; part < 3; ++part) {
-    for (int draw = 0; draw < 20; ++draw) {
-      const int64_t i = static_cast<int64_t>(engine() % p.values[part].size());
-      const auto loss = [&](const std::vector<double>& other) { return p.Loss(part, other); };
-      EXPECT_NEAR(grads[part][i], Numeric(loss, p.values[part], i), 1e-6);
+  for (const int64_t window : {0, 3}) {
+    const Problem p(Type::kFloat32, {{5, 0, 9}, 4, 2, 16, false, 3, window});
+    std::vector<double> out, lse, grads[3];
+    p.Reference(out, lse, grads);
+    std::mt19937_64 engine(7);
+    for (int part = 0; part < 3; ++part) {
+      for (int draw = 0; draw < 20; ++draw) {
+        const int64_t i = static_cast<int64_t>(engine() % p.values[part].size());
+        const auto loss = [&](const std::vector<double>& other) { return p.Loss(part, other); };
+        EXPECT_NEAR(grads[part][i], Numeric(loss, p.values[part], i), 1e-6);
+      }
     }
   }
 }

@@ -51,21 +51,20 @@ TEST_P(CudaDecode, AppendsAndAttends) {
     const Array<const void*> prefix_k(prefix_lists[0]), prefix_v(prefix_lists[1]);
     const Array<void*> own_k(own_lists[0]), own_v(own_lists[1]);
     const Array<int32_t> prefix_lengths(prefix_length), own_lengths(own_length);
-    const DecodeShape shape{B,
-                            H,
-                            G,
-                            d,
-                            q_stride,
-                            q_stride,
-                            static_cast<float>(scale),
-                            prefix_k.data(),
-                            prefix_v.data(),
-                            prefix_lengths.data(),
-                            own_k.data(),
-                            own_v.data(),
-                            own_lengths.data()};
+    DecodeShape shape{B,
+                      H,
+                      G,
+                      d,
+                      q_stride,
+                      q_stride,
+                      static_cast<float>(scale),
+                      prefix_k.data(),
+                      prefix_v.data(),
+                      prefix_lengths.data(),
+                      own_k.data(),
+                      own_v.data(),
+                      own_lengths.data()};
     AppendKeyValue(type, shape, merged.At(H * d), merged.At(H * d + width), nullptr);
-    std::vector<double> expected(B * H * d, 0);
     for (int64_t b = 0; b < B; ++b) {
       for (int side = 0; side < 2 && rows[b].prompt >= 0; ++side) {
         std::copy_n(qkv.begin() + b * q_stride + H * d + side * width, width,
@@ -73,31 +72,41 @@ TEST_P(CudaDecode, AppendsAndAttends) {
       }
       EXPECT_EQ(own_tensors[0][b]->Read(), own[0][b]) << "row " << b;
       EXPECT_EQ(own_tensors[1][b]->Read(), own[1][b]) << "row " << b;
-      if (rows[b].prompt < 0) continue;
-      for (int64_t h = 0; h < H; ++h) {
-        const auto at = [&](int side, int64_t j, int64_t c) {
-          const int64_t before = prefix_length[b], g = h / (H / G);
-          return j < before ? prefix[side][rows[b].prompt][j * width + g * d + c]
-                            : own[side][b][(j - before) * width + g * d + c];
-        };
-        const int64_t length = prefix_length[b] + rows[b].own + 1;
-        std::vector<double> s(length, 0);
-        double sum = 0;
-        for (int64_t j = 0; j < length; ++j) {
-          for (int64_t c = 0; c < d; ++c) s[j] += qkv[b * q_stride + h * d + c] * at(0, j, c) * scale;
-          sum += std::exp(s[j]);
-        }
-        for (int64_t j = 0; j < length; ++j) {
-          for (int64_t c = 0; c < d; ++c) expected[(b * H + h) * d + c] += std::exp(s[j]) / sum * at(1, j, c);
+    }
+    // Windows: none, of one token, within the own keys of some rows and the prefix of others, wider than all.
+    for (const int64_t window : {0, 1, 90, 1000}) {
+      shape.window = window;
+      std::vector<double> expected(B * H * d, 0);
+      for (int64_t b = 0; b < B; ++b) {
+        if (rows[b].prompt < 0) continue;
+        for (int64_t h = 0; h < H; ++h) {
+          const auto at = [&](int side, int64_t j, int64_t c) {
+            const int64_t before = prefix_length[b], g = h / (H / G);
+            return j < before ? prefix[side][rows[b].prompt][j * width + g * d + c]
+                              : own[side][b][(j - before) * width + g * d + c];
+          };
+          const int64_t length = prefix_length[b] + rows[b].own + 1;
+          const int64_t begin = window > 0 ? std::max<int64_t>(0, length - window) : 0;
+          std::vector<double> s(length, 0);
+          double sum = 0;
+          for (int64_t j = begin; j < length; ++j) {
+            for (int64_t c = 0; c < d; ++c) s[j] += qkv[b * q_stride + h * d + c] * at(0, j, c) * scale;
+            sum += std::exp(s[j]);
+          }
+          for (int64_t j = begin; j < length; ++j) {
+            for (int64_t c = 0; c < d; ++c)
+              expected[(b * H + h) * d + c] += std::exp(s[j]) / sum * at(1, j, c);
+          }
         }
       }
-    }
-    for (const int64_t splits : {int64_t{1}, int64_t{3}, kMostSplits}) {
-      const Tensor out(type, std::vector<double>(B * H * d, 9));
-      const Array<float> scratch(B * H * splits * (d + 2), NAN);
-      AttentionDecode(type, shape, merged.data(), 1, splits, splits == 1 ? nullptr : scratch.data(),
-                      out.data(), nullptr);
-      EXPECT_LT(Difference(out.Read(), expected), Tolerance(type)) << "d " << d << ", splits " << splits;
+      for (const int64_t splits : {int64_t{1}, int64_t{3}, kMostSplits}) {
+        const Tensor out(type, std::vector<double>(B * H * d, 9));
+        const Array<float> scratch(B * H * splits * (d + 2), NAN);
+        AttentionDecode(type, shape, merged.data(), 1, splits, splits == 1 ? nullptr : scratch.data(),
+                        out.data(), nullptr);
+        EXPECT_LT(Difference(out.Read(), expected), Tolerance(type))
+            << "d " << d << ", window " << window << ", splits " << splits;
+      }
     }
   }
 }

@@ -59,7 +59,7 @@ TEST_P(CudaRows, RmsNormAndItsGradients) {
       EXPECT_EQ(x.Read(), sum);
       RmsNormBackward(type, x.data(), weight.data(), with, rstd.data(), dy_in.data(), n, c, extras, dx.data(),
                       nullptr);
-      RmsNormBackwardGain(type, segments, x.data(), rstd.data(), dy_in.data(), c, dgains.data(), extras,
+      RmsNormBackwardGain(type, segments, 1, x.data(), rstd.data(), dy_in.data(), c, dgains.data(), extras,
                           nullptr);
 
       std::vector<double> expected(n * c), expected_rstd(n), expected_gain(c, extras ? 0.5 : 0);
@@ -87,6 +87,52 @@ TEST_P(CudaRows, RmsNormAndItsGradients) {
       EXPECT_LT(Difference(Wide(rstd.Read()), expected_rstd), kFloatTolerance);
       EXPECT_LT(Difference(Wide(dgain.Read()), expected_gain), kFloatTolerance);
     }
+  }
+}
+
+// Heads of q or k: rows of a segment are several rows of the norm. dx takes the place of dy.
+TEST_P(CudaRows, RmsNormOfHeads) {
+  const Type type = GetParam();
+  for (const auto& [tokens, heads, d] : {std::tuple{7, 3, 16}, {5, 1, 40}, {4, 4, 128}}) {
+    const int64_t n = tokens * heads, last = tokens - 1;  // the last token belongs to no segment
+    const std::vector<double> start = Rounded(type, Normal(n * d, 1)), w = Rounded(type, Normal(d, 2)),
+                              slopes = Rounded(type, Normal(n * d, 4));
+    const std::vector<float> gain = Floats(Normal(d, 6));
+    const Array<int32_t> offsets({0, 2, static_cast<int32_t>(last)});
+    const Array<float> device_gain(gain), dgain(d, 0.5f), other(d, 0.5f);
+    const Array<const float*> gains({nullptr, device_gain.data()});
+    const Array<float*> dgains({dgain.data(), other.data()});
+    const Segments segments{offsets.data(), 2, tokens};
+    const NormGain with{gains.data(), segments, heads};
+    const Tensor x(type, start), weight(type, w), y(type, std::vector<double>(n * d)), dy(type, slopes);
+    const Array<float> rstd(n, -9.0f);
+    RmsNormForward(type, x.data(), nullptr, weight.data(), with, n, d, kEps, y.data(), rstd.data(), nullptr);
+    RmsNormBackwardGain(type, segments, heads, x.data(), rstd.data(), dy.data(), d, dgains.data(), false,
+                        nullptr);
+    RmsNormBackward(type, x.data(), weight.data(), with, rstd.data(), dy.data(), n, d, false, dy.data(),
+                    nullptr);
+    std::vector<double> expected(n * d), of_first(d, 0), of_second(d, 0);
+    const std::vector<double> found = dy.Read();
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t t = i / heads;
+      const std::vector<double> row = RowOf(start, i, d), of = RowOf(slopes, i, d);
+      std::vector<double> effective = w;
+      for (int64_t j = 0; j < d && t >= 2 && t < last; ++j) effective[j] += gain[j];
+      double squares = 0;
+      for (double value : row) squares += value * value;
+      const double scale = 1 / std::sqrt(squares / d + kEps);
+      for (int64_t j = 0; j < d; ++j) {
+        expected[i * d + j] = row[j] * scale * effective[j];
+        if (t < last) (t < 2 ? of_first : of_second)[j] += of[j] * row[j] * scale;
+      }
+      for (const int64_t j : {int64_t{0}, int64_t{d} / 3, int64_t{d} - 1}) {
+        const double slope = Numeric([&](const auto& v) { return NormOf(v, d, effective, of); }, row, j);
+        EXPECT_NEAR(found[i * d + j], slope, Tolerance(type) * 4 + 1e-6) << "row " << i;
+      }
+    }
+    EXPECT_LT(Difference(y.Read(), expected), Tolerance(type));
+    EXPECT_LT(Difference(Wide(dgain.Read()), of_first), kFloatTolerance);
+    EXPECT_LT(Difference(Wide(other.Read()), of_second), kFloatTolerance);
   }
 }
 
@@ -127,41 +173,55 @@ TEST_P(CudaRows, RopeAndItsInverse) {
   }
 }
 
-double Gated(double gate, double up) { return gate / (1 + std::exp(-gate)) * up; }
+double Silu(double gate) { return gate / (1 + std::exp(-gate)); }
+double GeluTanh(double gate) {
+  return gate / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate)));
+}
+struct Gating {
+  double (*activation)(double);
+  decltype(&SwiGluForward) forward;
+  decltype(&SwiGluBackward) backward;
+};
+constexpr Gating kGatings[] = {{Silu, SwiGluForward, SwiGluBackward},
+                               {GeluTanh, GeGluForward, GeGluBackward}};
 
-TEST_P(CudaRows, SwiGluAndItsGradients) {
+TEST_P(CudaRows, GatingAndItsGradients) {
   const Type type = GetParam();
-  for (const auto& [n, f, merged] : {std::tuple{3, 40, false}, {7, 33, false}, {5, 64, true}, {1, 1, true}}) {
-    const int64_t stride = merged ? 2 * f : f, rows = n;
-    const std::vector<double> gate = Rounded(type, Normal(rows * stride, 1, 3));
-    const std::vector<double> up = merged ? gate : Rounded(type, Normal(rows * stride, 2));
-    const std::vector<double> dy = Rounded(type, Normal(rows * f, 3));
-    const Tensor gates(type, gate), ups(type, up), y(type, std::vector<double>(rows * f)), dys(type, dy);
-    const void* up_data = merged ? gates.At(f) : ups.data();
-    void* dup = merged ? const_cast<void*>(up_data) : ups.data();
-    SwiGluForward(type, gates.data(), up_data, stride, n, f, y.data(), nullptr);
-    SwiGluBackward(type, gates.data(), up_data, stride, dys.data(), n, f, gates.data(), dup, nullptr);
-    const std::vector<double> found = y.Read(), dgate = gates.Read(), dups = merged ? dgate : ups.Read();
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < f; ++j) {
-        const int64_t at = i * stride + j, at_up = at + (merged ? f : 0), to = i * f + j;
-        const double g = gate[at], u = up[at_up], near = Tolerance(type);
-        EXPECT_NEAR(found[to], Gated(g, u), near * (1 + std::abs(Gated(g, u))));
-        const double of_gate = dy[to] * Numeric([&](const auto& v) { return Gated(v[0], u); }, {g}, 0);
-        const double of_up = dy[to] * Numeric([&](const auto& v) { return Gated(g, v[0]); }, {u}, 0);
-        EXPECT_NEAR(dgate[at], of_gate, near * (1 + std::abs(of_gate)));
-        EXPECT_NEAR(dups[at_up], of_up, near * (1 + std::abs(of_up)));
+  for (const Gating& gating : kGatings) {
+    const auto gated = [&](double gate, double up) { return gating.activation(gate) * up; };
+    for (const auto& [n, f, merged] :
+         {std::tuple{3, 40, false}, {7, 33, false}, {5, 64, true}, {1, 1, true}}) {
+      const int64_t stride = merged ? 2 * f : f, rows = n;
+      const std::vector<double> gate = Rounded(type, Normal(rows * stride, 1, 3));
+      const std::vector<double> up = merged ? gate : Rounded(type, Normal(rows * stride, 2));
+      const std::vector<double> dy = Rounded(type, Normal(rows * f, 3));
+      const Tensor gates(type, gate), ups(type, up), y(type, std::vector<double>(rows * f)), dys(type, dy);
+      const void* up_data = merged ? gates.At(f) : ups.data();
+      void* dup = merged ? const_cast<void*>(up_data) : ups.data();
+      gating.forward(type, gates.data(), up_data, stride, n, f, y.data(), nullptr);
+      gating.backward(type, gates.data(), up_data, stride, dys.data(), n, f, gates.data(), dup, nullptr);
+      const std::vector<double> found = y.Read(), dgate = gates.Read(), dups = merged ? dgate : ups.Read();
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < f; ++j) {
+          const int64_t at = i * stride + j, at_up = at + (merged ? f : 0), to = i * f + j;
+          const double g = gate[at], u = up[at_up], near = Tolerance(type);
+          EXPECT_NEAR(found[to], gated(g, u), near * (1 + std::abs(gated(g, u))));
+          const double of_gate = dy[to] * Numeric([&](const auto& v) { return gated(v[0], u); }, {g}, 0);
+          const double of_up = dy[to] * Numeric([&](const auto& v) { return gated(g, v[0]); }, {u}, 0);
+          EXPECT_NEAR(dgate[at], of_gate, near * (1 + std::abs(of_gate)));
+          EXPECT_NEAR(dups[at_up], of_up, near * (1 + std::abs(of_up)));
+        }
       }
     }
   }
 }
 
-TEST_P(CudaRows, BiasResidualAndEmbedding) {
+TEST_P(CudaRows, BiasResidualScaleAndEmbedding) {
   const Type type = GetParam();
   for (const auto& [n, c] : kNorms) {
     const std::vector<double> x = Rounded(type, Normal(n * c, 1)), y = Rounded(type, Normal(n * c, 2));
     const std::vector<double> bias = Rounded(type, Normal(c, 3)), table = Rounded(type, Normal(11 * c, 4));
-    std::vector<double> with_bias = x, with_y = x, embedded(n * c, 0);
+    std::vector<double> with_bias = x, with_y = x, x_scaled = x, embedded(n * c, 0);
     std::vector<int32_t> tokens;
     for (int64_t i = 0; i < n; ++i) {
       tokens.push_back(i == 1 ? 11 : i == 2 ? -1 : static_cast<int32_t>(i * 7 % 11));  // two unknown ones
@@ -174,6 +234,10 @@ TEST_P(CudaRows, BiasResidualAndEmbedding) {
     const Tensor a(type, x), b(type, x), biases(type, bias), ys(type, y),
         rows(type, std::vector<double>(n * c, 5)), embeddings(type, table);
     const Array<int32_t> token(tokens);
+    const Tensor scaled(type, x);
+    Scale(type, scaled.data(), 3.5f, n * c, nullptr);
+    for (double& value : x_scaled) value *= 3.5;
+    EXPECT_EQ(scaled.Read(), Rounded(type, x_scaled));
     BiasAdd(type, a.data(), biases.data(), n, c, nullptr);
     ResidualAdd(type, b.data(), ys.data(), n * c, nullptr);
     Embed(type, embeddings.data(), token.data(), n, c, 11, rows.data(), nullptr);

@@ -26,6 +26,25 @@ inline ModelConfig DeviceConfig(bool biases = false) {
   return config;
 }
 
+// Graphs like Mistral's, Qwen3's and Gemma 3's; windows that are shorter than the tests' rows.
+inline std::vector<ModelConfig> DeviceArchitectures() {
+  ModelConfig mistral = DeviceConfig(), qwen3 = DeviceConfig(), gemma3 = DeviceConfig();
+  mistral.architecture = "mistral";
+  mistral.sliding_window = 7;
+  qwen3.architecture = "qwen3";
+  qwen3.qk_norm = true;
+  qwen3.head_dim = 24;
+  gemma3.architecture = "gemma3";
+  gemma3.tied = gemma3.qk_norm = gemma3.post_norms = true;
+  gemma3.activation = Activation::kGeluTanh;
+  gemma3.embedding_scale = 3.5;
+  gemma3.attention_scale = 0.3;
+  gemma3.sliding_window = 5;
+  gemma3.sliding = {true, false, true};
+  gemma3.local_rope = Rope{10, {}};
+  return {mistral, qwen3, gemma3};
+}
+
 inline Ragged DeviceRows(const std::vector<int>& lengths, uint64_t key) {
   Ragged rows;
   int64_t total = 0, draw = 0;
@@ -104,6 +123,8 @@ inline std::vector<int32_t> DeviceWeightsOfEverySort(const Model& model) {
   const TensorIds& ids = model.ids();
   std::vector<int64_t> all{
       0, 8, 20, ids.embedding, ids.head, ids.attention_norm[0], ids.mlp_norm[1], ids.final_norm};
+  for (const auto* norms : {&ids.post_attention_norm, &ids.post_mlp_norm, &ids.q_norm, &ids.k_norm})
+    all.push_back(norms->at(1));
   for (const int64_t matrix : {1, 13}) all.push_back(ids.bias[matrix]);
   std::erase(all, -1);
   std::sort(all.begin(), all.end());

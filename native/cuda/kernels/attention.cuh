@@ -44,6 +44,35 @@ inline __device__ Tile DocumentTile(const AttentionShape& shape, int32_t height)
                   static_cast<int32_t>(blockIdx.x));
 }
 
+// Whether a query sees a key of its document: one at or before it, and with kWindow one of the last
+// shape.window of those.
+template <bool kWindow>
+__device__ inline bool Sees(const AttentionShape& shape, int32_t query, int32_t key) {
+  return key <= query && (!kWindow || query - key < shape.window);
+}
+// Of a document that begins at `start`: the first key that a query from `query` on may see.
+template <bool kWindow>
+__device__ inline int32_t FirstKey(const AttentionShape& shape, int32_t start, int32_t query) {
+  if constexpr (!kWindow) return start;
+  return max(start, query - static_cast<int32_t>(shape.window) + 1);
+}
+// Of a document that ends at `end`: behind the last query that may see a key before `keys_end`.
+template <bool kWindow>
+__device__ inline int32_t QueriesEnd(const AttentionShape& shape, int32_t end, int32_t keys_end) {
+  if constexpr (!kWindow) return end;
+  return end - keys_end < shape.window - 1 ? end : keys_end + static_cast<int32_t>(shape.window) - 1;
+}
+
+// Calls body with whether queries have a window; one as wide as all rows hides nothing.
+template <typename Body>
+void WithWindow(const AttentionShape& shape, Body body) {
+  if (shape.window > 0 && shape.window < shape.tokens) {
+    body(std::true_type());
+  } else {
+    body(std::false_type());
+  }
+}
+
 // Calls body with the least kernel width that holds d.
 template <typename Body>
 void WithWidth(int64_t d, Body body) {

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
 
-template <typename T, int kD>
+template <typename T, int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     QueryKernel(AttentionShape shape, const T* q, const T* k, const T* v, const float* lse, const T* dout,
                 const float* delta, T* dq) {
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   }
   const float scale = shape.scale * kLog2E;
   float sums[kD / 8][4] = {};
-  for (int32_t j = shape.document_offsets[tile.owner]; j < tile.end; j += K) {
+  const int32_t start = shape.document_offsets[tile.owner];
+  for (int32_t j = FirstKey<kWindow>(shape, start, tile.begin); j < tile.end; j += K) {
     __syncthreads();
     LoadRows<K, kD, kStride, true>(k + g * d, shape.kv_stride, j, tile.end, d, k_tile);
     LoadRows<K, kD, kStride, true>(v + g * d, shape.kv_stride, j, tile.end, d, v_tile);
@@ -69,7 +70,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     for (int n = 0; n < K / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const bool seen = j + 8 * n + lane % 4 * 2 + e % 2 <= first + lane / 4 + e / 2 * 8;
+        const int32_t row = first + lane / 4 + e / 2 * 8, key = j + 8 * n + lane % 4 * 2 + e % 2;
+        const bool seen = Sees<kWindow>(shape, row, key);
         const float weight = seen ? exp2f(p[n][e] * scale - log_of[e / 2]) : 0;
         dp[n][e] = weight * (dp[n][e] - delta_of[e / 2]);
       }
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   StoreRows<kD>(sums, {shape.scale, shape.scale}, first, tile.end, d, dq + h * d, shape.q_stride);
 }
 
-template <typename T, int kD>
+template <typename T, int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     KeyKernel(AttentionShape shape, const T* q, const T* k, const T* v, const float* lse, const T* dout,
               const float* delta, T* dk, T* dv) {
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   }
   const Tile tile = DocumentTile(shape, kRowsOfTile);
   if (tile.owner < 0) return;
-  const int32_t end = shape.document_offsets[tile.owner + 1];
+  const int32_t end = QueriesEnd<kWindow>(shape, shape.document_offsets[tile.owner + 1], tile.end);
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t first = tile.begin + 16 * warp;
   T* k_tile = reinterpret_cast<T*>(shared);
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int32_t column = 8 * n + lane % 4 * 2 + e % 2, row = i + column;
-          const bool seen = first + lane / 4 + e / 2 * 8 <= row && row < end;
+          const bool seen = Sees<kWindow>(shape, row, first + lane / 4 + e / 2 * 8) && row < end;
           p[n][e] = seen ? exp2f(p[n][e] * scale - log_tile[column]) : 0;
           ds[n][e] = p[n][e] * (ds[n][e] - delta_tile[column]);
         }
@@ -147,14 +149,18 @@ __global__ void __launch_bounds__(kAttentionThreads)
 template <typename T>
 void Backward(const AttentionShape& shape, const T* q, const T* k, const T* v, const float* lse,
               const T* dout, const float* delta, T* dq, T* dk, T* dv, Stream stream) {
+  const unsigned tiles = static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, kRowsOfTile));
   WithWidth(shape.d, [&](auto width) {
-    constexpr int kD = decltype(width)::value;
-    const unsigned tiles = static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, kRowsOfTile));
-    constexpr size_t kBytes = sizeof(T) * 2 * (kRowsOfTile + kWalk<kD>)*(kD + 8);
-    Launch(QueryKernel<T, kD>, dim3(tiles, static_cast<unsigned>(shape.H)), kAttentionThreads, kBytes, stream,
-           shape, q, k, v, lse, dout, delta, dq);
-    Launch(KeyKernel<T, kD>, dim3(tiles, static_cast<unsigned>(shape.G), kD / kPart<kD>), kAttentionThreads,
-           kBytes + sizeof(float) * 2 * kWalk<kD>, stream, shape, q, k, v, lse, dout, delta, dk, dv);
+    WithWindow(shape, [&](auto window) {
+      constexpr int kD = decltype(width)::value;
+      constexpr bool kWindow = decltype(window)::value;
+      constexpr size_t kBytes = sizeof(T) * 2 * (kRowsOfTile + kWalk<kD>)*(kD + 8);
+      Launch(QueryKernel<T, kD, kWindow>, dim3(tiles, static_cast<unsigned>(shape.H)), kAttentionThreads,
+             kBytes, stream, shape, q, k, v, lse, dout, delta, dq);
+      Launch(KeyKernel<T, kD, kWindow>, dim3(tiles, static_cast<unsigned>(shape.G), kD / kPart<kD>),
+             kAttentionThreads, kBytes + sizeof(float) * 2 * kWalk<kD>, stream, shape, q, k, v, lse, dout,
+             delta, dk, dv);
+    });
   });
 }
 
@@ -180,7 +186,7 @@ __device__ inline void StoreColumns(const float (&sums)[kD / 32], float factor, 
   }
 }
 
-template <int kD>
+template <int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     QueryFloatKernel(AttentionShape shape, const float* q, const float* k, const float* v, const float* lse,
                      const float* dout, const float* delta, float* dq) {
@@ -199,7 +205,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   LoadRows<kFloatRows, kD, kD, false>(q + h * d, shape.q_stride, tile.begin, tile.end, d, q_tile);
   LoadRows<kFloatRows, kD, kD, false>(dout + h * d, shape.H * shape.d, tile.begin, tile.end, d, o_tile);
   float sums[kRows][kD / 32] = {};
-  for (int32_t j = shape.document_offsets[tile.owner]; j < tile.end; j += kFloatWalk) {
+  const int32_t start = shape.document_offsets[tile.owner];
+  for (int32_t j = FirstKey<kWindow>(shape, start, tile.begin); j < tile.end; j += kFloatWalk) {
     __syncthreads();
     LoadRows<kFloatWalk, kD, kStride, false>(k + g * d, shape.kv_stride, j, tile.end, d, k_tile);
     LoadRows<kFloatWalk, kD, kStride, false>(v + g * d, shape.kv_stride, j, tile.end, d, v_tile);
@@ -210,7 +217,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
       if (row >= tile.end) continue;  // the whole warp
       const int64_t place = static_cast<int64_t>(row) * H + h;
       const float s = Dot(q_tile + own * kD, k_tile + lane * kStride, d) * shape.scale;
-      const float p = j + lane <= row ? expf(s - lse[place]) : 0;
+      const float p = Sees<kWindow>(shape, row, j + lane) ? expf(s - lse[place]) : 0;
       const float ds = p * (Dot(o_tile + own * kD, v_tile + lane * kStride, d) - delta[place]);
       AddRows<kD>(sums[r], ds, k_tile, kStride);
     }
@@ -222,7 +229,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   }
 }
 
-template <int kD>
+template <int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     KeyFloatKernel(AttentionShape shape, const float* q, const float* k, const float* v, const float* lse,
                    const float* dout, const float* delta, float* dk, float* dv) {
@@ -234,7 +241,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   ZeroLeftover(shape, shape.kv_stride, g, dv);
   const Tile tile = DocumentTile(shape, kFloatRows);
   if (tile.owner < 0) return;
-  const int32_t end = shape.document_offsets[tile.owner + 1];
+  const int32_t end = QueriesEnd<kWindow>(shape, shape.document_offsets[tile.owner + 1], tile.end);
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   float* k_tile = reinterpret_cast<float*>(shared);
   float* v_tile = k_tile + kFloatRows * kD;
@@ -256,7 +263,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
       for (int r = 0; r < kRows; ++r) {
         const int32_t own = warp * kRows + r, key = tile.begin + own;
         const float s = Dot(k_tile + own * kD, q_tile + lane * kStride, d) * shape.scale;
-        const float p = key <= query && query < end ? expf(s - log_of) : 0;
+        const float p = Sees<kWindow>(shape, query, key) && query < end ? expf(s - log_of) : 0;
         const float ds = p * (Dot(v_tile + own * kD, o_tile + lane * kStride, d) - delta_of);
         AddRows<kD>(dv_sums[r], p, o_tile, kStride);
         AddRows<kD>(dk_sums[r], ds, q_tile, kStride);
@@ -274,14 +281,17 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 void Backward(const AttentionShape& shape, const float* q, const float* k, const float* v, const float* lse,
               const float* dout, const float* delta, float* dq, float* dk, float* dv, Stream stream) {
+  const unsigned tiles = static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, kFloatRows));
   WithWidth(shape.d, [&](auto width) {
-    constexpr int kD = decltype(width)::value;
-    const unsigned tiles = static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, kFloatRows));
-    constexpr size_t kBytes = sizeof(float) * 2 * (kFloatRows * kD + kFloatWalk * (kD + 1));
-    Launch(QueryFloatKernel<kD>, dim3(tiles, static_cast<unsigned>(shape.H)), kAttentionThreads, kBytes,
-           stream, shape, q, k, v, lse, dout, delta, dq);
-    Launch(KeyFloatKernel<kD>, dim3(tiles, static_cast<unsigned>(shape.G)), kAttentionThreads, kBytes, stream,
-           shape, q, k, v, lse, dout, delta, dk, dv);
+    WithWindow(shape, [&](auto window) {
+      constexpr int kD = decltype(width)::value;
+      constexpr bool kWindow = decltype(window)::value;
+      constexpr size_t kBytes = sizeof(float) * 2 * (kFloatRows * kD + kFloatWalk * (kD + 1));
+      Launch(QueryFloatKernel<kD, kWindow>, dim3(tiles, static_cast<unsigned>(shape.H)), kAttentionThreads,
+             kBytes, stream, shape, q, k, v, lse, dout, delta, dq);
+      Launch(KeyFloatKernel<kD, kWindow>, dim3(tiles, static_cast<unsigned>(shape.G)), kAttentionThreads,
+             kBytes, stream, shape, q, k, v, lse, dout, delta, dk, dv);
+    });
   });
 }
 

@@ -32,7 +32,7 @@ struct Running {
   }
 };
 
-template <typename T>
+template <typename T, bool kWindow>
 __global__ void __launch_bounds__(kThreads)
     DecodeKernel(DecodeShape shape, const T* q, int32_t appended, int32_t splits, int32_t lanes_a_key,
                  float* scratch, T* out) {
@@ -46,8 +46,9 @@ __global__ void __launch_bounds__(kThreads)
   const bool idle = shape.own_k[b] == nullptr;
   const int32_t prefix = idle ? 0 : shape.prefix_length[b];
   const int32_t length = idle ? 0 : prefix + shape.own_length[b] + appended;
-  const int32_t share = max(kLeastSplit, (length + splits - 1) / splits);
-  const int32_t first = split * share, last = min(length, first + share);
+  const int32_t begin = kWindow && length > shape.window ? length - static_cast<int32_t>(shape.window) : 0;
+  const int32_t share = max(kLeastSplit, (length - begin + splits - 1) / splits);
+  const int32_t first = begin + split * share, last = min(length, first + share);
   const T* prefix_k = idle ? nullptr : static_cast<const T*>(shape.prefix_k[b]);
   const T* prefix_v = idle ? nullptr : static_cast<const T*>(shape.prefix_v[b]);
   const T* own_k = static_cast<const T*>(shape.own_k[b]);
@@ -212,8 +213,9 @@ void AttentionDecode(Type type, const DecodeShape& shape, const void* q, int32_t
   const int64_t count = shape.rows * shape.H * shape.d;
   Typed(type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
-    Launch(DecodeKernel<T>, grid, kThreads, bytes, stream, shape, static_cast<const T*>(q), appended,
-           static_cast<int32_t>(splits), lanes_a_key, scratch, static_cast<T*>(out));
+    Launch(shape.window > 0 ? DecodeKernel<T, true> : DecodeKernel<T, false>, grid, kThreads, bytes, stream,
+           shape, static_cast<const T*>(q), appended, static_cast<int32_t>(splits), lanes_a_key, scratch,
+           static_cast<T*>(out));
     if (splits > 1) {
       Launch(MergeKernel<T>, dim3(Blocks(count, kThreads)), kThreads, 0, stream, count,
              static_cast<int32_t>(shape.d), static_cast<int32_t>(splits), scratch, static_cast<T*>(out));

@@ -1,5 +1,6 @@
-// Causal attention within documents. One block: a tile of queries of one document, one head; keys are walked
-// upwards with a running maximum. 16-bit elements on tensor cores (64 queries), float by plain products (16).
+// Causal attention within documents, all keys or a window of them. One block: a tile of queries of one
+// document, one head; keys are walked upwards with a running maximum. 16-bit elements on tensor cores (64
+// queries), float by plain products (16).
 #include "attention.cuh"
 
 namespace selfedit::cuda {
@@ -10,7 +11,7 @@ template <int kD>
 constexpr int kKeys = kD > 128 ? 32 : 64;
 constexpr int kFloatQueries = 16, kFloatKeys = 32;
 
-template <typename T, int kD>
+template <typename T, int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     ForwardKernel(AttentionShape shape, const T* q, const T* k, const T* v, T* out, float* lse) {
   SELFEDIT_DYNAMIC_SHARED(shared);
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   float sums[kD / 8][4] = {};
   float most[2] = {-FLT_MAX, -FLT_MAX}, total[2] = {0, 0};
   const float scale = shape.scale * kLog2E;
-  for (int32_t j = start; j < tile.end; j += K) {
+  for (int32_t j = FirstKey<kWindow>(shape, start, tile.begin); j < tile.end; j += K) {
     __syncthreads();  // everybody is done with the last tiles
     LoadRows<K, kD, kStride, true>(k + g * d, shape.kv_stride, j, tile.end, d, k_tile);
     CommitCopies();
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& s = p[n][2 * half + e];
-          s = j + 8 * n + lane % 4 * 2 + e <= row ? s * scale : -INFINITY;
+          s = Sees<kWindow>(shape, row, j + 8 * n + lane % 4 * 2 + e) ? s * scale : -INFINITY;
           top = fmaxf(top, s);
         }
       }
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 }
 
 // Four queries a warp; a lane has one key for the scores, and columns lane, lane + 32, … of the sums.
-template <int kD>
+template <int kD, bool kWindow>
 __global__ void __launch_bounds__(kAttentionThreads)
     ForwardFloatKernel(AttentionShape shape, const float* q, const float* k, const float* v, float* out,
                        float* lse) {
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   float sums[kRows][kOwn] = {}, most[kRows], total[kRows] = {};
 #pragma unroll
   for (int r = 0; r < kRows; ++r) most[r] = -FLT_MAX;
-  for (int32_t j = start; j < tile.end; j += kFloatKeys) {
+  for (int32_t j = FirstKey<kWindow>(shape, start, tile.begin); j < tile.end; j += kFloatKeys) {
     __syncthreads();
     LoadRows<kFloatKeys, kD, kD + 1, false>(k + g * d, shape.kv_stride, j, tile.end, d, k_tile);
     LoadRows<kFloatKeys, kD, kD, false>(v + g * d, shape.kv_stride, j, tile.end, d, v_tile);
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
     for (int r = 0; r < kRows; ++r) {
       const int32_t row = warp * kRows + r;
       float p = Dot(q_tile + row * kD, k_tile + lane * (kD + 1), d) * shape.scale;
-      if (j + lane > tile.begin + row) p = -INFINITY;
+      if (!Sees<kWindow>(shape, tile.begin + row, j + lane)) p = -INFINITY;
       const float top = fmaxf(most[r], WarpMax(p)), factor = expf(most[r] - top);
       p = expf(p - top);
       most[r] = top;
@@ -156,20 +157,23 @@ __global__ void LeftoverKernel(AttentionShape shape, float* lse) {
 template <typename T>
 void Forward(const AttentionShape& shape, const void* q, const void* k, const void* v, void* out, float* lse,
              Stream stream) {
+  const auto launch = [&](auto kernel, int queries, size_t bytes) {
+    const dim3 grid(static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, queries)),
+                    static_cast<unsigned>(shape.H));
+    Launch(kernel, grid, kAttentionThreads, bytes, stream, shape, static_cast<const T*>(q),
+           static_cast<const T*>(k), static_cast<const T*>(v), static_cast<T*>(out), lse);
+  };
   WithWidth(shape.d, [&](auto width) {
-    constexpr int kD = decltype(width)::value;
-    const auto launch = [&](auto kernel, int queries, size_t bytes) {
-      const dim3 grid(static_cast<unsigned>(MostTiles(shape.tokens, shape.documents, queries)),
-                      static_cast<unsigned>(shape.H));
-      Launch(kernel, grid, kAttentionThreads, bytes, stream, shape, static_cast<const T*>(q),
-             static_cast<const T*>(k), static_cast<const T*>(v), static_cast<T*>(out), lse);
-    };
-    if constexpr (sizeof(T) == 4) {
-      launch(ForwardFloatKernel<kD>, kFloatQueries,
-             sizeof(float) * (kFloatQueries * kD + kFloatKeys * (2 * kD + 1)));
-    } else {
-      launch(ForwardKernel<T, kD>, kQueries, sizeof(T) * (kQueries + 2 * kKeys<kD>)*(kD + 8));
-    }
+    WithWindow(shape, [&](auto window) {
+      constexpr int kD = decltype(width)::value;
+      constexpr bool kWindow = decltype(window)::value;
+      if constexpr (sizeof(T) == 4) {
+        launch(ForwardFloatKernel<kD, kWindow>, kFloatQueries,
+               sizeof(float) * (kFloatQueries * kD + kFloatKeys * (2 * kD + 1)));
+      } else {
+        launch(ForwardKernel<T, kD, kWindow>, kQueries, sizeof(T) * (kQueries + 2 * kKeys<kD>)*(kD + 8));
+      }
+    });
   });
 }
 

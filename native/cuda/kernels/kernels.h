@@ -281,18 +281,21 @@ void KlRows(Type type, const void* a, const void* b, int64_t rows, int64_t V, fl
 
 // y = x rstd (w + gain_s), rstd[i] = 1 / sqrt(mean(x[i]^2) + eps), x, y [n, c], w [c]. When residual is not
 // null: x[i] += residual[i] first (rounded and written back). rstd [n] float may be null. gain (may be null):
-// device pointers [S] to float [c] (null: none) for the rows of segments.
+// device pointers [S] to float [c] (null: none) for the rows of segments, each of which is `heads` of the
+// n (norms of the heads of q and k).
 struct NormGain {
   const float* const* gain = nullptr;
   Segments segments;
+  int64_t heads = 1;
 };
 void RmsNormForward(Type type, void* x, const void* residual, const void* w, const NormGain& gain, int64_t n,
                     int64_t c, float eps, void* y, float* rstd, Stream stream);
-// dx (+= when accumulate) given dy and rstd; x is the sum that was normed.
+// dx (+= when accumulate, else = and may be dy itself) given dy and rstd; x is the sum that was normed.
 void RmsNormBackward(Type type, const void* x, const void* w, const NormGain& gain, const float* rstd,
                      const void* dy, int64_t n, int64_t c, bool accumulate, void* dx, Stream stream);
-// dgain_s = sum_t dy[t] x[t] rstd[t] (+= when accumulate); dgain [S] device pointers to float [c], null: no.
-void RmsNormBackwardGain(Type type, const Segments& segments, const void* x, const float* rstd,
+// dgain_s = sum_t dy[t] x[t] rstd[t] (+= when accumulate) over the heads of all rows, x and dy [T, heads, c],
+// rstd [T, heads]; dgain [S] device pointers to float [c], null: no.
+void RmsNormBackwardGain(Type type, const Segments& segments, int64_t heads, const void* x, const float* rstd,
                          const void* dy, int64_t c, float* const* dgain, bool accumulate, Stream stream);
 // In place on heads of x (row i at x + i stride); pairs (j, j + d/2). cos, sin float [positions, d/2].
 // sign +1 rotates forward, -1 is the inverse, which is also the gradient.
@@ -305,6 +308,13 @@ void SwiGluForward(Type type, const void* gate, const void* up, int64_t stride, 
 // dgate and dup (rows `stride` apart; may alias gate and up) from dy [n, f].
 void SwiGluBackward(Type type, const void* gate, const void* up, int64_t stride, const void* dy, int64_t n,
                     int64_t f, void* dgate, void* dup, Stream stream);
+// The same of y = gelu(gate) up with the tanh approximation of GELU (arXiv 1606.08415).
+void GeGluForward(Type type, const void* gate, const void* up, int64_t stride, int64_t n, int64_t f, void* y,
+                  Stream stream);
+void GeGluBackward(Type type, const void* gate, const void* up, int64_t stride, const void* dy, int64_t n,
+                   int64_t f, void* dgate, void* dup, Stream stream);
+// x *= factor, count values.
+void Scale(Type type, void* x, float factor, int64_t count, Stream stream);
 // x[i] += bias, x [n, c], bias [c].
 void BiasAdd(Type type, void* x, const void* bias, int64_t n, int64_t c, Stream stream);
 // x += y, count values.
@@ -322,10 +332,12 @@ struct AttentionShape {
   int64_t H = 0, G = 0, d = 0;                // H % G == 0, head h reads h / (H / G)
   int64_t q_stride = 0, kv_stride = 0;        // between tokens: H d and G d, or the width of a merged buffer
   float scale = 1;
+  int64_t window = 0;  // keys that a query sees at most, its own included; 0: all
 };
-// out[i,h] = sum_j softmax_j(scale q[i,h] . k[j,g]) v[j,g], j <= i in i's document. out [T, H, d] contiguous;
-// lse [T, H] float, natural log of the denominator with the maximum added back; may be null. Rows at or
-// beyond document_offsets[D] become 0 (lse 0). Probabilities are rounded to type before the product with v.
+// out[i,h] = sum_j softmax_j(scale q[i,h] . k[j,g]) v[j,g], i - window < j <= i in i's document. out [T, H,
+// d] contiguous; lse [T, H] float, natural log of the denominator with the maximum added back; may be null.
+// Rows at or beyond document_offsets[D] become 0 (lse 0). Probabilities are rounded to type before the
+// product with v.
 void AttentionForward(Type type, const AttentionShape& shape, const void* q, const void* k, const void* v,
                       void* out, float* lse, Stream stream);
 // Overwrites dq (q_stride), dk and dv (kv_stride); leftover rows become 0. delta: scratch [T, H] float.
@@ -352,6 +364,7 @@ struct DecodeShape {
   void* const* own_k = nullptr;
   void* const* own_v = nullptr;
   const int32_t* own_length = nullptr;  // before this step's token
+  int64_t window = 0;                   // last keys that a row sees, of the prefix's and its own; 0: all
 };
 // own_k[b][own_length[b]] = k[b], own_v alike; k, v rows kv_stride apart, [G, d] each.
 void AppendKeyValue(Type type, const DecodeShape& shape, const void* k, const void* v, Stream stream);

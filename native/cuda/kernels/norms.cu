@@ -16,7 +16,8 @@ __device__ inline float RowSum(float x) {
 
 // Additive gain of row i, or null.
 __device__ inline const float* GainOf(const NormGain& gain, int64_t i) {
-  const int32_t s = gain.gain == nullptr ? -1 : SegmentOf(gain.segments, i);
+  const int32_t s =
+      gain.gain == nullptr ? -1 : SegmentOf(gain.segments, gain.heads == 1 ? i : i / gain.heads);
   return s < 0 ? nullptr : gain.gain[s];
 }
 
@@ -90,13 +91,13 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    NormGainKernel(Segments segments, const T* x, const float* rstd, const T* dy, int64_t c,
+    NormGainKernel(Segments segments, int64_t heads, const T* x, const float* rstd, const T* dy, int64_t c,
                    float* const* dgain, bool accumulate) {
   const int64_t s = blockIdx.y, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= c || dgain[s] == nullptr) return;
   float sum = 0;
-  for (int64_t t = segments.offsets[s]; t < segments.offsets[s + 1]; ++t) {
-    sum += ToFloat(dy[t * c + j]) * ToFloat(x[t * c + j]) * rstd[t];
+  for (int64_t i = segments.offsets[s] * heads; i < segments.offsets[s + 1] * heads; ++i) {
+    sum += ToFloat(dy[i * c + j]) * ToFloat(x[i * c + j]) * rstd[i];
   }
   dgain[s][j] = (accumulate ? dgain[s][j] : 0.0f) + sum;
 }
@@ -133,12 +134,13 @@ void RmsNormBackward(Type type, const void* x, const void* w, const NormGain& ga
   Packed(type, c, body, x, w, dy, dx);
 }
 
-void RmsNormBackwardGain(Type type, const Segments& segments, const void* x, const float* rstd,
+void RmsNormBackwardGain(Type type, const Segments& segments, int64_t heads, const void* x, const float* rstd,
                          const void* dy, int64_t c, float* const* dgain, bool accumulate, Stream stream) {
   Typed(type, [&](auto tag) {
     using T = typename decltype(tag)::Element;
     Launch(NormGainKernel<T>, dim3(Blocks(c, kThreads), static_cast<unsigned>(segments.slots)), kThreads, 0,
-           stream, segments, static_cast<const T*>(x), rstd, static_cast<const T*>(dy), c, dgain, accumulate);
+           stream, segments, heads, static_cast<const T*>(x), rstd, static_cast<const T*>(dy), c, dgain,
+           accumulate);
   });
 }
 

@@ -28,23 +28,35 @@ __device__ inline void ForPacks(int64_t n, int64_t f, Body body) {
   if (index < n * f) body(index / f, index % f);
 }
 
-template <typename T, int N>
+// Activations g sigmoid(Argument(g)); Slope is the argument's derivative.
+struct Silu {
+  static __device__ float Argument(float g) { return g; }
+  static __device__ float Slope(float) { return 1; }
+};
+// (1 + tanh(a)) / 2 = sigmoid(2 a), a = sqrt(2 / pi) (g + 0.044715 g^3).
+struct GeluTanh {
+  static constexpr float kTwiceRoot = 1.5957691216057308f, kCubic = 0.044715f;
+  static __device__ float Argument(float g) { return kTwiceRoot * g * (1 + kCubic * g * g); }
+  static __device__ float Slope(float g) { return kTwiceRoot * (1 + 3 * kCubic * g * g); }
+};
+
+template <typename Activation, typename T, int N>
 __global__ void __launch_bounds__(kThreads)
-    SwiGluKernel(const T* gate, const T* up, int64_t stride, int64_t n, int64_t f, T* y) {
+    GluKernel(const T* gate, const T* up, int64_t stride, int64_t n, int64_t f, T* y) {
   ForPacks<N>(n, f, [&](int64_t i, int64_t j) {
     float g[N], u[N];
     LoadFloats<T, N>(gate + i * stride + j, g);
     LoadFloats<T, N>(up + i * stride + j, u);
 #pragma unroll
-    for (int e = 0; e < N; ++e) u[e] *= g[e] / (1 + expf(-g[e]));
+    for (int e = 0; e < N; ++e) u[e] *= g[e] / (1 + expf(-Activation::Argument(g[e])));
     StoreFloats<T, N>(y + i * f + j, u);
   });
 }
 
-template <typename T, int N>
+template <typename Activation, typename T, int N>
 __global__ void __launch_bounds__(kThreads)
-    SwiGluBackwardKernel(const T* gate, const T* up, int64_t stride, const T* dy, int64_t n, int64_t f,
-                         T* dgate, T* dup) {
+    GluBackwardKernel(const T* gate, const T* up, int64_t stride, const T* dy, int64_t n, int64_t f, T* dgate,
+                      T* dup) {
   ForPacks<N>(n, f, [&](int64_t i, int64_t j) {
     float g[N], u[N], d[N];
     LoadFloats<T, N>(gate + i * stride + j, g);
@@ -52,13 +64,49 @@ __global__ void __launch_bounds__(kThreads)
     LoadFloats<T, N>(dy + i * f + j, d);
 #pragma unroll
     for (int e = 0; e < N; ++e) {
-      const float s = 1 / (1 + expf(-g[e]));
-      const float of_gate = d[e] * u[e] * s * (1 + g[e] * (1 - s));
+      const float s = 1 / (1 + expf(-Activation::Argument(g[e])));
+      const float of_gate = d[e] * u[e] * s * (1 + g[e] * (1 - s) * Activation::Slope(g[e]));
       u[e] = d[e] * g[e] * s;
       g[e] = of_gate;
     }
     StoreFloats<T, N>(dgate + i * stride + j, g);
     StoreFloats<T, N>(dup + i * stride + j, u);
+  });
+}
+
+template <typename Activation>
+void Glu(Type type, const void* gate, const void* up, int64_t stride, int64_t n, int64_t f, void* y,
+         Stream stream) {
+  const auto body = [&](auto tag, auto pack) {
+    using T = typename decltype(tag)::Element;
+    constexpr int N = decltype(pack)::value;
+    Launch(GluKernel<Activation, T, N>, dim3(Blocks(n * f, kThreads * N)), kThreads, 0, stream,
+           static_cast<const T*>(gate), static_cast<const T*>(up), stride, n, f, static_cast<T*>(y));
+  };
+  Packed(type, stride % 8 == 0 ? f : 1, body, gate, up, y);
+}
+
+template <typename Activation>
+void GluBackward(Type type, const void* gate, const void* up, int64_t stride, const void* dy, int64_t n,
+                 int64_t f, void* dgate, void* dup, Stream stream) {
+  const auto body = [&](auto tag, auto pack) {
+    using T = typename decltype(tag)::Element;
+    constexpr int N = decltype(pack)::value;
+    Launch(GluBackwardKernel<Activation, T, N>, dim3(Blocks(n * f, kThreads * N)), kThreads, 0, stream,
+           static_cast<const T*>(gate), static_cast<const T*>(up), stride, static_cast<const T*>(dy), n, f,
+           static_cast<T*>(dgate), static_cast<T*>(dup));
+  };
+  Packed(type, stride % 8 == 0 ? f : 1, body, gate, up, dy, dgate, dup);
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) ScaleKernel(T* x, float factor, int64_t count) {
+  ForPacks<N>(1, count, [&](int64_t, int64_t j) {
+    float a[N];
+    LoadFloats<T, N>(x + j, a);
+#pragma unroll
+    for (int e = 0; e < N; ++e) a[e] *= factor;
+    StoreFloats<T, N>(x + j, a);
   });
 }
 
@@ -102,25 +150,29 @@ void Rope(Type type, void* x, int64_t stride, const int32_t* position, const flo
 
 void SwiGluForward(Type type, const void* gate, const void* up, int64_t stride, int64_t n, int64_t f, void* y,
                    Stream stream) {
-  const auto body = [&](auto tag, auto pack) {
-    using T = typename decltype(tag)::Element;
-    constexpr int N = decltype(pack)::value;
-    Launch(SwiGluKernel<T, N>, dim3(Blocks(n * f, kThreads * N)), kThreads, 0, stream,
-           static_cast<const T*>(gate), static_cast<const T*>(up), stride, n, f, static_cast<T*>(y));
-  };
-  Packed(type, stride % 8 == 0 ? f : 1, body, gate, up, y);
+  Glu<Silu>(type, gate, up, stride, n, f, y, stream);
 }
-
 void SwiGluBackward(Type type, const void* gate, const void* up, int64_t stride, const void* dy, int64_t n,
                     int64_t f, void* dgate, void* dup, Stream stream) {
+  GluBackward<Silu>(type, gate, up, stride, dy, n, f, dgate, dup, stream);
+}
+void GeGluForward(Type type, const void* gate, const void* up, int64_t stride, int64_t n, int64_t f, void* y,
+                  Stream stream) {
+  Glu<GeluTanh>(type, gate, up, stride, n, f, y, stream);
+}
+void GeGluBackward(Type type, const void* gate, const void* up, int64_t stride, const void* dy, int64_t n,
+                   int64_t f, void* dgate, void* dup, Stream stream) {
+  GluBackward<GeluTanh>(type, gate, up, stride, dy, n, f, dgate, dup, stream);
+}
+
+void Scale(Type type, void* x, float factor, int64_t count, Stream stream) {
   const auto body = [&](auto tag, auto pack) {
     using T = typename decltype(tag)::Element;
     constexpr int N = decltype(pack)::value;
-    Launch(SwiGluBackwardKernel<T, N>, dim3(Blocks(n * f, kThreads * N)), kThreads, 0, stream,
-           static_cast<const T*>(gate), static_cast<const T*>(up), stride, static_cast<const T*>(dy), n, f,
-           static_cast<T*>(dgate), static_cast<T*>(dup));
+    Launch(ScaleKernel<T, N>, dim3(Blocks(count, kThreads * N)), kThreads, 0, stream, static_cast<T*>(x),
+           factor, count);
   };
-  Packed(type, stride % 8 == 0 ? f : 1, body, gate, up, dy, dgate, dup);
+  Packed(type, count, body, x);
 }
 
 void BiasAdd(Type type, void* x, const void* bias, int64_t n, int64_t c, Stream stream) {

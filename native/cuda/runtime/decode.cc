@@ -151,7 +151,8 @@ DecodeShape DecodeStep::Shape(int64_t layer) const {
   shape.d = config.head_dim;
   shape.q_stride = config.heads * config.head_dim;
   shape.kv_stride = config.kv_heads * config.head_dim;
-  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
+  shape.scale = static_cast<float>(config.AttentionScale());
+  shape.window = config.Window(layer);
   shape.prefix_k = reinterpret_cast<const void* const*>(table + kPrefixK * places_);
   shape.prefix_v = reinterpret_cast<const void* const*>(table + kPrefixV * places_);
   shape.own_k = reinterpret_cast<void* const*>(table + kOwnK * places_);

@@ -24,22 +24,6 @@ at::ScalarType ScalarOf(Type type) {
   return type == Type::kFloat32 ? at::kFloat : type == Type::kBFloat16 ? at::kBFloat16 : at::kHalf;
 }
 
-namespace {
-// What the kernels do not compute yet.
-void RequirePlainGraph(const ModelConfig& config) {
-  const char* what = config.qk_norm                           ? "norms of q and k"
-                     : config.post_norms                      ? "norms after attention and MLP"
-                     : config.activation != Activation::kSilu ? "GELU"
-                     : config.embedding_scale != 1            ? "a scaled embedding"
-                     : config.attention_scale > 0             ? "a scale of the attention scores of its own"
-                     : config.sliding_window > 0              ? "sliding-window attention"
-                                                              : nullptr;
-  if (what == nullptr) return;
-  throw Error("DEVICE_UNSUPPORTED", "a model of architecture " + config.architecture + " needs " + what +
-                                        ", which is computed on the CPU only; load it on the CPU");
-}
-}  // namespace
-
 DeviceModel::DeviceModel(const Model& model, at::Device device)
     : model_(&model), device_(device), type_(TypeOf(model)) {
   const ModelConfig& config = model.config();
@@ -49,7 +33,6 @@ DeviceModel::DeviceModel(const Model& model, at::Device device)
                                           "; a GPU computes with a multiple of 8 from 16 to " +
                                           std::to_string(kMostHeadSize));
   }
-  RequirePlainGraph(config);
   if (config.vocab_size > kMostVocabulary) {
     throw Error("DEVICE_UNSUPPORTED", "the vocabulary has " + std::to_string(config.vocab_size) +
                                           " tokens; a GPU computes with up to " +
@@ -70,6 +53,14 @@ DeviceModel::DeviceModel(const Model& model, at::Device device)
     DeviceLayer& to = layers_[l];
     to.attention_norm = take(from.attention_norm);
     to.mlp_norm = take(from.mlp_norm);
+    if (config.post_norms) {
+      to.post_attention_norm = take(from.post_attention_norm);
+      to.post_mlp_norm = take(from.post_mlp_norm);
+    }
+    if (config.qk_norm) {
+      to.q_norm = take(from.q_norm);
+      to.k_norm = take(from.k_norm);
+    }
     auto merge = [&](std::initializer_list<Module> modules) {
       int64_t out = 0, in = 0;
       for (const Module m : modules) {
@@ -105,13 +96,14 @@ at::Tensor DeviceModel::Weight(int64_t id) const {
   return layers_[info.layer].weight[static_cast<int>(info.module)];
 }
 
-std::pair<at::Tensor, at::Tensor> DeviceModel::RopeTables(int64_t positions) const {
-  if (!rope_cos_.defined() || rope_cos_.size(0) < positions) {
-    const auto [cos, sin] = model_->RopeTables(positions, false);
-    rope_cos_ = Upload(cos, device_);
-    rope_sin_ = Upload(sin, device_);
+std::pair<at::Tensor, at::Tensor> DeviceModel::RopeTables(int64_t positions, bool local) const {
+  auto& [cos, sin] = rope_tables_[local];
+  if (!cos.defined() || cos.size(0) < positions) {
+    const auto tables = model_->RopeTables(positions, local);
+    cos = Upload(tables.first, device_);
+    sin = Upload(tables.second, device_);
   }
-  return {rope_cos_, rope_sin_};
+  return {cos, sin};
 }
 
 }  // namespace selfedit::cuda

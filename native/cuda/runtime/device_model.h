@@ -13,7 +13,9 @@ namespace selfedit::cuda {
 at::ScalarType ScalarOf(Type type);
 
 struct DeviceLayer {
-  at::Tensor attention_norm, mlp_norm;  // [c]
+  at::Tensor attention_norm, mlp_norm;            // [c]
+  at::Tensor post_attention_norm, post_mlp_norm;  // [c]; with post norms
+  at::Tensor q_norm, k_norm;                      // [d]; with norms of q and k
   // q, k and v are slices of one tensor [q + 2 kv, c], gate and up of one [2 f, c]: either way of multiplying
   // is open.
   at::Tensor weight[kModulesPerLayer];  // [out, in]
@@ -39,8 +41,9 @@ class DeviceModel : public DeviceWeights {
   const at::Tensor& embedding() const { return embedding_; }
   const at::Tensor& head() const { return head_; }
   const at::Tensor& final_norm() const { return final_norm_; }
-  // cos and sin, float [at least `positions`, d / 2]. The caller keeps them while a graph may read them.
-  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions) const;
+  // cos and sin, float [at least `positions`, d / 2], of the configuration's rope or its local one. The
+  // caller keeps them while a graph may read them.
+  std::pair<at::Tensor, at::Tensor> RopeTables(int64_t positions, bool local) const;
   int64_t bytes() const override { return bytes_; }
   at::Tensor Weight(int64_t id) const override;
 
@@ -50,7 +53,7 @@ class DeviceModel : public DeviceWeights {
   Type type_;
   at::Tensor embedding_, head_, final_norm_;
   std::vector<DeviceLayer> layers_;
-  mutable at::Tensor rope_cos_, rope_sin_;
+  mutable std::pair<at::Tensor, at::Tensor> rope_tables_[2];  // by `local`
   int64_t bytes_ = 0;
 };
 

@@ -39,9 +39,9 @@ class Overlay {
   virtual void HeadForward(int64_t, int64_t, const void*, float*) const {}
   virtual void HeadBackward(int64_t, int64_t, const void*, const void*, void*) const {}
   // A norm: what is added to its gain, all that lies below this overlay included; its gradient from the
-  // norm's input, rstd and dy.
+  // norm's input, rstd and dy, of one or more heads a row (id, rows, heads, x, rstd, dy).
   virtual NormGain Gain(int64_t) const { return {}; }
-  virtual void GainBackward(int64_t, int64_t, const void*, const float*, const void*) const {}
+  virtual void GainBackward(int64_t, int64_t, int64_t, const void*, const float*, const void*) const {}
   // Of any weight.
   virtual bool Trains(int64_t) const { return false; }
 };
@@ -70,37 +70,54 @@ class Pass {
   const at::Tensor& hidden() const { return hidden_; }
   const at::Tensor& dhidden() const { return dhidden_; }
   const DeviceModel& model() const { return model_; }
-  // Of documents in these rows; q, k and v each contiguous.
+  // Of documents in these rows; q, k and v each contiguous; without a layer's window.
   AttentionShape Shape(const int32_t* document_offsets, int64_t documents, int64_t rows) const;
+  // Attention of a layer over documents of this shape.
+  void Attend(const AttentionShape& shape, const LayerAttention& attention) const;
 
  private:
   struct Layer {
     at::Tensor x0, h0, q, k, v, mixed, x1, h1, gate, up;
     at::Tensor rstd0, lse, rstd1;
+    // Only where the model has such norms: their inputs and 1 / rms.
+    at::Tensor plain_q, rstd_q, plain_k, rstd_k, attended, rstd_attended, mapped, rstd_mapped;
   };
   Layer MakeLayer(bool record) const;
+  // x0 (+ residual, may be null) -> x1, and what the next norm adds to it -> next.
+  void ForwardLayer(int64_t layer, const RowBatch& batch, const void* residual, const at::Tensor& next,
+                    const Overlays& overlays, const AttentionFunction& attention) const;
   void BackwardLayers(const RowBatch& batch, const Overlays& overlays, const AttentionShape& attention);
+  // dx_ after the layer becomes that before it; not when `last`, below which nothing is trained.
+  void BackwardLayer(int64_t layer, const RowBatch& batch, const Overlays& overlays,
+                     const AttentionShape& attention, bool last) const;
+  void ScaleEmbedded(const at::Tensor& x, int64_t rows) const;
   void Project(int64_t layer, Module module, int64_t rows, const at::Tensor& x, const at::Tensor& y,
                const Overlays& overlays) const;
   // dx (+)= dy W + the overlays' part. dx may be undefined: only the gradients of values.
   void ProjectBackward(int64_t layer, Module module, int64_t rows, const at::Tensor& x, const at::Tensor& dy,
                        bool accumulate, const at::Tensor& dx, const Overlays& overlays) const;
-  // x (+ residual) normed into y, and the gradient of that.
+  // x (+ residual) normed into y, and the gradient of that; a row of x is one or more (heads) times the gain.
   void Norm(int64_t id, int64_t rows, const at::Tensor& x, const void* residual, const at::Tensor& weight,
             const at::Tensor& y, const at::Tensor& rstd, const Overlays& overlays) const;
   // dx may be undefined: only the gradient of the gain.
   void NormBackward(int64_t id, int64_t rows, const at::Tensor& x, const at::Tensor& weight,
                     const at::Tensor& rstd, const at::Tensor& dy, bool accumulate, const at::Tensor& dx,
                     const Overlays& overlays) const;
-  void Rotate(const RowBatch& batch, const at::Tensor& x, int sign) const;
+  // The gradient before the norm between a block and the residual; dx_ itself where the model has none.
+  const at::Tensor& AfterNormBackward(int64_t id, int64_t rows, const at::Tensor& taken,
+                                      const at::Tensor& weight, const at::Tensor& rstd,
+                                      const Overlays& overlays) const;
+  void Rotate(int64_t layer, const RowBatch& batch, const at::Tensor& x, int sign) const;
+  // act_ = activation(gate) up
+  void Gate(const Layer& layer, int64_t rows) const;
 
   const DeviceModel& model_;
   int64_t rows_;
   std::optional<int64_t> lowest_;
   std::vector<Layer> layers_;  // those not recorded take turns with two sets of buffers
   at::Tensor act_, x_, rstd_, hidden_;
-  at::Tensor dhidden_, dx_, dh_, dact_, dmixed_, dq_, dk_, dv_, delta_;
-  at::Tensor cos_, sin_;
+  at::Tensor dhidden_, dx_, dh_, dblock_, dact_, dmixed_, dq_, dk_, dv_, delta_;
+  std::pair<at::Tensor, at::Tensor> global_, local_;  // tables of the rotation
 };
 
 }  // namespace selfedit::cuda

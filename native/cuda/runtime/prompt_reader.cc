@@ -148,6 +148,7 @@ std::vector<KeysValues> PromptReader::ReadRests(const Ragged& rests, const std::
     shape.q_stride = whole.q_stride;
     shape.kv_stride = whole.kv_stride;
     shape.scale = whole.scale;
+    shape.window = config.Window(a.layer);
     shape.prefix_k = reinterpret_cast<const void* const*>(table + kPrefixK * T);
     shape.prefix_v = reinterpret_cast<const void* const*>(table + kPrefixV * T);
     shape.own_k = reinterpret_cast<void* const*>(table + kOwnK * T);

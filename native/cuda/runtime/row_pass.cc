@@ -49,11 +49,9 @@ AttentionShape RowPass::shape() const {
 }
 
 void RowPass::Forward(const Overlays& overlays, const AttentionFunction& keep) {
-  const Type type = model_.type();
   const AttentionShape shape = this->shape();
   pass_.Forward(rows(), overlays, [&](const LayerAttention& a) {
-    Launch(AttentionForward, type, shape, a.q.const_data_ptr(), a.k.const_data_ptr(), a.v.const_data_ptr(),
-           a.out.mutable_data_ptr(), a.lse.defined() ? a.lse.mutable_data_ptr<float>() : nullptr);
+    pass_.Attend(shape, a);
     if (keep) keep(a);
   });
 }

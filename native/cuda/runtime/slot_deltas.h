@@ -50,7 +50,7 @@ class SlotDeltas : public Overlay {
   void HeadBackward(int64_t begin, int64_t count, const void* x, const void* dlogits,
                     void* dx) const override;
   NormGain Gain(int64_t id) const override;
-  void GainBackward(int64_t id, int64_t rows, const void* x, const float* rstd,
+  void GainBackward(int64_t id, int64_t rows, int64_t heads, const void* x, const float* rstd,
                     const void* dy) const override;
   bool Trains(int64_t id) const override { return by_id_.count(id) != 0; }
   int64_t lowest() const { return layout_.lowest(); }

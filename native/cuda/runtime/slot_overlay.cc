@@ -56,7 +56,7 @@ void SlotDeltas::Begin() const {
   }
   for (const auto& [id, vector] : vectors_) {
     // Biases below are added where they lie; a gain takes what is below into its own.
-    const bool bias = model_.host().tensors()[id].module > Module::kFinalNorm;
+    const bool bias = model_.host().tensors()[id].module >= Module::kQBias;
     const float* const* below = bias || frozen_ == nullptr ? nullptr : frozen_->Table(id);
     if (below != nullptr) {
       Launch(VectorStack, below, slots_, vector.value.size(1), vector.value.mutable_data_ptr<float>());
@@ -144,12 +144,12 @@ NormGain SlotDeltas::Gain(int64_t id) const {
   return {found->second.rows(), {offsets_, slots_, 0}};
 }
 
-void SlotDeltas::GainBackward(int64_t id, int64_t rows, const void* x, const float* rstd,
+void SlotDeltas::GainBackward(int64_t id, int64_t rows, int64_t heads, const void* x, const float* rstd,
                               const void* dy) const {
   const auto found = vectors_.find(id);
   if (found == vectors_.end()) return;
-  Launch(RmsNormBackwardGain, model_.type(), SegmentsOf(rows), x, rstd, dy, found->second.value.size(1),
-         found->second.gradients(), false);
+  Launch(RmsNormBackwardGain, model_.type(), SegmentsOf(rows), heads, x, rstd, dy,
+         found->second.value.size(1), found->second.gradients(), false);
 }
 
 }  // namespace selfedit::cuda

@@ -69,11 +69,7 @@ void TrainStep::Body(const StepSize& size) {
   Overlays overlays = frozen_.For(size.tokens);
   overlays.push_back(&deltas_);
   const AttentionShape shape = pass_.Shape(batch.document_offsets, size.documents, size.tokens);
-  const Type type = model_.type();
-  pass_.Forward(rows, overlays, [&](const LayerAttention& a) {
-    Launch(AttentionForward, type, shape, a.q.const_data_ptr(), a.k.const_data_ptr(), a.v.const_data_ptr(),
-           a.out.mutable_data_ptr(), a.lse.defined() ? a.lse.mutable_data_ptr<float>() : nullptr);
-  });
+  pass_.Forward(rows, overlays, [&](const LayerAttention& a) { pass_.Attend(shape, a); });
   head_.CrossEntropy(pass_.hidden(), overlays, batch.target, batch.weight, size.tokens, logprob,
                      pass_.dhidden());
   pass_.Backward(rows, overlays, shape);

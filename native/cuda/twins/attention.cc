@@ -9,6 +9,11 @@ namespace {
 
 using namespace host;
 
+// First key that query i sees of a document that begins at `start`.
+int64_t FirstKey(const AttentionShape& shape, int64_t start, int64_t i) {
+  return shape.window > 0 ? std::max(start, i - shape.window + 1) : start;
+}
+
 // Rows of one document and head.
 struct Head {
   Type type;
@@ -26,12 +31,13 @@ struct Head {
   }
 };
 
+// body(head, first key, query)
 template <typename Body>
 void ForQueries(Type type, const AttentionShape& shape, Body body) {
   for (int64_t document = 0; document < shape.documents; ++document) {
     const int64_t begin = shape.document_offsets[document], end = shape.document_offsets[document + 1];
     for (int64_t h = 0; h < shape.H; ++h) {
-      for (int64_t i = begin; i < end; ++i) body(Head{type, shape, h}, begin, i);
+      for (int64_t i = begin; i < end; ++i) body(Head{type, shape, h}, FirstKey(shape, begin, i), i);
     }
   }
 }

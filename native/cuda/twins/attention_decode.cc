@@ -27,6 +27,7 @@ void AttentionDecode(Type type, const DecodeShape& shape, const void* q, int32_t
     const bool idle = shape.own_k[b] == nullptr;
     const int64_t prefix = idle ? 0 : shape.prefix_length[b];
     const int64_t length = idle ? 0 : prefix + shape.own_length[b] + appended;
+    const int64_t begin = shape.window > 0 ? std::max<int64_t>(0, length - shape.window) : 0;
     for (int64_t h = 0; h < shape.H; ++h) {
       const int64_t g = h / (shape.H / shape.G);
       const auto at = [&](const void* before, const void* own, int64_t j, int64_t c) {
@@ -35,14 +36,14 @@ void AttentionDecode(Type type, const DecodeShape& shape, const void* q, int32_t
       };
       std::vector<double> p(length), sums(d);
       double most = -INFINITY, total = 0;
-      for (int64_t j = 0; j < length; ++j) {
+      for (int64_t j = begin; j < length; ++j) {
         for (int64_t c = 0; c < d; ++c) {
           p[j] += Load(type, q, b * shape.q_stride + h * d + c) * at(shape.prefix_k[b], shape.own_k[b], j, c);
         }
         p[j] *= shape.scale;
         most = std::max(most, p[j]);
       }
-      for (int64_t j = 0; j < length; ++j) {
+      for (int64_t j = begin; j < length; ++j) {
         p[j] = std::exp(p[j] - most);
         total += p[j];
         for (int64_t c = 0; c < d; ++c) sums[c] += p[j] * at(shape.prefix_v[b], shape.own_v[b], j, c);

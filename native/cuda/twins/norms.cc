@@ -8,7 +8,7 @@ using namespace host;
 
 double WeightOf(Type type, const void* w, const NormGain& gain, int64_t i, int64_t j) {
   double weight = Load(type, w, j);
-  const int64_t s = gain.gain == nullptr ? -1 : SlotOf(gain.segments, i);
+  const int64_t s = gain.gain == nullptr ? -1 : SlotOf(gain.segments, i / gain.heads);
   if (s >= 0 && gain.gain[s] != nullptr) weight += gain.gain[s][j];
   return weight;
 }
@@ -46,13 +46,13 @@ void RmsNormBackward(Type type, const void* x, const void* w, const NormGain& ga
   }
 }
 
-void RmsNormBackwardGain(Type type, const Segments& segments, const void* x, const float* rstd,
+void RmsNormBackwardGain(Type type, const Segments& segments, int64_t heads, const void* x, const float* rstd,
                          const void* dy, int64_t c, float* const* dgain, bool accumulate, Stream) {
   for (int64_t s = 0; s < segments.slots; ++s) {
     for (int64_t j = 0; j < c && dgain[s] != nullptr; ++j) {
       double sum = 0;
-      for (int64_t t = segments.offsets[s]; t < segments.offsets[s + 1]; ++t) {
-        sum += Load(type, dy, t * c + j) * Load(type, x, t * c + j) * rstd[t];
+      for (int64_t i = segments.offsets[s] * heads; i < segments.offsets[s + 1] * heads; ++i) {
+        sum += Load(type, dy, i * c + j) * Load(type, x, i * c + j) * rstd[i];
       }
       dgain[s][j] = static_cast<float>((accumulate ? dgain[s][j] : 0.0) + sum);
     }
