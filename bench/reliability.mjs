@@ -2,7 +2,7 @@
 // scored by the gain in log-likelihood of the gold answers (dense) and by graded answers. `npm run bench:reliability`.
 //   --model NAME|FOLDER|FILE   smollm2-135m-instruct by default;  --data FILE  passages (SQuAD, or the small examples/corpus.json)
 //   --contexts 8 --edits 4 --seeds 8;  --quick: a look, whose figures mean nothing
-//   --out FOLDER               reliability.json; docs/reliability by default. Written after every context;
+//   --out FOLDER               reliability.json; docs/reward-reliability by default. Written after every context;
 //   --resume                   goes on with the contexts that this file lacks
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
@@ -49,7 +49,7 @@ async function main() {
     machine: `${cpus()[0]?.model ?? 'unknown'}, ${cpus().length} threads`,
   };
 
-  const out = given.out ?? here('../docs/reliability');
+  const out = given.out ?? here('../docs/reward-reliability');
   const file = join(out, 'reliability.json');
   await mkdir(out, { recursive: true });
   const earlier = given.resume && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
