@@ -88,7 +88,7 @@ const MARK = '\u2581';
 /** UTF-16 units of a SentencePiece piece: finding its merges takes their square. */
 const LONGEST_PIECE = 256;
 
-/** Errors: `TOKENIZER_INVALID`. */
+/** `json` has every field that the original library needs to read it (an export writes it). Errors: `TOKENIZER_INVALID`. */
 export function tokenizerFromGguf(metadata: GgufMetadata, source: string): TokenizerParts {
   const own = Object.fromEntries(
     Object.entries(metadata)
@@ -186,21 +186,27 @@ function addedTokens(keys: Keys, special: readonly number[]): AddedToken[] {
   return keys.tokens.flatMap((content, index) => {
     const type = typeOf(keys, index);
     if (content === '' || !(type === USER_DEFINED || special.includes(type))) return [];
-    return [{ id: index, content, special: type !== USER_DEFINED, normalized: false }];
+    const matching = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+    return [{ id: index, content, ...matching, special: type !== USER_DEFINED }];
   });
 }
 
 /** A template that adds the beginning and end tokens, or nothing. */
 function postProcessor(keys: Keys, addsBos: boolean, source: string): Part | null {
+  const used = Object.create(null) as Record<string, { id: string; ids: number[]; tokens: string[] }>;
   const token = (key: 'bos_token_id' | 'eos_token_id', wanted: boolean) => {
     const text = wanted ? tokenOf(keys, key, source) : undefined;
-    return text === undefined ? [] : [{ SpecialToken: { id: text, type_id: 0 } }];
+    if (text === undefined) return [];
+    used[text] = { id: text, ids: [keys[key]!], tokens: [text] };
+    return [{ SpecialToken: { id: text, type_id: 0 } }];
   };
   const before = token('bos_token_id', keys.add_bos_token ?? addsBos);
   const after = token('eos_token_id', keys.add_eos_token ?? false);
   if (before.length + after.length === 0) return null;
   const single = [...before, { Sequence: { id: 'A', type_id: 0 } }, ...after];
-  return { type: 'TemplateProcessing', single, pair: single };
+  const second = { Sequence: { id: 'B', type_id: 1 } };
+  const pair = [...single.slice(0, single.length - after.length), second, ...after];
+  return { type: 'TemplateProcessing', single, pair, special_tokens: used };
 }
 
 function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
@@ -211,13 +217,13 @@ function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
     throw invalid(source, `"${PREFIX}pre" is ${show(name)}, which is not supported; supported: ${known}`);
   }
   if (!keys.merges) throw invalid(source, `"${PREFIX}merges" is missing, expected a list of merges`);
-  const bytes: Part = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+  const bytes: Part = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
   return {
     added_tokens: addedTokens(keys, [CONTROL]),
     normalizer: pre.normalizer,
     pre_tokenizer: sequence('pretokenizers', [...pre.patterns.map(split), bytes]),
     post_processor: postProcessor(keys, pre.addsBos, source),
-    decoder: { type: 'ByteLevel' },
+    decoder: { ...bytes, use_regex: true },
     model: {
       type: 'BPE',
       vocab: vocabulary(keys),

@@ -2,7 +2,9 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import type { ModelSource } from '../../lib/format/folder.js';
+import { tokenizerFromGguf } from '../../lib/tokenizer/gguf.js';
 import { loadTokenizer } from '../../lib/tokenizer/load.js';
+import { flatten } from '../../lib/tokenizer/parts.js';
 import { parseTokenizer } from '../../lib/tokenizer/schema.js';
 import { mergesFromScores } from '../../lib/tokenizer/sentencepiece.js';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer.js';
@@ -123,6 +125,37 @@ describe('byte-level BPE', () => {
       expect.objectContaining({ code: 'TOKENIZER_INVALID', message: expect.stringMatching(message) }),
     );
     expect(action).toThrow('m.gguf');
+  });
+
+  test('becomes a tokenizer.json with every field that the original library asks for', () => {
+    const keys = metadata({ add_bos_token: true, add_eos_token: true });
+    const { json } = tokenizerFromGguf(keys, 'm.gguf');
+    for (const token of json.added_tokens) {
+      expect(Object.keys(token).sort()).toEqual(Object.keys(tiny.added_tokens[0]).sort());
+    }
+    const bytes = flatten(json.pre_tokenizer, 'pretokenizers').at(-1)!;
+    for (const part of [bytes, json.decoder]) {
+      expect(Object.keys(part!).sort()).toEqual(['add_prefix_space', 'trim_offsets', 'type', 'use_regex']);
+    }
+    const [bos, eos] = [byId[1]![0], byId[2]![0]];
+    expect(json.post_processor).toEqual({
+      type: 'TemplateProcessing',
+      single: [
+        { SpecialToken: { id: bos, type_id: 0 } },
+        { Sequence: { id: 'A', type_id: 0 } },
+        { SpecialToken: { id: eos, type_id: 0 } },
+      ],
+      pair: [
+        { SpecialToken: { id: bos, type_id: 0 } },
+        { Sequence: { id: 'A', type_id: 0 } },
+        { Sequence: { id: 'B', type_id: 1 } },
+        { SpecialToken: { id: eos, type_id: 0 } },
+      ],
+      special_tokens: {
+        [bos]: { id: bos, ids: [1], tokens: [bos] },
+        [eos]: { id: eos, ids: [2], tokens: [eos] },
+      },
+    });
   });
 
   test('a file without a tokenizer has none', async () => {
