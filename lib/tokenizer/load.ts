@@ -5,8 +5,8 @@ import { hasSentencePieceOnly } from './folder.js';
 import { Tokenizer } from './tokenizer.js';
 
 /**
- * `undefined` when the model has none. Errors: `TOKENIZER_INVALID`, also when the vocabulary is larger than
- * the model's embedding; `FILE_NOT_FOUND` when there is only a tokenizer.model; `FILE_FORMAT`.
+ * `undefined` when the model has none. Errors: `TOKENIZER_INVALID`, also when the vocabulary, added tokens aside, is larger
+ * than the model's embedding; `FILE_NOT_FOUND` when there is only a tokenizer.model; `FILE_FORMAT`.
  */
 export async function loadTokenizer(source: ModelSource): Promise<Tokenizer | undefined> {
   const isBare = source.kind === 'folder' && !source.hasTokenizer;
@@ -18,10 +18,10 @@ export async function loadTokenizer(source: ModelSource): Promise<Tokenizer | un
       ? await Tokenizer.fromFolder(source.path)
       : Tokenizer.fromGguf(source.header.metadata, source.path);
   const rows = source.config.vocabSize;
-  if (tokenizer.vocabSize > rows) {
+  if (tokenizer.ordinarySize > rows) {
     throw makeError(
       'TOKENIZER_INVALID',
-      `the tokenizer of ${source.path} has ${tokenizer.vocabSize} tokens, expected at most ${rows}, ` +
+      `the tokenizer of ${source.path} has ${tokenizer.ordinarySize} tokens, expected at most ${rows}, ` +
         "the rows of the model's embedding",
     );
   }

@@ -53,8 +53,13 @@ const TURN_ENDS = ['<|im_end|>', '<|eot_id|>', '<|eom_id|>', '<|end_of_turn|>', 
  * Immutable; safe to share.
  */
 export class Tokenizer {
-  /** One more than the largest id. A model's embedding may have more rows than this, never fewer. */
+  /**
+   * One more than the largest id. A model's embedding may have more rows than this; fewer only where the tokens beyond them
+   * are added ones (Gemma 3's `<image_soft_token>`), which the model then refuses.
+   */
   readonly vocabSize: number;
+  /** @internal One more than the largest id of a token that is no added one. */
+  readonly ordinarySize: number;
   /** Ids that end a generation, most important first. */
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId?: number;
@@ -78,6 +83,10 @@ export class Tokenizer {
     this.#decoder = makeDecoder(json, source);
     this.#encoder = new Encoder(json, source);
     for (const token in json.model.vocab) this.#tokens[json.model.vocab[token]!] = token;
+    const added = new Set(json.added_tokens.map(({ id }) => id));
+    let last = this.#tokens.length - 1;
+    while (last >= 0 && (added.has(last) || this.#tokens[last] === undefined)) last--;
+    this.ordinarySize = last + 1;
     for (const token of json.added_tokens) {
       this.#tokens[token.id] = this.#encoder.spelling(token);
       if (token.special) this.#special.add(token.id);

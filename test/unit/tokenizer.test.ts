@@ -356,4 +356,16 @@ describe('a folder', () => {
     });
     expect(await loadTokenizer({ ...source(512), hasTokenizer: false } as ModelSource)).toBeUndefined();
   });
+
+  test("added tokens may lie beyond the embedding, as Gemma 3's <image_soft_token> does", async () => {
+    const added = { id: 512, content: '<image_soft_token>', special: true };
+    const content = { ...rawTiny, added_tokens: [...rawTiny.added_tokens, added] };
+    write('tokenizer.json', JSON.stringify(content));
+    const source = (vocabSize: number) =>
+      ({ kind: 'folder', path: folder, hasTokenizer: true, config: { vocabSize } }) as ModelSource;
+    const tokenizer = await loadTokenizer(source(512));
+    expect(tokenizer?.vocabSize).toBe(513);
+    expect([...tokenizer!.encode('<image_soft_token>')]).toEqual([512]);
+    await expect(loadTokenizer(source(511))).rejects.toMatchObject({ code: 'TOKENIZER_INVALID' });
+  });
 });
