@@ -5,8 +5,9 @@
  */
 import { makeError } from '../errors.js';
 
-/** Most states of one compiled pattern; bounds the time of a match. */
+/** Most states of one compiled pattern, and of all that a file gives for one purpose; bounds the time of a match. */
 const MOST_STATES = 4096;
+const MOST_TOGETHER = 4 * MOST_STATES;
 const MOST_DEPTH = 64;
 
 type Test = (code: number) => boolean;
@@ -22,11 +23,45 @@ export function fullMatcher(pattern: string, source: string): (text: string) => 
   return (text) => run(program, text);
 }
 
-/** Whether the whole text, or all that follows one of its dots, matches. */
-export function endMatcher(pattern: string, source: string): (text: string) => boolean {
-  const anything = new Compiler('(?:.*\\.)?', source).compile();
-  const program: Instruction[] = [...anything, ...new Compiler(pattern, source).compile(), { op: 'match' }];
-  return (text) => run(program, text);
+/**
+ * For each pattern, whether the whole text, or all that follows one of its dots, matches. Errors: `FILE_FORMAT`, also when
+ * the patterns are together too many or too large.
+ */
+export function endMatchers(patterns: readonly string[], source: string): ((text: string) => boolean)[] {
+  let states = 0;
+  const use = (more: number) => {
+    states += more;
+    if (states <= MOST_TOGETHER) return;
+    throw makeError(
+      'FILE_FORMAT',
+      `${source}: its ${patterns.length} patterns are together more than can be matched in reasonable time; expected at most ${MOST_TOGETHER} names, or fewer regular expressions`,
+    );
+  };
+  return patterns.map((pattern) => {
+    const plain = plainMatcher(pattern);
+    if (plain) {
+      use(1);
+      return plain;
+    }
+    const anything = new Compiler('(?:.*\\.)?', source).compile();
+    const program: Instruction[] = [...anything, ...new Compiler(pattern, source).compile(), { op: 'match' }];
+    use(program.length);
+    return (text) => run(program, text);
+  });
+}
+
+/** A name, perhaps anchored, whose dots are dots or any character: what nearly all files have, one a module. */
+const PLAIN = /^(\^?)((?:[\w.-]|\\\.)+)\$?$/;
+
+function plainMatcher(pattern: string): ((text: string) => boolean) | undefined {
+  const [, anchor, name] = PLAIN.exec(pattern) ?? [];
+  if (name === undefined) return undefined;
+  const wanted = name.match(/\\?./g)!;
+  return (text) => {
+    const at = text.length - wanted.length;
+    if (at < 0 || (at > 0 && (anchor !== '' || text[at - 1] !== '.'))) return false;
+    return wanted.every((letter, i) => letter === '.' || letter.at(-1) === text[at + i]);
+  };
 }
 
 function run(program: readonly Instruction[], text: string): boolean {

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { makeError } from '../errors.js';
 import type { FileModule } from './file-modules.js';
 import { check, show } from './json.js';
-import { endMatcher, fullMatcher } from './pattern.js';
+import { endMatchers, fullMatcher } from './pattern.js';
 
 const names = z.union([z.string(), z.array(z.string())], 'names, or one pattern').nullish();
 const RANK = 'a whole number from 1';
@@ -151,19 +151,23 @@ function chooser(
   }
   const included = namesOrPattern(targets, `${path}: "target_modules"`);
   const layerOf = layerReader(pattern ?? [], `${path}: "layers_pattern"`, modules);
-  const wanted = layers == null ? [] : [layers].flat();
+  const wanted = new Set(layers == null ? [] : [layers].flat());
   return ({ name }) => {
     if (excluded(name) || !included(name)) return false;
-    if (typeof layers !== 'number' && wanted.length === 0) return true;
+    if (typeof layers !== 'number' && wanted.size === 0) return true;
     const layer = layerOf(name);
-    return layer !== undefined && wanted.includes(layer);
+    return layer !== undefined && wanted.has(layer);
   };
 }
 
 /** A list names modules or ends of their names; one text is a pattern of whole names. */
 function namesOrPattern(value: string | readonly string[], source: string): (name: string) => boolean {
   if (typeof value === 'string') return value === '' ? () => false : fullMatcher(value, source);
-  return (name) => value.some((end) => name === end || name.endsWith(`.${end}`));
+  const ends = new Set(value);
+  return (name) => {
+    const parts = name.split('.');
+    return parts.some((_, i) => ends.has(parts.slice(i).join('.')));
+  };
 }
 
 /** The layer of a module: the number after `<pattern>.`, by default after the first name that a number follows. */
@@ -174,7 +178,7 @@ function layerReader(
 ): (name: string) => number | undefined {
   const patterns = [value].flat().filter((text) => text !== '');
   const layers = new Map<string, number>();
-  const matchers = patterns.map((text) => endMatcher(text, source));
+  const matchers = endMatchers(patterns, source);
   for (const { name } of modules) {
     const parts = name.split('.');
     const at = parts.findIndex((part, index) => {
@@ -193,8 +197,7 @@ function patternValue(
   key: string,
   path: string,
 ): (name: string) => number | undefined {
-  const entries = Object.entries(pattern ?? {}).map(
-    ([text, value]) => [endMatcher(text, `${path}: "${key}"`), value] as const,
-  );
-  return (name) => entries.find(([matches]) => matches(name))?.[1];
+  const matchers = endMatchers(Object.keys(pattern ?? {}), `${path}: "${key}"`);
+  const values = Object.values(pattern ?? {});
+  return (name) => values[matchers.findIndex((matches) => matches(name))];
 }

@@ -1,11 +1,14 @@
 /** Regular expressions of PEFT's configurations, against JavaScript's own where the two languages agree. */
 import { describe, expect, it } from 'vitest';
-import { endMatcher, fullMatcher } from '../../lib/format/pattern.js';
+import { endMatchers, fullMatcher } from '../../lib/format/pattern.js';
 import { failureOf } from '../support/tiny.js';
+
+const endMatcher = (pattern: string, source: string) => endMatchers([pattern], source)[0]!;
 
 const NAMES = [
   '',
   'q_proj',
+  'layers-0-mlp',
   'lm_head',
   'model.layers.0.self_attn.q_proj',
   'model.layers.1.self_attn.k_proj',
@@ -19,6 +22,16 @@ const NAMES = [
 const PATTERNS = [
   '',
   '.*',
+  'q_proj',
+  '^q_proj$',
+  'self_attn.q_proj',
+  'self_attn\\.q_proj$',
+  'layers.0.mlp',
+  'layers\\.0.mlp',
+  '^model.layers.0.self_attn.q_proj',
+  'embed.tokens',
+  '_proj',
+  '-b',
   '.*\\.(q_proj|v_proj)$',
   '.*\\.(?:q|k)_proj',
   'model\\.layers\\.\\d+\\.self_attn\\.[qk]_proj',
@@ -80,6 +93,19 @@ describe('a pattern', () => {
     const text = `${'a'.repeat(2000)}!`;
     for (const pattern of ['(a*)*b', '(a|aa)+$', '(.*)*(.*)*x', `${'a?'.repeat(50)}${'a'.repeat(50)}b`]) {
       expect(fullMatcher(pattern, '')(text)).toBe(false);
+    }
+  });
+
+  it('and thousands of names or of patterns are bounded together', async () => {
+    const names = Array.from({ length: 10_000 }, (_, i) => `layers.${i}.q_proj`);
+    const matchers = endMatchers(names, '');
+    expect(matchers.findIndex((matches) => matches('model.layers.9999.q_proj'))).toBe(9999);
+    for (const many of [[...names, ...names], names.slice(0, 4000).map((name) => `(?:${name})`)]) {
+      const error = await failureOf(() => endMatchers(many, 'config: "rank_pattern"'));
+      expect(error.code).toBe('FILE_FORMAT');
+      expect(error.message).toContain(
+        `config: "rank_pattern": its ${many.length} patterns are together more`,
+      );
     }
   });
 
