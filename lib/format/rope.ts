@@ -37,12 +37,13 @@ export function readRope(json: ConfigJson, entry: Architecture, headDim: number,
     throw makeError('UNSUPPORTED_ARCHITECTURE', `${where} has ${show(nested)}, expected one for all layers`);
   }
   const theta = stated.rope_theta ?? json.rope_theta ?? entry.defaults.ropeTheta;
-  const rope = { partial_rotary_factor: json.partial_rotary_factor, ...stated };
+  const rope: RopeJson = { partial_rotary_factor: json.partial_rotary_factor, ...stated };
+  // As in transformers, the length beside the object goes before the one in it; Phi-3 has it there.
+  const original = json.original_max_position_embeddings ?? (entry.rope === 'phi3' ? 4096 : undefined);
+  if (original !== undefined) rope.original_max_position_embeddings = original;
   const shape = { theta, headDim, maxPositions };
   const scaling =
-    entry.rope === 'phi3'
-      ? readPhi3Scaling(rope, json.original_max_position_embeddings ?? 4096, shape, where)
-      : readScaling(rope, shape, where);
+    entry.rope === 'phi3' ? readPhi3Scaling(rope, shape, where) : readScaling(rope, shape, where);
   return { ropeTheta: theta, ropeScaling: scaling, maxPositions: reach(maxPositions, scaling) };
 }
 
@@ -184,8 +185,8 @@ function readLongrope(
   };
 }
 
-/** Phi-3 calls longrope "su" or "yarn" in older files, and keeps the original length beside the object. */
-function readPhi3Scaling(rope: RopeJson, original: number, shape: Shape, source: string): RopeScaling | null {
+/** Phi-3 calls longrope "su" or "yarn" in older files. */
+function readPhi3Scaling(rope: RopeJson, shape: Shape, source: string): RopeScaling | null {
   const type = rope.rope_type ?? rope.type ?? 'default';
   if (!['default', 'longrope', 'su', 'yarn'].includes(type)) {
     throw makeError(
@@ -193,12 +194,7 @@ function readPhi3Scaling(rope: RopeJson, original: number, shape: Shape, source:
       `${source}: rope type ${show(type)} is not supported for phi3; supported: default, longrope`,
     );
   }
-  const standard = {
-    ...rope,
-    rope_type: type === 'default' ? type : 'longrope',
-    original_max_position_embeddings: original,
-  };
-  return readScaling(standard, shape, source);
+  return readScaling({ ...rope, rope_type: type === 'default' ? type : 'longrope' }, shape, source);
 }
 
 /** Longest context under a scaling: longrope's short factors end at the original length; YaRN is stated with either. */

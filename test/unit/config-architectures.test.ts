@@ -58,6 +58,7 @@ const layerTypesOf = ({ layers, slidingWindow, layerTypes }: ModelConfig): strin
 // Where a scaling changes how long a context may be, which transformers leaves to the caller.
 const REACH: Record<string, number> = {
   'qwen2.5-yarn': 131072,
+  'qwen2-original-outside': 32768,
   'phi3-mini-128k': 4096,
   'phi3-su': 64,
   'phi3-new': 64,
