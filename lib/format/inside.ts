@@ -35,12 +35,18 @@ export async function inside(
 }
 
 /**
- * The folder itself; and for a snapshot in the hub's own cache, the blobs beside it that its links lead to.
+ * The folder itself; and for a snapshot in the hub's own cache, or a folder in one, the blobs beside the snapshots that their
+ * links lead to.
  */
 export async function allowedRoots(folder: string): Promise<string[]> {
   const root = await realpath(folder);
-  const snapshots = dirname(root);
-  return basename(snapshots) === 'snapshots' ? [root, join(dirname(snapshots), 'blobs')] : [root];
+  for (let at = root; dirname(at) !== at; at = dirname(at)) {
+    const repository = dirname(dirname(at));
+    const isCached =
+      basename(dirname(at)) === 'snapshots' && /^(models|datasets)--/.test(basename(repository));
+    if (isCached) return [root, join(repository, 'blobs')];
+  }
+  return [root];
 }
 
 function isWithin(root: string, path: string): boolean {

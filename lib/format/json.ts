@@ -1,4 +1,5 @@
 /** Reading and checking the JSON files of a model: sizes first, then syntax, then the schema. */
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { z } from 'zod';
@@ -26,7 +27,8 @@ export const positive = z.number(POSITIVE).positive(POSITIVE);
 export async function readTextIfPresent(path: string, limit = SETTINGS_LIMIT): Promise<string | undefined> {
   let file: Awaited<ReturnType<typeof open>>;
   try {
-    file = await open(path, 'r');
+    // A pipe must not wait for its writer.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (isCode(error, 'ENOENT') || isCode(error, 'ENOTDIR')) return undefined;
     throw makeError('IO', `cannot read ${path}: ${messageOf(error)}`, error);

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -92,6 +93,34 @@ describe('a Hugging Face folder', () => {
     await writeFile(join(snapshot, 'config.json'), JSON.stringify(CONFIG));
     await symlink('../../blobs/cafe', join(snapshot, 'model.safetensors'));
     expect((await resolveModel(snapshot, noInspect)).files).toEqual([join(snapshot, 'model.safetensors')]);
+
+    const inner = join(snapshot, 'fp32');
+    await mkdir(inner);
+    await writeFile(join(inner, 'config.json'), JSON.stringify(CONFIG));
+    await symlink('../../../blobs/cafe', join(inner, 'model.safetensors'));
+    expect((await resolveModel(inner, noInspect)).files).toEqual([join(inner, 'model.safetensors')]);
+    await rm(join(inner, 'model.safetensors'));
+    await symlink('../model.safetensors.index.json', join(inner, 'model.safetensors'));
+    await writeFile(join(snapshot, 'model.safetensors.index.json'), '');
+    await expect(resolveModel(inner, noInspect)).rejects.toMatchObject({ code: 'FILE_UNSAFE' });
+  });
+
+  test('a folder of any other cache has no blobs beside it', async () => {
+    const snapshot = join(root, 'snapshots', 'f00d');
+    await mkdir(snapshot, { recursive: true });
+    await mkdir(join(root, 'blobs'));
+    await writeFile(join(root, 'blobs', 'cafe'), '');
+    await writeFile(join(snapshot, 'config.json'), JSON.stringify(CONFIG));
+    await symlink('../../blobs/cafe', join(snapshot, 'model.safetensors'));
+    await expect(resolveModel(snapshot, noInspect)).rejects.toMatchObject({ code: 'FILE_UNSAFE' });
+  });
+
+  test('a pipe in the place of config.json is no regular file', async () => {
+    execFileSync('mkfifo', [join(folder, 'config.json')]);
+    await expect(resolved()).rejects.toMatchObject({
+      code: 'FILE_FORMAT',
+      message: expect.stringContaining('config.json is not a regular file'),
+    });
   });
 
   test.each([
