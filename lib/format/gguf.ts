@@ -169,8 +169,7 @@ function readHeadDim(keys: GgufKeys, prefix: string, source: string): number {
     );
   };
   const heads = keys['attention.head_count'];
-  const headDim =
-    keys['attention.key_length'] ?? keys['rope.dimension_count'] ?? keys.embedding_length / heads;
+  const headDim = keys['attention.key_length'] ?? keys.embedding_length / heads;
   if (!Number.isInteger(headDim)) {
     fail('embedding_length', `a multiple of "${prefix}attention.head_count" (${heads})`);
   }

@@ -417,6 +417,12 @@ describe('GGUF metadata', () => {
       'CONFIG_INVALID',
       ['rope.dimension_count" is 64', '128'],
     ],
+    [
+      'a partial rotary of a head whose width is not stated',
+      { 'llama.rope.dimension_count': 48 },
+      'CONFIG_INVALID',
+      ['rope.dimension_count" is 48', '64'],
+    ],
   ])('refuses %s', (_name, change, code, parts) => {
     const error = failureOf(() =>
       configFromGguf(headerOf({ ...LLAMA_KEYS, ...change }, LLAMA_TENSORS), 'm.gguf'),
