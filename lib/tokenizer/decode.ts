@@ -31,14 +31,26 @@ export function makeDecoder(json: TokenizerJson, source: string): Decoder {
   const parts = flatten(json.decoder, 'decoders');
   const types = parts.map((part) => part.type);
   if (types.length === 1 && types[0] === 'ByteLevel') return byteLevel;
-  if (types.length === 1 && types[0] === 'Metaspace') return sentencePiece(parts);
-  const allowed = new Set(['Replace', 'ByteFallback', 'Fuse', 'Strip']);
-  if (types.includes('Fuse') && types.every((type) => allowed.has(type))) return sentencePiece(parts);
-  const found = show(types.length === 1 ? types[0] : types);
-  throw invalid(
-    source,
-    `decoder ${found} is not supported; supported: ByteLevel, Metaspace, SentencePiece's sequence`,
-  );
+  const isSentencePiece =
+    types.join() === 'Metaspace' || /^Replace,(ByteFallback,)?Fuse(,Strip)?$/.test(types.join());
+  if (!isSentencePiece) {
+    const found = show(types.length === 1 ? types[0] : types);
+    throw invalid(
+      source,
+      `decoder ${found} is not supported; supported: ByteLevel, Metaspace, SentencePiece's sequence (Replace, ByteFallback, Fuse, Strip)`,
+    );
+  }
+  const other = parts.find((part) => !isSpacing(part));
+  if (other) throw invalid(source, `decoder ${show(other)} is not supported; expected spaces for "${SPACE}"`);
+  return sentencePiece(parts);
+}
+
+/** Whether a part of SentencePiece's decoder does what it does in all known files. */
+function isSpacing({ type, replacement = SPACE, pattern, content, stop = 0 }: Part): boolean {
+  if (type === 'Metaspace') return replacement === SPACE;
+  if (type === 'Replace')
+    return (pattern as { String?: unknown } | null)?.String === SPACE && content === ' ';
+  return type !== 'Strip' || (content === ' ' && stop === 0);
 }
 
 /** UTF-8 with U+FFFD for what is not, also for a character that the last token cuts off. */

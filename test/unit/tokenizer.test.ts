@@ -22,6 +22,7 @@ const expected: {
   pieces_decoded: string[];
 } = read('tiny.json');
 const rawTiny = read('tiny/tokenizer.json');
+const replaced = { type: 'Replace', pattern: { String: '\u2581' }, content: ' ' };
 const tiny = await Tokenizer.fromFolder(TINY);
 
 /** A tokenizer of tiny/tokenizer.json with some parts replaced. */
@@ -319,6 +320,19 @@ describe('a folder', () => {
       /"BertNormalizer" is not supp/,
     ],
     ['an unknown decoder', { ...rawTiny, decoder: { type: 'WordPiece' } }, /"WordPiece" is not supported/],
+    ...[
+      [replaced, { type: 'Fuse' }, { type: 'Strip', content: ' ', start: 1, stop: 1 }],
+      [replaced, { type: 'Fuse' }, { type: 'Strip', content: '_', start: 1, stop: 0 }],
+      [{ ...replaced, content: '' }, { type: 'Fuse' }],
+      [{ ...replaced, pattern: { String: '_' } }, { type: 'Fuse' }],
+      [{ type: 'Fuse' }],
+      [{ type: 'Fuse' }, replaced],
+      [{ type: 'Metaspace', replacement: '_' }],
+    ].map((decoders): [string, object, RegExp] => [
+      `a decoder that is not SentencePiece's: ${JSON.stringify(decoders)}`,
+      { ...rawTiny, decoder: { type: 'Sequence', decoders } },
+      /decoder .* is not supported/,
+    ]),
     ['no decoder', { ...rawTiny, decoder: null }, /decoder/],
     [
       'an unreadable pattern',
