@@ -7,6 +7,7 @@ import { makeError } from './errors.js';
 import { writeCompanions, writeJson } from './export/companions.js';
 import {
   cutIntoShards,
+  EXPORT_TYPES,
   type ExportDtype,
   indexOf,
   planFromFiles,
@@ -14,6 +15,7 @@ import {
 } from './export/merged-plan.js';
 import { type OnExit, writeWholeFolder } from './export/whole.js';
 import { type ModelSource, resolveModel } from './format/folder.js';
+import { show } from './format/json.js';
 import { readTensorList, type TensorEntry } from './format/tensor-list.js';
 import type { Model } from './model.js';
 import { type CallOptions, runJob } from './native-job.js';
@@ -59,6 +61,7 @@ export async function exportDelta(delta: Delta, out: string, options: ExportOpti
   if (!EXPORT_FORMATS.includes(format)) {
     throw makeError('OPTION_INVALID', `format is "${format}"; expected ${EXPORT_FORMATS.join(', ')}`);
   }
+  refuseOthers(options);
   if (format === 'gguf-lora') return { format, path: await writeGgufLora(delta, out, options) };
   if (format === 'peft') {
     const misfit = delta.misfit('peft');
@@ -75,6 +78,24 @@ export async function exportDelta(delta: Delta, out: string, options: ExportOpti
   return { format, path: out };
 }
 
+/** Options of a merged model, and only of one. */
+function refuseOthers({ format, dtype, maxShardBytes }: ExportOptions): void {
+  for (const [name, value] of Object.entries({ dtype, maxShardBytes })) {
+    if (value === undefined || format === 'merged') continue;
+    throw makeError(
+      'OPTION_INVALID',
+      `${name} is ${value} with format "${format}"; expected format "merged"`,
+    );
+  }
+  if (dtype !== undefined && !Object.hasOwn(EXPORT_TYPES, dtype)) {
+    const known = Object.keys(EXPORT_TYPES).join(', ');
+    throw makeError('OPTION_INVALID', `dtype is ${show(dtype)}; expected ${known}`);
+  }
+  if (maxShardBytes !== undefined && (!Number.isSafeInteger(maxShardBytes) || maxShardBytes < 1)) {
+    throw makeError('OPTION_INVALID', `maxShardBytes is ${maxShardBytes}; expected a whole number from 1`);
+  }
+}
+
 async function writeGgufLora(delta: Delta, out: string, { onExit }: ExportOptions): Promise<string> {
   if (extname(out).toLowerCase() !== '.gguf') {
     await writeWholeFolder(out, (folder) => delta.saveGguf(join(folder, 'adapter.gguf')), onExit);
@@ -87,9 +108,6 @@ async function writeGgufLora(delta: Delta, out: string, { onExit }: ExportOption
 
 async function writeMerged(delta: Delta, out: string, options: ExportOptions): Promise<void> {
   const { dtype, maxShardBytes = SHARD_BYTES, onExit, signal, onProgress } = options;
-  if (!Number.isSafeInteger(maxShardBytes) || maxShardBytes < 1) {
-    throw makeError('OPTION_INVALID', `maxShardBytes is ${maxShardBytes}; expected a whole number from 1`);
-  }
   const { model } = delta;
   if (model.path === undefined) {
     throw makeError('INPUT_INVALID', 'the model was not loaded from files; there is nothing to merge into');

@@ -42,7 +42,7 @@ export function addExport(program: Command, session: Session): void {
         "merged: type of all weights (default: each weight's own; float32 of a GGUF)",
       ).choices(Object.keys(EXPORT_TYPES)),
     )
-    .option('--max-shard-size <size>', 'merged: most bytes of one file, such as 500MB or 4GB', bytes, 4e9)
+    .option('--max-shard-size <size>', 'merged: most bytes of one file, such as 500MB (default: 4GB)', bytes)
     .option('--threads <n>', 'threads of the computation (default: all cores)', integer(1))
     .addHelpText(
       'after',
@@ -62,8 +62,9 @@ Example:
 
 async function exportRun(run: string, options: Options, session: Session): Promise<void> {
   const { format, out, round, dtype, maxShardSize, threads } = options;
-  if (format !== 'merged' && dtype !== undefined) {
-    throw makeError('OPTION_INVALID', `--dtype with --format ${format}; expected --format merged with it`);
+  for (const [flag, value] of Object.entries({ '--dtype': dtype, '--max-shard-size': maxShardSize })) {
+    if (value === undefined || format === 'merged') continue;
+    throw makeError('OPTION_INVALID', `${flag} with --format ${format}; expected --format merged with it`);
   }
   if (!existsSync(run)) {
     throw makeError(

@@ -18,6 +18,7 @@ const COPIED = [
   'special_tokens_map.json',
   'added_tokens.json',
   'chat_template.jinja',
+  'chat_template.json',
   'tokenizer.model',
   'vocab.json',
   'merges.txt',

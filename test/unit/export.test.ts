@@ -12,7 +12,15 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Delta, type DeltaPartInput, exportDelta, Model, resolveTargets, score } from '../../lib/index.js';
+import {
+  Delta,
+  type DeltaPartInput,
+  type ExportOptions,
+  exportDelta,
+  Model,
+  resolveTargets,
+  score,
+} from '../../lib/index.js';
 import { fixture, largestGap, readJson } from '../support/fixtures.js';
 import { readSafetensors } from '../support/safetensors.js';
 import { bits, deltaOf, failureOf, floatsOf, tinyModel, tokensOf } from '../support/tiny.js';
@@ -180,6 +188,40 @@ describe('a merged folder', () => {
       expect(taken.message).toContain('not empty');
     }
     expect(readdirSync(out)).toEqual(['mine']);
+  });
+
+  it('refuses options of another format, and values that are none', async () => {
+    await using model = await Model.load(fixture('models', 'llama-tied'));
+    await using delta = deltaOf(model);
+    const out = fresh();
+    for (const [options, words] of [
+      [{ format: 'peft', dtype: 'float16' }, 'dtype is float16 with format "peft"'],
+      [{ format: 'gguf-lora', maxShardBytes: 5 }, 'maxShardBytes is 5 with format "gguf-lora"'],
+      [{ format: 'merged', dtype: 'float64' }, 'dtype is "float64"; expected float32, float16, bfloat16'],
+      [{ format: 'merged', maxShardBytes: 0.5 }, 'maxShardBytes is 0.5'],
+      [{ format: 'onnx' }, 'format is "onnx"; expected peft, merged, gguf-lora'],
+    ] as const) {
+      const error = await failureOf(exportDelta(delta, out, options as unknown as ExportOptions));
+      expect(error.code).toBe('OPTION_INVALID');
+      expect(error.message).toContain(words);
+    }
+    expect(existsSync(out)).toBe(false);
+  });
+
+  it('has the chat template of its base, wherever that keeps it', async () => {
+    const base = fresh();
+    mkdirSync(base);
+    for (const name of ['config.json', 'model.safetensors']) {
+      writeFileSync(join(base, name), readFileSync(fixture('models', 'llama-tied', name)));
+    }
+    writeFileSync(join(base, 'chat_template.json'), '{"chat_template":"{{ messages[0].content }}"}');
+    await using model = await Model.load(base);
+    await using delta = deltaOf(model);
+    const out = fresh();
+    await exportDelta(delta, out, { format: 'merged' });
+    expect(readFileSync(join(out, 'chat_template.json'))).toEqual(
+      readFileSync(join(base, 'chat_template.json')),
+    );
   });
 
   it('does not copy what a link leads to outside of the model', async () => {
