@@ -31,6 +31,7 @@ export type ErrorCode =
   | 'IO'
   | 'RUN_EXISTS'
   | 'RUN_INVALID'
+  | 'RUN_LOCKED'
   | 'DOWNLOAD'
   | 'LOSS_NOT_FINITE'
   | 'REWARD_UNKNOWN'
@@ -43,6 +44,7 @@ const FAILURES: ReadonlySet<ErrorCode> = new Set([
   'CLOSED',
   'ABORTED',
   'IO',
+  'RUN_LOCKED',
   'DOWNLOAD',
   'LOSS_NOT_FINITE',
   'REWARD_UNKNOWN',
@@ -110,6 +112,7 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
   IO: WorkError,
   RUN_EXISTS: InputError,
   RUN_INVALID: FileError,
+  RUN_LOCKED: WorkError,
   DOWNLOAD: WorkError,
   LOSS_NOT_FINITE: WorkError,
   REWARD_UNKNOWN: WorkError,

@@ -34,6 +34,9 @@ export class TrainProgress {
 
   show(event: TrainEvent): void {
     switch (event.type) {
+      case 'warning':
+        this.#session.note(`warning: ${event.message}`);
+        break;
       case 'begin':
         this.begun = true;
         this.#firstRound = event.firstRound;

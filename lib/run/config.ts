@@ -152,8 +152,11 @@ const schema = z.strictObject({
   algorithm: z.enum([...(ALGORITHM_NAMES as [AlgorithmName, ...AlgorithmName[]]), 'gradient']).default('ppo'),
   ...algorithmSections,
   ...weightSections,
-  /** Newest checkpoints kept; all by default. */
-  keepCheckpoints: atLeast1.optional(),
+  /** Newest checkpoints kept, and of the older ones those whose edits earned most. */
+  keepCheckpoints: z
+    .union([atLeast1, z.literal('all')], { error: 'a whole number of at least 1, or all' })
+    .default(5),
+  keepBest: count.default(1),
   /** Edits a passage in the closing table. */
   closingSamples: atLeast1.default(1),
 });

@@ -1,4 +1,5 @@
 /** The file operations of a run folder: everything is on disk when a call returns, or the file is as it was. */
+import { createHash } from 'node:crypto';
 import * as fs from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { makeError, SelfeditError } from '../errors.js';
@@ -6,10 +7,11 @@ import { makeError, SelfeditError } from '../errors.js';
 /** What a run needs of a file system; node's by default, another one in tests. */
 export type Disk = Pick<
   typeof fs,
-  'mkdir' | 'open' | 'readdir' | 'readFile' | 'rename' | 'rm' | 'stat' | 'truncate'
+  'link' | 'mkdir' | 'open' | 'readdir' | 'readFile' | 'rename' | 'rm' | 'stat' | 'truncate'
 >;
 
-export const realDisk: Disk = fs;
+/** A plain object, so that a test can make single calls of it fail. */
+export const realDisk: Disk = { ...fs };
 
 /** `IO` (or the typed error that `cause` already is), naming what was being done. */
 export function ioError(doing: string, cause: unknown): SelfeditError {
@@ -33,13 +35,22 @@ export async function writeAtomic(disk: Disk, path: string, text: string): Promi
 }
 
 /** Writes a file and waits until it is on disk. */
-export async function writeSynced(disk: Disk, path: string, text: string): Promise<void> {
-  const file = await disk.open(path, 'w');
+export async function writeSynced(disk: Disk, path: string, text: string, flags = 'w'): Promise<void> {
+  const file = await disk.open(path, flags);
   try {
-    await file.writeFile(text);
+    await writeAll(file, Buffer.from(text));
     await file.sync();
   } finally {
     await file.close();
+  }
+}
+
+/** Writes all bytes: a call may write fewer than it is given. */
+export async function writeAll(file: Pick<fs.FileHandle, 'write'>, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done);
+    if (bytesWritten === 0) throw new Error(`only ${done} of ${bytes.length} bytes could be written`);
+    done += bytesWritten;
   }
 }
 
@@ -50,6 +61,36 @@ export async function syncFolder(disk: Disk, path: string): Promise<void> {
     await folder.sync();
   } finally {
     await folder.close();
+  }
+}
+
+/** Makes a folder and those above it, durably. Throws `IO`. */
+export async function makeFolder(disk: Disk, path: string): Promise<void> {
+  try {
+    const first = await disk.mkdir(path, { recursive: true });
+    if (first === undefined) return;
+    for (let made = path; made.length >= first.length; made = dirname(made)) {
+      await syncFolder(disk, dirname(made));
+    }
+  } catch (cause) {
+    throw ioError(`making ${path}`, cause);
+  }
+}
+
+/** Size and SHA-256 of a file, read piece by piece. */
+export async function fingerprint(disk: Disk, path: string): Promise<{ bytes: number; sha256: string }> {
+  const hash = createHash('sha256');
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  const file = await disk.open(path, 'r');
+  try {
+    for (let bytes = 0; ; ) {
+      const { bytesRead } = await file.read(buffer, 0, buffer.length);
+      if (bytesRead === 0) return { bytes, sha256: hash.digest('hex') };
+      hash.update(buffer.subarray(0, bytesRead));
+      bytes += bytesRead;
+    }
+  } finally {
+    await file.close();
   }
 }
 

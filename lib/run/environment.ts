@@ -4,9 +4,12 @@ import { join } from 'node:path';
 import { native } from '../binding.js';
 import { makeError } from '../errors.js';
 import { type Disk, exists, writeAtomic } from './disk.js';
+import { differencesOf } from './folder.js';
 
 /** Must be the same when a run is resumed. */
 export interface Inputs {
+  /** SHA-256 of each file that the reward names (functions, preferences), after spaces; absent in old runs. */
+  readonly reward?: string;
   /** SHA-256 of the model's weights. */
   readonly model: string;
   /** SHA-256 of the data file; then, after a space, that of the retention texts where they have a file. */
@@ -24,6 +27,8 @@ export interface Session {
   readonly simd: string;
   readonly threads: number;
   readonly device: string;
+  /** What differs from the first session, as `threads: 2 → 4`: with it the bits of the result may, too. */
+  readonly differs?: readonly string[];
 }
 
 export interface Environment {
@@ -49,29 +54,40 @@ export function describeSession(device: string): Session {
   };
 }
 
-/** Adds a session. Throws `RUN_INVALID` when the run was begun with other weights or other data. */
+/**
+ * Adds a session, and returns what differs from the first one. Throws `RUN_INVALID` when the run was begun with other weights,
+ * other data or another reward.
+ */
 export async function recordSession(
   disk: Disk,
   run: string,
   inputs: Inputs,
   session: Session,
-): Promise<void> {
+): Promise<readonly string[]> {
   const path = join(run, NAME);
   const sessions: Session[] = [];
   if (await exists(disk, path)) {
     const earlier = await readEnvironment(disk, path);
-    for (const name of ['model', 'data'] as const) {
-      if (earlier.inputs[name] === inputs[name]) continue;
+    for (const name of ['model', 'data', 'reward'] as const) {
+      const [before, now] = [earlier.inputs[name], inputs[name]];
+      if (before === undefined || before === now) continue;
       throw makeError(
         'RUN_INVALID',
-        `the ${name} of run ${run} has changed: SHA-256 ${inputs[name].slice(0, 12)}…, begun with ` +
-          `${earlier.inputs[name].slice(0, 12)}…; a resumed run needs what it was begun with`,
+        `the ${name} of run ${run} has changed: SHA-256 ${now?.slice(0, 12) ?? 'of nothing'}…, begun with ` +
+          `${before.slice(0, 12)}…; a resumed run needs what it was begun with`,
       );
     }
     sessions.push(...earlier.sessions);
   }
-  const environment: Environment = { inputs, sessions: [...sessions, session] };
+  const differs = sessions[0] ? differencesOf(comparable(sessions[0]), comparable(session)) : [];
+  const now = differs.length > 0 ? { ...session, differs } : session;
+  const environment: Environment = { inputs, sessions: [...sessions, now] };
   await writeAtomic(disk, path, `${JSON.stringify(environment, null, 2)}\n`);
+  return differs;
+}
+
+function comparable({ started: _, differs: __, ...session }: Session): object {
+  return session;
 }
 
 async function readEnvironment(disk: Disk, path: string): Promise<Environment> {

@@ -6,6 +6,7 @@ import { readPreferences } from '../reward/preference-file.js';
 import { preferences, preferenceTerm } from '../reward/preferences.js';
 import type { RewardTerm } from '../reward/terms.js';
 import type { RunConfig } from './config.js';
+import { fingerprint, realDisk } from './disk.js';
 import { loadFunction } from './module.js';
 
 /** Parts of a reward that no configuration can hold. A run is resumed with the same ones. */
@@ -31,6 +32,17 @@ export async function rewardOf(
     graders: [...(judging ? [judge(judging)] : []), ...(given.graders ?? [])],
     terms: [...terms, ...(given.terms ?? [])],
   };
+}
+
+/** SHA-256 of the files that a reward is made of, in order; undefined when it names none. */
+export async function rewardFiles({ reward }: Pick<RunConfig, 'reward'>): Promise<string | undefined> {
+  const files = [
+    ...reward.functions.map(({ module }) => module),
+    ...(reward.preferences ? [reward.preferences.file] : []),
+  ];
+  const hashes: string[] = [];
+  for (const file of files) hashes.push((await fingerprint(realDisk, file)).sha256);
+  return files.length > 0 ? hashes.join(' ') : undefined;
 }
 
 type FunctionConfig = RunConfig['reward']['functions'][number];

@@ -2,12 +2,10 @@
 import { join } from 'node:path';
 import type { Algorithm } from '../algorithm/algorithm.js';
 import { type AlgorithmName, algorithmNamed } from '../algorithm/named.js';
-import type { WeightAlgorithm } from '../algorithm/weight-algorithm.js';
 import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
 import { EditHead } from '../edit-head.js';
 import type { RoundResult } from '../edit-result.js';
-import { makeError } from '../errors.js';
 import { type GuardAlarm, type GuardFigures, guardOptions } from '../guard/guards.js';
 import { summarizeGuards } from '../guard/summary.js';
 import { Model } from '../model.js';
@@ -18,26 +16,24 @@ import type { Phase } from '../round.js';
 import { seal } from '../seal.js';
 import { sealWeights } from '../seal-weights.js';
 import { hooksOf, type Task, type TaskContext } from '../task/task.js';
-import {
-  type CheckpointState,
-  loadCheckpoint,
-  pruneCheckpoints,
-  rollBack,
-  saveCheckpoint,
-  saveInitial,
-} from './checkpoint.js';
+import { pruneCheckpoints, rollBack, saveCheckpoint, saveInitial } from './checkpoint.js';
 import type { RunConfig } from './config.js';
 import { type Disk, exists, realDisk, writeAtomic } from './disk.js';
 import { describeSession, recordSession } from './environment.js';
 import { checkSameConfig, createRun } from './folder.js';
-import { appendJournal, journalLines, readJournal, truncateJournal } from './journal.js';
+import { appendJournal, type JournalLine, journalLines } from './journal.js';
+import { lockRun, type RunLock } from './lock.js';
 import { modelPath } from './model-path.js';
-import { type RewardParticipants, rewardOf } from './reward.js';
+import { restore } from './restore.js';
+import { bestCheckpoints } from './retention.js';
+import { type RewardParticipants, rewardFiles, rewardOf } from './reward.js';
 import { type ReadTask, readTask } from './task.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
 export type TrainEvent =
+  /** Something that was found and got over: a damaged checkpoint, or another number of threads than the run was begun with. */
+  | { readonly type: 'warning'; readonly message: string }
   | { readonly type: 'begin'; readonly run: string; readonly firstRound: number; readonly rounds: number }
   | { readonly type: 'phase'; readonly round: number; readonly phase: Phase }
   | { readonly type: 'progress'; readonly round: number; readonly phase: Phase; readonly progress: Progress }
@@ -77,8 +73,9 @@ export interface TrainResult {
  * Runs `config` in the folder `run`: `config.json`, `environment.json`, `journal.jsonl`, `checkpoints/`, and at the end
  * `policy/` (the trained delta as a PEFT adapter) and `comparison.{json,txt}`.
  *
- * Throws `RUN_EXISTS` rather than overwrite, `RUN_INVALID` when a run to resume is damaged or was begun otherwise, `IO`
- * when saving fails (earlier checkpoints stay intact), `ABORTED` when `signal` fires.
+ * Throws `RUN_EXISTS` rather than overwrite, `RUN_INVALID` when a run to resume is damaged or was begun otherwise,
+ * `RUN_LOCKED` when another process has the folder, `IO` when saving fails (earlier checkpoints stay intact), `ABORTED` when
+ * `signal` fires.
  */
 export async function train(config: RunConfig, options: TrainOptions): Promise<TrainResult> {
   const { run, resume = false, disk = realDisk } = options;
@@ -87,26 +84,38 @@ export async function train(config: RunConfig, options: TrainOptions): Promise<T
   const own = options.task && { task: options.task, data: options.task.name };
   const { task, data } = own ?? options.read ?? (await readTask(config));
   const reward = await rewardOf(config, options);
-  if (!resume) await createRun(disk, run, config);
-  const model = options.model ?? (await openModel(config, options.signal));
+  const lock = await (resume ? lockRun(disk, run) : createRun(disk, run, config));
   try {
-    const inputs = { model: await model.fingerprint(), data };
-    await recordSession(disk, run, inputs, describeSession(model.device));
-    return await trainModel(config, model, { task, reward }, disk, options);
+    const model = options.model ?? (await openModel(config, options.signal));
+    try {
+      const files = await rewardFiles(config);
+      const inputs = { model: await model.fingerprint(), data, ...(files ? { reward: files } : {}) };
+      const differs = await recordSession(disk, run, inputs, describeSession(model.device));
+      if (differs.length > 0) {
+        const message = `run ${run} was begun elsewhere, so its bits may differ: ${differs.join('; ')}`;
+        options.onEvent?.({ type: 'warning', message });
+      }
+      return await trainModel(config, model, { task, reward, lock }, disk, options);
+    } finally {
+      if (!options.model) await model.close();
+    }
   } finally {
-    if (!options.model) await model.close();
+    await lock.release();
   }
 }
 
 interface Parts {
   readonly task: Task;
   readonly reward: Partial<RewardOptions>;
+  readonly lock: RunLock;
 }
+
+type Played = Omit<Extract<JournalLine, { type: 'round' }>, 'type' | 'policyVersion'>;
 
 async function trainModel(
   config: RunConfig,
   model: Model,
-  { task, reward }: Parts,
+  { task, reward, lock }: Parts,
   disk: Disk,
   options: TrainOptions,
 ): Promise<TrainResult> {
@@ -124,7 +133,9 @@ async function trainModel(
   const head = weights ? await EditHead.create(policy, headOptions(config)) : undefined;
   const rolls = config.guards.onAlarm === 'rollback';
   try {
-    const state = await restore(disk, run, policy, algorithm, head);
+    const warn = (message: string) => onEvent?.({ type: 'warning', message });
+    const { state, rounds: before } = await restore(disk, run, { policy, algorithm, head }, warn);
+    const played: Played[] = [...before];
     const firstRound = state ? state.round + 1 : 0;
     if (rolls && !state) await saveInitial(disk, run, policy, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });
@@ -134,7 +145,7 @@ async function trainModel(
       task,
       guards: config.guards,
       ...(config.labels ? { labels: config.labels } : {}),
-      guardHistory: await guardHistory(disk, run),
+      guardHistory: guardHistory(played),
       startRound: firstRound,
       // An alarm has ended this run for good.
       ...(state?.halted ? { rounds: firstRound } : {}),
@@ -154,6 +165,7 @@ async function trainModel(
       done++;
       halted = result.halted;
       const version = head?.version ?? policy.version;
+      await lock.check();
       await appendJournal(disk, run, journalLines(result, version));
       // The edits of this round were written by the policy after the last one, those that passed by the one before it.
       if (halted === 'rollback') await rollBack(disk, run, policy, result.round - 2, head);
@@ -165,16 +177,18 @@ async function trainModel(
         ...(halted ? { halted } : {}),
       };
       await saveCheckpoint(disk, run, policy, checkpoint, head);
-      const { keepCheckpoints: keep } = config;
-      await pruneCheckpoints(disk, run, keep === undefined ? undefined : Math.max(keep, rolls ? 2 : 1));
+      // As the journal has it, so that a resumed run sees the same.
+      played.push(JSON.parse(JSON.stringify({ ...result, edits: [] })) as Played);
+      await prune(disk, run, config, played);
       onEvent?.({ type: 'round', result });
     }
-    const comparison = await close(config, policy, head, { task, reward }, disk, options);
+    await lock.check();
+    const comparison = await close(config, policy, head, { task, reward }, played, disk, options);
     return {
       run,
       rounds: done,
       ...(comparison ? { comparison } : {}),
-      alarms: (await roundLines(disk, run)).flatMap(({ guards }) => guards?.alarms ?? []),
+      alarms: played.flatMap(({ guards }) => guards?.alarms ?? []),
       ...(halted ? { halted } : {}),
     };
   } finally {
@@ -183,14 +197,17 @@ async function trainModel(
   }
 }
 
-async function roundLines(disk: Disk, run: string) {
-  const { lines } = await readJournal(disk, run);
-  return lines.flatMap((line) => (line.type === 'round' ? [line] : []));
+async function prune(disk: Disk, run: string, config: RunConfig, played: readonly Played[]): Promise<void> {
+  const { keepCheckpoints, keepBest, guards } = config;
+  if (keepCheckpoints === 'all') return;
+  // A rollback needs the one before the last, also when the last is damaged and its round is played again.
+  const least = guards.onAlarm === 'rollback' ? 3 : 1;
+  await pruneCheckpoints(disk, run, Math.max(keepCheckpoints, least), bestCheckpoints(played, keepBest));
 }
 
 /** The guards' figures of the rounds done; what the journal has as null was not measured. */
-async function guardHistory(disk: Disk, run: string): Promise<GuardFigures[]> {
-  return (await roundLines(disk, run)).flatMap(({ guards }) => {
+function guardHistory(played: readonly Played[]): GuardFigures[] {
+  return played.flatMap(({ guards }) => {
     if (!guards) return [];
     const known = (figures: object) =>
       Object.fromEntries(
@@ -221,33 +238,13 @@ export function loopOptions(config: RunConfig) {
   };
 }
 
-/** Loads the newest checkpoint and cuts the journal after it. */
-async function restore(
-  disk: Disk,
-  run: string,
-  policy: Policy,
-  algorithm: Algorithm | WeightAlgorithm,
-  head: EditHead | undefined,
-): Promise<CheckpointState | undefined> {
-  await pruneCheckpoints(disk, run, undefined);
-  const state = await loadCheckpoint(disk, run, policy, head);
-  if (state && state.algorithm.name !== algorithm.name) {
-    throw makeError(
-      'RUN_INVALID',
-      `checkpoint of ${run} is of ${state.algorithm.name}; expected ${algorithm.name}`,
-    );
-  }
-  if (state && 'restore' in algorithm) algorithm.restore(state.algorithm.state);
-  await truncateJournal(disk, run, state?.round ?? -1);
-  return state;
-}
-
 /** The trained delta (or head) for other tools, and the closing table. */
 async function close(
   config: RunConfig,
   policy: Policy,
   head: EditHead | undefined,
-  { task, reward }: Parts,
+  { task, reward }: Omit<Parts, 'lock'>,
+  played: readonly Played[],
   disk: Disk,
   { run, signal, onEvent }: TrainOptions,
 ): Promise<Comparison | undefined> {
@@ -273,7 +270,7 @@ async function close(
     onMethod: (method) => onEvent?.({ type: 'method', method }),
     signal,
   }).finally(() => untrained?.close());
-  const guards = summarizeGuards(await roundLines(disk, run), guardOptions(config.guards));
+  const guards = summarizeGuards(played, guardOptions(config.guards));
   const comparison: Comparison = { ...compared, guards };
   await writeAtomic(disk, join(run, 'comparison.txt'), `${comparisonText(comparison).join('\n')}\n`);
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { comparisonText } from '../../lib/comparison-text.js';
 import { Delta } from '../../lib/delta.js';
+import type { RoundResult } from '../../lib/edit-result.js';
 import type { Model } from '../../lib/model.js';
 import { type RunConfig, type RunConfigInput, resolveConfig } from '../../lib/run/config.js';
 import type { Disk } from '../../lib/run/disk.js';
@@ -291,8 +292,106 @@ describe('a run', () => {
 
   it('keeps as many checkpoints as asked', async () => {
     const run = join(folder, 'run');
-    await train(configure({ keepCheckpoints: 1 }), { run, model });
+    await train(configure({ keepCheckpoints: 1, keepBest: 0 }), { run, model });
     expect(await readdir(join(run, 'checkpoints'))).toEqual(['round-0002']);
+    // And the best of the older ones: its policy wrote the edits of the next round.
+    const other = join(folder, 'other');
+    await train(configure({ keepCheckpoints: 1 }), { run: other, model });
+    const rounds = (await journalOf(other)).filter(
+      ({ type }) => type === 'round',
+    ) as unknown as RoundResult[];
+    const best = rounds[1]!.reward.mean > rounds[2]!.reward.mean ? 'round-0000' : 'round-0001';
+    expect(await readdir(join(other, 'checkpoints'))).toEqual([best, 'round-0002']);
+  });
+
+  it.each([
+    ['the policy', 'policy.safetensors', /policy\.safetensors is damaged: \d+ bytes with SHA-256/],
+    ['the state', 'state.json', /state\.json is damaged: its CRC-32 is/],
+  ])('whose newest checkpoint is damaged in %s goes on from the one before it', async (_, file, message) => {
+    const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')];
+    await train(configure(), { run: whole, model });
+    await stopAt(broken, configure(), (event) => event.type === 'round' && event.result.round === 1);
+    const path = join(broken, 'checkpoints', 'round-0001', file);
+    const bytes = await readFile(path);
+    bytes[bytes.length - 40]! ^= 4;
+    await writeFile(path, bytes);
+    const events: TrainEvent[] = [];
+    await train(configure(), { run: broken, resume: true, model, onEvent: (event) => events.push(event) });
+    const warnings = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
+    expect(warnings).toEqual([expect.stringMatching(message)]);
+    expect(warnings[0]).toMatch(/; going on from round 1, the checkpoint is kept as .*round-0001\.damaged$/);
+    expect(events.find(({ type }) => type === 'begin')).toMatchObject({ firstRound: 1 });
+    expect(await journalOf(broken)).toEqual(await journalOf(whole));
+    for (const round of ['round-0001', 'round-0002']) {
+      expect(await bytesOf(broken, round)).toEqual(await bytesOf(whole, round));
+    }
+    expect(await readFile(join(broken, 'checkpoints/round-0001.damaged', file))).toEqual(bytes);
+  });
+
+  it('whose journal lacks rounds goes on from where it ends', async () => {
+    const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')];
+    await train(configure(), { run: whole, model });
+    await stopAt(broken, configure(), (event) => event.type === 'round' && event.result.round === 1);
+    const journal = await readFile(join(broken, 'journal.jsonl'));
+    await writeFile(join(broken, 'journal.jsonl'), journal.subarray(0, journal.length - 9));
+    const warnings: string[] = [];
+    const onEvent = (event: TrainEvent) => event.type === 'warning' && warnings.push(event.message);
+    await train(configure(), { run: broken, resume: true, model, onEvent });
+    expect(warnings[0]).toMatch(
+      /the journal of .* ends with round 0; expected one up to the checkpoint of round 1/,
+    );
+    expect(await journalOf(broken)).toEqual(await journalOf(whole));
+    expect(await bytesOf(broken, 'round-0002')).toEqual(await bytesOf(whole, 'round-0002'));
+  });
+
+  it('without a whole checkpoint is refused and left as it is', async () => {
+    const run = join(folder, 'run');
+    await stopAt(run, configure(), (event) => event.type === 'round' && event.result.round === 0);
+    await writeFile(join(run, 'checkpoints/round-0000/policy.safetensors'), '');
+    const before = await readdir(run, { recursive: true });
+    await expect(train(configure(), { run, resume: true, model })).rejects.toMatchObject({
+      code: 'RUN_INVALID',
+      message: expect.stringMatching(
+        /has no checkpoint that is whole: .*0 bytes.*; expected at least one/,
+      ) as unknown,
+    });
+    expect(await readdir(run, { recursive: true })).toEqual(before);
+  });
+
+  it('tells what differs from where it was begun', async () => {
+    const run = join(folder, 'run');
+    await stopAt(run, configure(), (event) => event.type === 'round' && event.result.round === 0);
+    const path = join(run, 'environment.json');
+    const environment = JSON.parse(await readFile(path, 'utf8')) as { sessions: { threads: number }[] };
+    environment.sessions[0]!.threads = 96;
+    await writeFile(path, JSON.stringify(environment));
+    const warnings: string[] = [];
+    const onEvent = (event: TrainEvent) => event.type === 'warning' && warnings.push(event.message);
+    await train(configure(), { run, resume: true, model, onEvent });
+    expect(warnings).toEqual([expect.stringMatching(/so its bits may differ: threads: 96 → \d+$/)]);
+  });
+
+  it('is open to one call at a time', async () => {
+    const run = join(folder, 'run');
+    let second: Promise<unknown> | undefined;
+    const onEvent = (event: TrainEvent) => {
+      if (event.type === 'begin')
+        second = train(configure(), { run, resume: true, model }).catch((e: unknown) => e);
+    };
+    await train(configure({ rounds: 1 }), { run, model, onEvent });
+    expect(await second).toMatchObject({ code: 'RUN_INVALID' }); // other rounds
+    second = undefined;
+    const again = (event: TrainEvent) => {
+      if (event.type !== 'begin') return;
+      second = train(configure({ rounds: 1 }), { run, resume: true, model }).catch((e: unknown) => e);
+    };
+    await train(configure({ rounds: 1 }), { run, resume: true, model, onEvent: again });
+    expect(await second).toMatchObject({
+      code: 'RUN_LOCKED',
+      exitCode: 1,
+      message: expect.stringContaining(`is in use by process ${process.pid} on `) as unknown,
+    });
+    expect(await readdir(run)).not.toContain('lock');
   });
 
   it('reports bad data before it makes a folder', async () => {
