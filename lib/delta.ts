@@ -16,7 +16,7 @@ import type { Fork } from './fork.js';
 import { isFused } from './format/file-modules.js';
 import { ggufLoraNames, readGgufLora } from './format/gguf-lora.js';
 import { readTextIfPresent } from './format/json.js';
-import { PEFT_CONFIG, PEFT_WEIGHTS, peftConfigOf, readPeft } from './format/peft.js';
+import { PEFT_CONFIG, PEFT_WEIGHTS, peftConfigOf, peftWeights, readPeft } from './format/peft.js';
 import { readTensorList } from './format/tensor-list.js';
 import type { Model } from './model.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
@@ -297,7 +297,7 @@ export class Delta extends Resource {
       }
       const config = await readTextIfPresent(join(path, PEFT_CONFIG));
       if (config !== undefined) {
-        const file = join(path, PEFT_WEIGHTS);
+        const file = await peftWeights(path);
         const { sources, copies } = readPeft(model, path, config, (await readTensorList(file)).tensors);
         return runJob(() => native().loadFactors(model.handle, file, sources, copies), {}, [model]);
       }

@@ -119,7 +119,8 @@ async function weightNames(path: string): Promise<string[]> {
   return names;
 }
 
-async function exists(path: string): Promise<boolean> {
+/** Whether there is a regular file of that name. */
+export async function exists(path: string): Promise<boolean> {
   try {
     return (await stat(path)).isFile();
   } catch {
@@ -143,10 +144,11 @@ async function notAModelFolder(path: string): Promise<Error> {
   return makeError('FILE_NOT_FOUND', `${path} has no config.json${advice}`);
 }
 
-function pickled(path: string): Error {
+/** The refusal of pickled weights; `loader` is the Python class that reads them and writes safetensors. */
+export function pickled(path: string, loader = 'AutoModelForCausalLM.from_pretrained(…)'): Error {
   return makeError(
     'FILE_UNSAFE',
     `${path} has its weights in a pickle, which can run code when it is read, so it is never opened; ` +
-      'expected safetensors (in Python: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…))',
+      `expected safetensors (in Python: ${loader}.save_pretrained(…))`,
   );
 }

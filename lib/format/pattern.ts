@@ -4,56 +4,58 @@
  * (K. Thompson, 1968). Lazy and greedy quantifiers say the same where only "matches or not" is asked.
  */
 import { makeError } from '../errors.js';
+import { type Instruction, lookAhead, run, type Test } from './pattern-run.js';
 
 /** Most states of one compiled pattern, and of all that a file gives for one purpose; bounds the time of a match. */
 const MOST_STATES = 4096;
 const MOST_TOGETHER = 4 * MOST_STATES;
 const MOST_DEPTH = 64;
 
-type Test = (code: number) => boolean;
-type Instruction =
-  | { op: 'char'; test: Test }
-  | { op: 'split'; to: number[] }
-  | { op: 'assert'; holds: (text: string, at: number) => boolean }
-  | { op: 'match' };
+type Matcher = (text: string) => boolean;
 
-/** Whether the whole text matches, as Python's `re.fullmatch` says. Errors: `FILE_FORMAT`, naming the pattern and `source`. */
-export function fullMatcher(pattern: string, source: string): (text: string) => boolean {
-  const program: Instruction[] = [...new Compiler(pattern, source).compile(), { op: 'match' }];
+/**
+ * For each pattern, whether the whole text matches, as Python's `re.fullmatch` says. Errors: `FILE_FORMAT`, naming the
+ * pattern and `source`, also when the patterns are together too many or too large.
+ */
+export function fullMatchers(patterns: readonly string[], source: string): Matcher[] {
+  const use = allowance(patterns.length, source);
+  return patterns.map((pattern) => compiled([new Compiler(pattern, source)], use));
+}
+
+/** For each pattern, whether the whole text, or all that follows one of its dots, matches. Errors: as above. */
+export function endMatchers(patterns: readonly string[], source: string): Matcher[] {
+  const use = allowance(patterns.length, source);
+  return patterns.map((pattern) => {
+    const plain = plainMatcher(pattern);
+    if (!plain) return compiled([new Compiler('(?:.*\\.)?', source), new Compiler(pattern, source)], use);
+    use(1);
+    return plain;
+  });
+}
+
+function compiled(pieces: readonly Compiler[], use: (states: number) => void): Matcher {
+  const program: Instruction[] = [...pieces.flatMap((piece) => piece.compile()), { op: 'match' }];
+  use(pieces.reduce((sum, { ahead }) => sum + ahead, program.length));
   return (text) => run(program, text);
 }
 
-/**
- * For each pattern, whether the whole text, or all that follows one of its dots, matches. Errors: `FILE_FORMAT`, also when
- * the patterns are together too many or too large.
- */
-export function endMatchers(patterns: readonly string[], source: string): ((text: string) => boolean)[] {
+/** To be told of the states of `count` patterns, one after the other; throws when they get too many. */
+function allowance(count: number, source: string): (states: number) => void {
   let states = 0;
-  const use = (more: number) => {
+  return (more) => {
     states += more;
     if (states <= MOST_TOGETHER) return;
     throw makeError(
       'FILE_FORMAT',
-      `${source}: its ${patterns.length} patterns are together more than can be matched in reasonable time; expected at most ${MOST_TOGETHER} names, or fewer regular expressions`,
+      `${source}: its ${count} patterns are together more than can be matched in reasonable time; expected at most ${MOST_TOGETHER} names, or fewer regular expressions`,
     );
   };
-  return patterns.map((pattern) => {
-    const plain = plainMatcher(pattern);
-    if (plain) {
-      use(1);
-      return plain;
-    }
-    const anything = new Compiler('(?:.*\\.)?', source).compile();
-    const program: Instruction[] = [...anything, ...new Compiler(pattern, source).compile(), { op: 'match' }];
-    use(program.length);
-    return (text) => run(program, text);
-  });
 }
 
 /** A name, perhaps anchored, whose dots are dots or any character: what nearly all files have, one a module. */
 const PLAIN = /^(\^?)((?:[\w.-]|\\\.)+)\$?$/;
 
-function plainMatcher(pattern: string): ((text: string) => boolean) | undefined {
+function plainMatcher(pattern: string): Matcher | undefined {
   const [, anchor, name] = PLAIN.exec(pattern) ?? [];
   if (name === undefined) return undefined;
   const wanted = name.match(/\\?./g)!;
@@ -62,33 +64,6 @@ function plainMatcher(pattern: string): ((text: string) => boolean) | undefined 
     if (at < 0 || (at > 0 && (anchor !== '' || text[at - 1] !== '.'))) return false;
     return wanted.every((letter, i) => letter === '.' || letter.at(-1) === text[at + i]);
   };
-}
-
-function run(program: readonly Instruction[], text: string): boolean {
-  let states = closure(program, [0], text, 0);
-  for (let at = 0; at < text.length && states.length > 0; at++) {
-    const code = text.charCodeAt(at);
-    const next = states.flatMap((state) => {
-      const instruction = program[state]!;
-      return instruction.op === 'char' && instruction.test(code) ? [state + 1] : [];
-    });
-    states = closure(program, next, text, at + 1);
-  }
-  return states.some((state) => program[state]!.op === 'match');
-}
-
-/** The states that are reached without taking a character. */
-function closure(program: readonly Instruction[], from: number[], text: string, at: number): number[] {
-  const seen = new Set<number>();
-  const open = [...from];
-  for (let state = open.pop(); state !== undefined; state = open.pop()) {
-    if (seen.has(state)) continue;
-    seen.add(state);
-    const instruction = program[state]!;
-    if (instruction.op === 'split') open.push(...instruction.to.map((step) => state + step));
-    else if (instruction.op === 'assert' && instruction.holds(text, at)) open.push(state + 1);
-  }
-  return [...seen];
 }
 
 const isDigit: Test = (code) => code >= 48 && code <= 57;
@@ -108,6 +83,8 @@ class Compiler {
   readonly #source: string;
   #at = 0;
   #depth = 0;
+  /** States of all that is looked ahead for, beside those of the pattern itself. */
+  ahead = 0;
 
   constructor(pattern: string, source: string) {
     this.#pattern = pattern;
@@ -211,14 +188,18 @@ class Compiler {
   }
 
   #group(): Instruction[] {
-    const named = /^\?P<[A-Za-z_]\w*>/.exec(this.#pattern.slice(this.#at, this.#at + 100));
+    const ahead = this.#take('?=') ? '=' : this.#take('?!') ? '!' : undefined;
+    const named = ahead ? null : /^\?P<[A-Za-z_]\w*>/.exec(this.#pattern.slice(this.#at, this.#at + 100));
     if (named) this.#at += named[0].length;
-    else if (!this.#take('?:') && this.#pattern[this.#at] === '?') {
+    else if (!ahead && !this.#take('?:') && this.#pattern[this.#at] === '?') {
       this.#fail('a group of a kind that is not supported');
     }
     const code = this.#alternatives();
     if (!this.#take(')')) this.#fail('a group that is not closed');
-    return code;
+    if (!ahead) return code;
+    this.ahead += code.length + 1;
+    if (this.ahead > MOST_STATES) this.#fail('more than can be matched in reasonable time');
+    return [lookAhead([...code, { op: 'match' }], ahead === '!')];
   }
 
   /** What follows a backslash, when it stands for one character. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { makeError } from '../errors.js';
 import type { FileModule } from './file-modules.js';
 import { check, show } from './json.js';
-import { endMatchers, fullMatcher } from './pattern.js';
+import { endMatchers, fullMatchers } from './pattern.js';
 
 const names = z.union([z.string(), z.array(z.string())], 'names, or one pattern').nullish();
 const RANK = 'a whole number from 1';
@@ -57,6 +57,13 @@ const PLAIN_INITIALISATIONS: readonly unknown[] = [
   'eva',
   'orthogonal',
 ];
+
+/** Switches and settings that say nothing about how an adapter is read, though they may be set. */
+const IGNORED: ReadonlySet<string> = new Set([
+  ...['auto_mapping', 'inference_mode', 'loftq_config', 'eva_config', 'corda_config', 'lora_ga_config'],
+  // Of other weights than a LoRA's, or while training only.
+  ...['ensure_weight_tying', 'runtime_config', 'merge_weights'],
+]);
 
 export interface PeftTarget {
   module: FileModule;
@@ -116,6 +123,16 @@ function refuseOthers(config: Settings, path: string): void {
       `${path}: "${key}" is ${show(value)}, expected ${expected} (not supported: ${what})`,
     );
   }
+  for (const [key, value] of Object.entries(config)) {
+    if (key in settings.shape || key in REFUSED || IGNORED.has(key)) continue;
+    // Numbers and texts are parameters of something; only a switch or a set of parameters turns something on.
+    const on = value === true || (typeof value === 'object' && value && Object.keys(value).length > 0);
+    if (!on) continue;
+    throw makeError(
+      'OPTION_INVALID',
+      `${path}: "${key}" is ${show(value)}, which is not known and might change what the adapter does; expected none (take the key out if it does not)`,
+    );
+  }
   const { init_lora_weights: init } = config;
   if (!PLAIN_INITIALISATIONS.includes(init)) {
     throw makeError(
@@ -149,12 +166,20 @@ function chooser(
       return ({ name, kind }) => kind === 'linear' && !excluded(name);
     }
   }
+  if (layers == null && pattern && pattern.length > 0) {
+    throw makeError(
+      'FILE_FORMAT',
+      `${path}: "layers_pattern" is ${show(pattern)}, expected none without "layers_to_transform"`,
+    );
+  }
   const included = namesOrPattern(targets, `${path}: "target_modules"`);
   const layerOf = layerReader(pattern ?? [], `${path}: "layers_pattern"`, modules);
   const wanted = new Set(layers == null ? [] : [layers].flat());
+  const inFull = new Set(targets);
   return ({ name }) => {
     if (excluded(name) || !included(name)) return false;
-    if (typeof layers !== 'number' && wanted.size === 0) return true;
+    // A module that is named in full is chosen whatever its layer.
+    if ((typeof layers !== 'number' && wanted.size === 0) || inFull.has(name)) return true;
     const layer = layerOf(name);
     return layer !== undefined && wanted.has(layer);
   };
@@ -162,7 +187,7 @@ function chooser(
 
 /** A list names modules or ends of their names; one text is a pattern of whole names. */
 function namesOrPattern(value: string | readonly string[], source: string): (name: string) => boolean {
-  if (typeof value === 'string') return value === '' ? () => false : fullMatcher(value, source);
+  if (typeof value === 'string') return value === '' ? () => false : fullMatchers([value], source)[0]!;
   const ends = new Set(value);
   return (name) => {
     const parts = name.split('.');
@@ -178,13 +203,17 @@ function layerReader(
 ): (name: string) => number | undefined {
   const patterns = [value].flat().filter((text) => text !== '');
   const layers = new Map<string, number>();
-  const matchers = endMatchers(patterns, source);
+  // Put together as PEFT does it, without parentheses: of `a|b`, b alone is followed by the number.
+  const matchers = fullMatchers(
+    patterns.map((text) => `(?:.*\\.)?${text}\\.\\d+\\.`),
+    source,
+  );
   for (const { name } of modules) {
     const parts = name.split('.');
     const at = parts.findIndex((part, index) => {
       if (!/^\d+$/.test(part) || index === parts.length - 1) return false;
-      const before = parts.slice(0, index).join('.');
-      return patterns.length === 0 ? index >= 2 : matchers.some((matches) => matches(before));
+      const start = `${parts.slice(0, index + 1).join('.')}.`;
+      return patterns.length === 0 ? index >= 2 : matchers.some((matches) => matches(start));
     });
     if (at >= 0) layers.set(name, Number(parts[at]));
   }

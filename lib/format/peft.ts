@@ -1,15 +1,27 @@
 /** PEFT's adapter folders: the tensors of adapter_model.safetensors as parts of a delta, and the configuration back. */
+import { join } from 'node:path';
 import type { BaseCopy, FactorSource, WrittenModule } from '../binding.js';
 import { makeError } from '../errors.js';
 import type { Model } from '../model.js';
 import { type FileModule, fileModules, isFused } from './file-modules.js';
+import { exists, pickled } from './folder.js';
 import { type PeftTarget, peftTargets } from './peft-config.js';
 import type { TensorEntry } from './tensor-list.js';
 
 export const PEFT_CONFIG = 'adapter_config.json';
 export const PEFT_WEIGHTS = 'adapter_model.safetensors';
+const PEFT_PICKLE = 'adapter_model.bin';
 /** Keys or modules that an error lists. */
 const SHOWN = 12;
+
+/** The weights of an adapter folder. Errors: `FILE_UNSAFE` where they are a pickle only. */
+export async function peftWeights(folder: string): Promise<string> {
+  const file = join(folder, PEFT_WEIGHTS);
+  if (!(await exists(file)) && (await exists(join(folder, PEFT_PICKLE)))) {
+    throw pickled(join(folder, PEFT_PICKLE), 'PeftModel.from_pretrained(model, …)');
+  }
+  return file;
+}
 
 interface Key {
   module: string;
@@ -61,7 +73,7 @@ export function readPeft(
     const key = parseKey(tensor.name);
     const target = key && byName.get(key.module);
     if (key?.adapter !== undefined) adapters.add(key.adapter);
-    const copy = key?.factor === 'base' ? copiedWeight(key.module, modules, byName) : undefined;
+    const copy = key?.factor === 'base' ? copiedWeight(key.module, modules) : undefined;
     const slot = `${key?.module} ${key?.factor}`;
     if (copy !== undefined) copies.push({ tensor: tensor.name, matrix: copy });
     else if (!key || key.factor === 'base' || !target || found.has(slot)) unexpected.push(tensor.name);
@@ -96,15 +108,13 @@ export function readPeft(
   return { sources, copies };
 }
 
-/** PEFT saves embedding and head whole when either of them is targeted. */
-function copiedWeight(
-  name: string,
-  modules: readonly FileModule[],
-  targets: ReadonlyMap<string, PeftTarget>,
-): number | undefined {
+/** PEFT saves embedding and head whole when one of them is targeted, and when it is asked to (`save_embedding_layers`). */
+function copiedWeight(name: string, modules: readonly FileModule[]): number | undefined {
   const module = modules.find((known) => known.name === name);
-  const named = [...targets.values()].some((target) => target.module.kind !== 'linear');
-  return named && module && module.kind !== 'linear' ? module.weights[0]?.matrix : undefined;
+  if (!module || module.kind === 'linear') return undefined;
+  // A tied head has no weight of its own.
+  const stored = module.weights.length > 0 ? module : modules.find(({ kind }) => kind === 'embedding');
+  return stored?.weights[0]?.matrix;
 }
 
 function keyOf(module: FileModule, factor: 'A' | 'B'): string {

@@ -1,9 +1,10 @@
 /** Regular expressions of PEFT's configurations, against JavaScript's own where the two languages agree. */
 import { describe, expect, it } from 'vitest';
-import { endMatchers, fullMatcher } from '../../lib/format/pattern.js';
+import { endMatchers, fullMatchers } from '../../lib/format/pattern.js';
 import { failureOf } from '../support/tiny.js';
 
 const endMatcher = (pattern: string, source: string) => endMatchers([pattern], source)[0]!;
+const fullMatcher = (pattern: string, source: string) => fullMatchers([pattern], source)[0]!;
 
 const NAMES = [
   '',
@@ -57,6 +58,17 @@ const PATTERNS = [
   'mod\\Bel.*',
   '.+_.+',
   '(?:(?:m)(?:o(?:d)))el.embed_tokens',
+  '^(?!.*(?:mlp|lm_head)).*_proj$',
+  '(?!model).*',
+  '.*(?=q|v)\\w_proj',
+  '(?:(?!\\.mlp|q).)*',
+  '(?=.*self)(?=.*k_)(?!x).*',
+  '(?!(?!.*q_proj$)).*',
+  '(?=(?:m|o|d|e|l)+\\b)?.+',
+  '.*(?=$)',
+  '.*(?=proj)',
+  '(?!)|lm_head',
+  '(?=)q.*',
 ];
 
 describe('a pattern', () => {
@@ -91,7 +103,14 @@ describe('a pattern', () => {
 
   it('that would take a backtracking matcher for ever ends', () => {
     const text = `${'a'.repeat(2000)}!`;
-    for (const pattern of ['(a*)*b', '(a|aa)+$', '(.*)*(.*)*x', `${'a?'.repeat(50)}${'a'.repeat(50)}b`]) {
+    for (const pattern of [
+      '(a*)*b',
+      '(a|aa)+$',
+      '(.*)*(.*)*x',
+      '(?=(a*)*b).*',
+      '((?=(a|aa)*b)a)*!',
+      `${'a?'.repeat(50)}${'a'.repeat(50)}b`,
+    ]) {
       expect(fullMatcher(pattern, '')(text)).toBe(false);
     }
   });
@@ -100,7 +119,11 @@ describe('a pattern', () => {
     const names = Array.from({ length: 10_000 }, (_, i) => `layers.${i}.q_proj`);
     const matchers = endMatchers(names, '');
     expect(matchers.findIndex((matches) => matches('model.layers.9999.q_proj'))).toBe(9999);
-    for (const many of [[...names, ...names], names.slice(0, 4000).map((name) => `(?:${name})`)]) {
+    for (const many of [
+      [...names, ...names],
+      names.slice(0, 4000).map((name) => `(?:${name})`),
+      Array(9).fill(`(?!${'x'.repeat(2000)})`),
+    ]) {
       const error = await failureOf(() => endMatchers(many, 'config: "rank_pattern"'));
       expect(error.code).toBe('FILE_FORMAT');
       expect(error.message).toContain(
@@ -116,7 +139,11 @@ describe('a pattern', () => {
     ['*', 'a quantifier of nothing'],
     ['a**', 'a quantifier of a quantifier'],
     ['a++', 'a possessive quantifier'],
-    ['(?=a)', 'a group of a kind that is not supported'],
+    ['(?<=a)', 'a group of a kind that is not supported'],
+    ['(?<!a)', 'a group of a kind that is not supported'],
+    ['(?=a', 'a group that is not closed'],
+    ['(?=', 'a group that is not closed'],
+    ['(?!?)', 'a quantifier of nothing'],
     ['(?i)a', 'a group of a kind that is not supported'],
     ['a{3,2}', 'bounds fall'],
     ['[z-a]', 'a range that falls'],
@@ -127,6 +154,7 @@ describe('a pattern', () => {
     ['a{99999}', 'more repetitions'],
     ['('.repeat(100), 'nested too deeply'],
     ['a'.repeat(5000), 'more than can be matched'],
+    ['(?=aaaaaaa)'.repeat(600), 'more than can be matched'],
   ])('%s is refused', async (pattern, words) => {
     const error = await failureOf(() => fullMatcher(pattern, 'config: "key"'));
     expect(error.code).toBe('FILE_FORMAT');
