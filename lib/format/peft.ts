@@ -75,7 +75,7 @@ export function readPeft(
     if (key?.adapter !== undefined) adapters.add(key.adapter);
     const copy = key?.factor === 'base' ? copiedWeight(key.module, modules) : undefined;
     const slot = `${key?.module} ${key?.factor}`;
-    if (copy !== undefined) copies.push({ tensor: tensor.name, matrix: copy });
+    if (copy) copies.push(baseCopy(file, tensor, copy));
     else if (!key || key.factor === 'base' || !target || found.has(slot)) unexpected.push(tensor.name);
     else if (key.embedding !== (target.module.kind === 'embedding')) unexpected.push(tensor.name);
     else found.set(slot, tensor);
@@ -109,12 +109,22 @@ export function readPeft(
 }
 
 /** PEFT saves embedding and head whole when one of them is targeted, and when it is asked to (`save_embedding_layers`). */
-function copiedWeight(name: string, modules: readonly FileModule[]): number | undefined {
+function copiedWeight(name: string, modules: readonly FileModule[]): FileModule | undefined {
   const module = modules.find((known) => known.name === name);
   if (!module || module.kind === 'linear') return undefined;
   // A tied head has no weight of its own.
-  const stored = module.weights.length > 0 ? module : modules.find(({ kind }) => kind === 'embedding');
-  return stored?.weights[0]?.matrix;
+  return module.weights.length > 0 ? module : modules.find(({ kind }) => kind === 'embedding');
+}
+
+/** Its values are compared when the file is read. */
+function baseCopy(file: string, { name, shape }: TensorEntry, module: FileModule): BaseCopy {
+  if (shape.length !== 2 || shape[0] !== module.out || shape[1] !== module.in) {
+    throw makeError(
+      'DELTA_SHAPE',
+      `${file}: "${name}" is [${shape.join(', ')}], expected [${module.out}, ${module.in}], the model's own weight (a changed vocabulary is not supported)`,
+    );
+  }
+  return { tensor: name, matrix: module.weights[0]!.matrix };
 }
 
 function keyOf(module: FileModule, factor: 'A' | 'B'): string {

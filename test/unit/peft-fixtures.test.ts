@@ -187,6 +187,13 @@ describe('a damaged adapter of PEFT is refused', () => {
       expect(error.code).toBe('TENSOR_UNEXPECTED');
       expect(error.message).toMatch(/embed_tokens.* is not the model's own "model\.embed_tokens"/);
     }
+    const resized = await failure('copies-of-the-base', (all) => {
+      const name = 'base_model.model.lm_head.weight';
+      const { shape, bytes, ...rest } = all.get(name)!;
+      all.set(name, { ...rest, shape: [shape[0]! - 1, shape[1]!], bytes: bytes.subarray(0, -4 * shape[1]!) });
+    });
+    expect(resized.code).toBe('DELTA_SHAPE');
+    expect(resized.message).toContain('"base_model.model.lm_head.weight" is [95, 36], expected [96, 36]');
   });
 
   it('with its weights in a pickle, which is not opened', async () => {
