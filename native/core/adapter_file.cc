@@ -1,10 +1,9 @@
 #include "core/adapter_file.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
-#include <set>
 
+#include "core/delta_file.h"
 #include "core/model.h"
 #include "core/stored.h"
 #include "format/gguf_writer.h"
@@ -13,16 +12,6 @@
 
 namespace selfedit {
 namespace {
-
-// Rows of heads from llama.cpp's order, rotary pairs beside each other, to [2, half] and back.
-at::Tensor Unpermuted(const at::Tensor& b, int64_t heads) {
-  const int64_t half = b.size(0) / heads / 2;
-  return b.view({heads, half, 2, -1}).transpose(1, 2).reshape(b.sizes()).contiguous();
-}
-at::Tensor Permuted(const at::Tensor& b, int64_t heads) {
-  const int64_t half = b.size(0) / heads / 2;
-  return b.view({heads, 2, half, -1}).transpose(1, 2).reshape(b.sizes()).contiguous();
-}
 
 // The tensors of a file, each read once.
 class FactorFile {
@@ -36,12 +25,11 @@ class FactorFile {
     const TensorInfo* info = file_->Find(name);
     if (info == nullptr)
       throw Error("TENSOR_MISSING", file_->path() + ": tensor " + QuoteForMessage(name) + " is missing");
-    CheckReal(*file_, *info);
     if (info->shape.size() != 2) {
       throw Error("DELTA_SHAPE", file_->path() + ": " + QuoteForMessage(name) + " has " +
                                      std::to_string(info->shape.size()) + " dimensions; expected two");
     }
-    return read_.emplace(name, Values(*info)).first->second;
+    return read_.emplace(name, RealValues(*file_, *info, options_)).first->second;
   }
 
   [[noreturn]] void Wrong(const std::string& name, const std::string& expected) const {
@@ -51,36 +39,31 @@ class FactorFile {
                                    "]; expected " + expected);
   }
 
+  // So many rows of a B belong to a weight.
+  void Take(const std::string& name, int64_t rows, bool transposed) {
+    taken_[name].rows += rows;
+    taken_[name].transposed = transposed;
+  }
+
+  // Tensors that were not asked for, and rows that no weight has taken.
   void RefuseTheRest() const {
-    std::string extra;
-    int64_t count = 0;
-    for (const TensorInfo& info : file_->tensors()) {
-      if (read_.count(info.name) > 0 || ++count > 12) continue;
-      extra += (extra.empty() ? "" : ", ") + info.name;
-    }
-    if (count > 0) {
-      throw Error("TENSOR_UNEXPECTED",
-                  file_->path() + ": " + std::to_string(count) + " unexpected tensor(s): " + extra);
+    RefuseUnused(*file_, [this](const std::string& name) { return read_.count(name) > 0; });
+    for (const auto& [name, taken] : taken_) {
+      if (file_->Find(name)->shape[taken.transposed ? 1 : 0] == taken.rows) continue;
+      const std::string rows = std::to_string(taken.rows);
+      Wrong(name, taken.transposed ? "[rank, " + rows + "]" : "[" + rows + ", rank]");
     }
   }
 
  private:
-  // In the model's type: exact unless the file holds float64 and the model does not compute in it.
-  at::Tensor Values(const TensorInfo& info) const {
-    const uint8_t* data = file_->Data(info);
-    if (info.dtype == DType::kF64) {
-      at::Tensor wide = at::empty(info.shape, at::kDouble);
-      std::copy_n(data, info.bytes, static_cast<uint8_t*>(wide.mutable_data_ptr()));
-      return wide.to(options_);
-    }
-    at::Tensor narrow = at::empty(info.shape, at::kFloat);
-    Dequantize(info, data, 0, info.Rows(), narrow.mutable_data_ptr<float>());
-    return narrow.to(options_);
-  }
-
   std::shared_ptr<const TensorFile> file_;
   at::TensorOptions options_;
   std::map<std::string, at::Tensor> read_;
+  struct Taken {
+    int64_t rows = 0;
+    bool transposed = false;
+  };
+  std::map<std::string, Taken> taken_;  // of each B
 };
 
 DeltaPart ReadPart(FactorFile* file, const FactorSource& source, const MatrixInfo& info) {
@@ -92,13 +75,16 @@ DeltaPart ReadPart(FactorFile* file, const FactorSource& source, const MatrixInf
     a = b.t().contiguous();
     b = stored.t().contiguous();
   }
-  const std::string in = std::to_string(info.in), out = std::to_string(info.out);
-  if (a.size(1) != info.in)
-    file->Wrong(from_a, source.transposed ? "[" + in + ", rank]" : "[rank, " + in + "]");
+  const std::string in = std::to_string(info.in), out = std::to_string(source.first_row + info.out);
+  if (a.size(1) != info.in || a.size(0) < 1) {
+    const std::string least = a.size(0) < 1 ? " with a rank of at least 1" : "";
+    file->Wrong(from_a, (source.transposed ? "[" + in + ", rank]" : "[rank, " + in + "]") + least);
+  }
   if (b.size(0) < source.first_row + info.out || b.size(1) != a.size(0)) {
     const std::string rank = std::to_string(a.size(0));
     file->Wrong(from_b, source.transposed ? "[" + rank + ", " + out + "]" : "[" + out + ", " + rank + "]");
   }
+  file->Take(from_b, info.out, source.transposed);
   b = b.narrow(0, source.first_row, info.out).contiguous();
   if (source.permuted_heads > 0) b = Unpermuted(b, source.permuted_heads);
   return DeltaPart::LowRank(source.matrix, a, b, source.scale);
@@ -195,7 +181,7 @@ DeltaPtr LoadFactors(const Model& model, const std::string& path, const std::vec
   file.RefuseTheRest();
   std::sort(delta->parts.begin(), delta->parts.end(),
             [](const DeltaPart& x, const DeltaPart& y) { return x.matrix < y.matrix; });
-  delta->Check(model);
+  CheckRead(*delta, model, path);
   return delta;
 }
 

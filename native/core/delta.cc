@@ -7,15 +7,13 @@
 #include "core/host_delta.h"
 #include "core/materialised.h"
 #include "core/model.h"
+#include "format/tensor_file.h"
 
 namespace selfedit {
 namespace {
 
 std::string ShapeText(const at::Tensor& t) {
-  if (!t.defined()) return "missing";
-  std::string text = "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
-  return text + "]";
+  return t.defined() ? selfedit::ShapeText(t.sizes().vec()) : "missing";
 }
 
 bool HasShape(const at::Tensor& t, at::IntArrayRef shape) { return t.defined() && t.sizes() == shape; }

@@ -55,52 +55,27 @@ class Reader {
     return info;
   }
 
-  // In the model's type: exact unless the file holds float64 and the model does not compute in it.
-  at::Tensor Real(const TensorInfo& info) const {
-    CheckReal(*file_, info);
-    at::Tensor out = at::empty(info.shape, options_);
-    if (info.dtype == DType::kF64) {
-      at::Tensor wide = at::empty(info.shape, at::kDouble);
-      Copy(info, wide);
-      out.copy_(wide);
-    } else {
-      at::Tensor narrow = at::empty(info.shape, at::kFloat);
-      Dequantize(info, file_->Data(info), 0, info.Rows(), narrow.mutable_data_ptr<float>());
-      out.copy_(narrow);
-    }
-    return out;
-  }
+  // In the model's type.
+  at::Tensor Real(const TensorInfo& info) const { return RealValues(*file_, info, options_); }
 
   // As it is stored.
   at::Tensor Exactly(const TensorInfo& info, DType dtype, at::ScalarType type) const {
     if (info.dtype != dtype) Wrong(info, DTypeName(dtype));
     at::Tensor out = at::empty(info.shape, type);
-    Copy(info, out);
+    std::copy_n(file_->Data(info), info.bytes, static_cast<uint8_t*>(out.mutable_data_ptr()));
     return out;
   }
 
   [[noreturn]] void Wrong(const TensorInfo& info, const std::string& expected) const {
-    throw Error("FILE_FORMAT", path_ + ": tensor " + QuoteForMessage(info.name) + " is of type " +
-                                   DTypeName(info.dtype) + "; expected " + expected);
+    throw Error("FILE_FORMAT",
+                Naming(*file_, info) + " is of type " + DTypeName(info.dtype) + "; expected " + expected);
   }
 
   void RefuseTheRest() const {
-    std::string extra;
-    int64_t count = 0;
-    for (const TensorInfo& info : file_->tensors()) {
-      if (used_.count(info.name) == 0 && ++count <= 12) extra += (extra.empty() ? "" : ", ") + info.name;
-    }
-    if (count > 0) {
-      throw Error("TENSOR_UNEXPECTED",
-                  path_ + ": " + std::to_string(count) + " unexpected tensor(s): " + extra);
-    }
+    RefuseUnused(*file_, [this](const std::string& name) { return used_.count(name) > 0; });
   }
 
  private:
-  void Copy(const TensorInfo& info, const at::Tensor& to) const {
-    std::copy_n(file_->Data(info), info.bytes, static_cast<uint8_t*>(to.mutable_data_ptr()));
-  }
-
   std::shared_ptr<const TensorFile> file_;
   std::string path_;
   at::TensorOptions options_;
@@ -168,6 +143,14 @@ void SaveDelta(const Delta& delta, const Model& model, const std::string& path) 
   WriteSafetensors(path, tensors, {{"format", kFormat}});
 }
 
+void CheckRead(const Delta& delta, const Model& model, const std::string& path) {
+  try {
+    delta.Check(model);
+  } catch (const Error& error) {
+    throw Error(error.code(), path + ": " + error.what());
+  }
+}
+
 DeltaPtr LoadDelta(const Model& model, const std::string& path) {
   Reader reader(model, path);
   auto delta = std::make_shared<Delta>();
@@ -178,11 +161,7 @@ DeltaPtr LoadDelta(const Model& model, const std::string& path) {
   }
   ReadParts(&reader, model, delta.get());
   reader.RefuseTheRest();
-  try {
-    delta->Check(model);
-  } catch (const Error& error) {
-    throw Error(error.code(), path + ": " + error.what());
-  }
+  CheckRead(*delta, model, path);
   return delta;
 }
 

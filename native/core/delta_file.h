@@ -15,5 +15,7 @@ void SaveDelta(const Delta& delta, const Model& model, const std::string& path);
 // Errors: those of TensorFile::Open, FILE_FORMAT, TENSOR_MISSING, TENSOR_UNEXPECTED, DELTA_SHAPE,
 // DELTA_INVALID.
 DeltaPtr LoadDelta(const Model& model, const std::string& path);
+// Delta::Check of what was read from a file, which the errors then name.
+void CheckRead(const Delta& delta, const Model& model, const std::string& path);
 
 }  // namespace selfedit

@@ -81,8 +81,8 @@ bool AllFinite(DType dtype, const void* values, int64_t count) {
 }
 
 void FailNotFinite(const StoredTensor& tensor) {
-  throw Error("WEIGHT_NOT_FINITE", tensor.file->path() + ": tensor \"" + tensor.info->name +
-                                       "\" holds NaN or infinite values; expected finite weights");
+  throw Error("WEIGHT_NOT_FINITE",
+              Naming(*tensor.file, *tensor.info) + " holds NaN or infinite values; expected finite weights");
 }
 
 void CheckFinite(std::vector<StoredTensor> tensors, const std::function<void(int64_t bytes)>& checked) {

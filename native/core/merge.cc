@@ -12,6 +12,7 @@
 
 #include "core/model.h"
 #include "core/stored.h"
+#include "format/json.h"
 #include "format/safetensors_writer.h"
 
 namespace selfedit {
@@ -69,7 +70,8 @@ std::vector<uint8_t> RoundTo(DType dtype, const at::Tensor& rows, const std::str
   }
   if (!finite) {
     throw Error("WEIGHT_NOT_FINITE", "merged tensor \"" + name + "\" holds values that " + DTypeName(dtype) +
-                                         " cannot hold; write it as F32 or BF16");
+                                         " cannot hold" +
+                                         (dtype == DType::kF16 ? "; write it as F32 or BF16" : ""));
   }
   return bytes;
 }
@@ -111,14 +113,17 @@ class Merger {
   const StoredTensor& Source(const MergedTensor& tensor) const {
     const auto found = sources_.find(tensor.stored);
     if (found != sources_.end()) return found->second;
-    throw Error("TENSOR_MISSING", "the base has no tensor \"" + tensor.stored + "\" any more");
+    throw Error("TENSOR_MISSING", (spec_.files.empty() ? "the base" : spec_.files[0]) + ": tensor " +
+                                      QuoteForMessage(tensor.stored) + " is not there any more");
   }
 
   // The tensor is where and what it was, and the weights' rows are its rows.
   void Check(const MergedTensor& tensor) const {
     if (!tensor.stored.empty() && Source(tensor).info->shape != tensor.shape) {
-      throw Error("TENSOR_SHAPE", Source(tensor).file->path() + ": tensor \"" + tensor.stored +
-                                      "\" is not of the shape it had when the model was loaded");
+      const StoredTensor& source = Source(tensor);
+      throw Error("TENSOR_SHAPE", Naming(*source.file, *source.info) + " is " +
+                                      ShapeText(source.info->shape) + "; it was " + ShapeText(tensor.shape) +
+                                      " when the model was loaded");
     }
     if (tensor.weights.empty() && !tensor.stored.empty()) return;
     const int64_t width = tensor.shape.empty() ? 1 : tensor.shape.back();
@@ -160,6 +165,7 @@ class Merger {
       const int64_t count = std::min(kCopyBytes, bytes - at);
       source.file->Prefetch(*source.info, at, at + count);
       sink(data + at, static_cast<size_t>(count));
+      source.file->Forget(*source.info, at, at + count);
       Advance(count);
     }
   }

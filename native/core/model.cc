@@ -150,10 +150,13 @@ std::vector<Model::NamedTensor> Model::Named() const {
   std::vector<NamedTensor> list{{"model.embed_tokens.weight", &embedding_},
                                 {"model.norm.weight", &final_norm_}};
   if (!config_.tied) list.push_back({"lm_head.weight", &head_.weight()});
+  std::vector<std::vector<NamedTensor>> gains(config_.layers);
+  for (const MatrixInfo& info : tensors_) {
+    if (info.layer >= 0 && Gain(info) != nullptr)
+      gains[info.layer].push_back({info.name + ".weight", Gain(info)});
+  }
   for (int64_t l = 0; l < config_.layers; ++l) {
-    for (const MatrixInfo& info : tensors_) {
-      if (info.layer == l && Gain(info) != nullptr) list.push_back({info.name + ".weight", Gain(info)});
-    }
+    list.insert(list.end(), gains[l].begin(), gains[l].end());
     for (int m = 0; m < kModulesPerLayer; ++m) {
       const Linear& linear = layers_[l].linear[m];
       const std::string& name = matrices_[l * kModulesPerLayer + m].name;
@@ -166,13 +169,7 @@ std::vector<Model::NamedTensor> Model::Named() const {
 
 // A bfloat16 model's head shares the embedding when they are tied. Of its own, it stays in float32 unless
 // bfloat16 holds the very same values.
-void Model::SetHead(at::Tensor weight) {
-  if (dtype_ == Dtype::kBFloat16 && weight.scalar_type() == at::kFloat) {
-    const at::Tensor half = weight.to(at::kBFloat16);
-    if (at::equal(half.to(at::kFloat), weight)) weight = half;
-  }
-  head_ = Linear(std::move(weight), std::nullopt, Operand::kFull);
-}
+void Model::SetHead(at::Tensor weight) { head_ = Linear(std::move(weight), std::nullopt, Operand::kFull); }
 
 int64_t Model::parameters() const {
   int64_t total = 0;
@@ -273,8 +270,7 @@ std::shared_ptr<Model> Model::Random(const ModelConfig& config, Dtype dtype, uin
   for (const MatrixInfo& info : model->tensors_) {
     if (at::Tensor* gain = model->Gain(info)) *gain = at::ones({info.in}, activation);
   }
-  model->SetHead(config.tied ? model->embedding_
-                             : normal({config.vocab_size, config.hidden_size}).to(model->activation()));
+  model->SetHead(config.tied ? model->embedding_ : normal({config.vocab_size, config.hidden_size}));
   return model;
 }
 

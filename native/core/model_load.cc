@@ -38,6 +38,8 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
                                                                  : at::kFloat;
   const at::ScalarType wide = model->activation();
   const int64_t c = config.hidden_size;
+  // First, while nothing else is in memory: it looks at two tensors at once.
+  if (config.tied) weights.CheckTied("lm_head.weight", "model.embed_tokens.weight");
   model->embedding_ = weights.Take("model.embed_tokens.weight", {config.vocab_size, c}, stored, 0);
   if (spec.fused) SplitProjections(config, &weights);
   model->layers_.resize(config.layers);
@@ -59,10 +61,12 @@ std::shared_ptr<Model> Model::Load(const LoadSpec& spec, const JobControl& contr
     if (spec.norm_offset != 0) *gain = at::add(*gain, static_cast<double>(spec.norm_offset));
   }
   if (config.tied) {
-    weights.CheckTied("lm_head.weight", "model.embed_tokens.weight");
     model->SetHead(model->embedding_);
   } else {
-    model->SetHead(weights.Take("lm_head.weight", {config.vocab_size, c}, wide, 0));
+    // Narrower than the activations only where that loses nothing.
+    const bool narrow =
+        stored == at::kBFloat16 && weights.FitsBFloat16("lm_head.weight", {config.vocab_size, c});
+    model->SetHead(weights.Take("lm_head.weight", {config.vocab_size, c}, narrow ? stored : wide, 0));
   }
   for (const char* name : kRotaryFactors) weights.Ignore(name);
   weights.Finish();

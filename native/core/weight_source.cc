@@ -2,13 +2,16 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "core/finite.h"
 #include "core/gguf_names.h"
 #include "cpu/kernels.h"
+#include "format/json.h"
 #include "format/tensor_file.h"
 
 namespace selfedit {
@@ -17,18 +20,36 @@ namespace {
 // Of a file's bytes that one thread converts at a time.
 constexpr int64_t kPieceBytes = 1 << 20;
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
+// What a task of a parallel loop has at least to convert.
+constexpr int64_t kGrainValues = 1 << 16;
+
+// Calls body(first, last) for the rows of a tensor while they are `wanted`, in pieces by all threads, each
+// forgotten before the next: the file and what is made of it are never both resident.
+template <typename Body>
+void ForPieces(const StoredTensor& source, const std::atomic<bool>& wanted, const Body& body) {
+  const TensorInfo& info = *source.info;
+  if (info.bytes == 0) return;
+  const auto bytes = static_cast<int64_t>(info.RowBytes());
+  const int64_t piece = std::max<int64_t>(1, kPieceBytes / bytes);
+  at::parallel_for(0, info.Rows(), std::max<int64_t>(1, kGrainValues / info.RowLength()),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t first = begin; first < end && wanted; first += piece) {
+                       const int64_t last = std::min(end, first + piece);
+                       source.file->Prefetch(info, first * bytes, last * bytes);
+                       body(first, last);
+                       source.file->Forget(info, first * bytes, last * bytes);
+                     }
+                   });
+  source.file->Forget(info);  // the pages that two pieces share
 }
 
-// "3 tensor(s) missing: a, b, c"; at most a hundred by name.
-std::string Listed(const char* what, const std::vector<std::string>& names) {
+// `3 tensor(s) missing: a, b, c`; at most a hundred by name.
+template <typename Item, typename Name>
+std::string Listed(const char* what, const std::vector<Item>& items, const Name& name) {
   constexpr size_t kMost = 100;
-  std::string text = std::to_string(names.size()) + " tensor(s) " + what + ": ";
-  for (size_t i = 0; i < names.size() && i < kMost; ++i) text += (i ? ", " : "") + names[i];
-  return names.size() > kMost ? text + ", …" : text;
+  std::string text = std::to_string(items.size()) + " tensor(s) " + what + ": ";
+  for (size_t i = 0; i < items.size() && i < kMost; ++i) text += (i ? ", " : "") + name(items[i]);
+  return items.size() > kMost ? text + ", …" : text;
 }
 
 }  // namespace
@@ -39,12 +60,11 @@ WeightSource::WeightSource(const LoadSpec& spec, const JobControl& control) : sp
     for (const TensorInfo& info : file->tensors()) {
       const std::string name = spec.gguf ? FromGgufName(info.name, spec) : info.name;
       if (name.empty()) {
-        unexpected_.push_back(info.name);
+        unexpected_.push_back({file, &info});
         continue;
       }
-      if (!sources_.emplace(name, StoredTensor{file, &info}).second) {
-        throw Error("FILE_FORMAT", path + ": tensor \"" + info.name + "\" is present twice");
-      }
+      if (!sources_.emplace(name, StoredTensor{file, &info}).second)
+        throw Error("FILE_FORMAT", Naming(*file, info) + " is present twice");
       total_ += static_cast<double>(info.bytes);
     }
   }
@@ -100,27 +120,57 @@ void WeightSource::CheckTied(const std::string& head, const std::string& embeddi
   Ignore(head);
   const auto a = sources_.find(head), b = sources_.find(embedding);
   if (a == sources_.end() || b == sources_.end()) return;
-  const StoredTensor &own = a->second, &shared = b->second;
-  const bool same = own.info->dtype == shared.info->dtype && own.info->shape == shared.info->shape &&
-                    std::memcmp(own.file->Data(*own.info), shared.file->Data(*shared.info),
-                                static_cast<size_t>(own.info->bytes)) == 0;
-  if (!same) {
-    throw Error("TENSOR_UNEXPECTED", own.file->path() + ": tensor \"" + own.info->name +
-                                         "\" differs from the embedding, to which the configuration ties it");
+  const StoredTensor own = a->second, shared = b->second;
+  std::atomic<bool> same{own.info->dtype == shared.info->dtype && own.info->shape == shared.info->shape};
+  if (same) {
+    const uint8_t *left = own.file->Data(*own.info), *right = shared.file->Data(*shared.info);
+    const auto bytes = static_cast<int64_t>(own.info->RowBytes());
+    ForPieces(own, same, [&](int64_t first, int64_t last) {
+      const int64_t begin = first * bytes, end = last * bytes;
+      if (std::memcmp(left + begin, right + begin, static_cast<size_t>(end - begin)) != 0) same = false;
+      shared.file->Forget(*shared.info, begin, end);
+    });
   }
-  own.file->Forget(*own.info);
+  if (!same) {
+    throw Error("TENSOR_UNEXPECTED", Naming(*own.file, *own.info) +
+                                         " differs from the embedding, to which the configuration ties it");
+  }
+}
+
+bool WeightSource::FitsBFloat16(const std::string& name, const std::vector<int64_t>& shape) const {
+  const auto found = sources_.find(name);
+  if (found == sources_.end()) return false;
+  const TensorInfo& info = *found->second.info;
+  if (info.dtype == DType::kBF16) return true;
+  CheckShape(found->second, shape);
+  std::atomic<bool> fits{true};
+  ForPieces(found->second, fits, [&](int64_t first, int64_t last) {
+    std::vector<float> row(static_cast<size_t>(info.RowLength()));
+    for (int64_t r = first; r < last && fits; ++r) {
+      Dequantize(info, found->second.file->Data(info), r, 1, row.data());
+      uint32_t beyond = 0;
+      for (const float value : row) beyond |= std::bit_cast<uint32_t>(value);
+      if ((beyond & 0xFFFF) != 0) fits = false;
+    }
+  });
+  return fits;
 }
 
 void WeightSource::Finish() {
   for (const auto& [name, source] : sources_) {
     const bool buffer = name.find("rotary_emb.inv_freq") != std::string::npos;
-    if (used_.count(name) == 0 && !buffer) unexpected_.push_back(source.info->name);
+    if (used_.count(name) == 0 && !buffer) unexpected_.push_back(source);
   }
   if (!missing_.empty() || !unexpected_.empty()) {
     std::string text;
-    if (!missing_.empty()) text = Listed("missing", missing_);
-    if (!unexpected_.empty())
-      text += (text.empty() ? "" : "; ") + Listed("not of this architecture", unexpected_);
+    if (!missing_.empty()) text = Listed("missing", missing_, [](const std::string& name) { return name; });
+    if (!unexpected_.empty()) {
+      const bool one = spec_.files.size() == 1;
+      const auto name = [one](const StoredTensor& tensor) {
+        return QuoteForMessage(tensor.info->name) + (one ? "" : " in " + tensor.file->path());
+      };
+      text += (text.empty() ? "" : "; ") + Listed("not of this architecture", unexpected_, name);
+    }
     throw Error(missing_.empty() ? "TENSOR_UNEXPECTED" : "TENSOR_MISSING", spec_.files.at(0) + ": " + text);
   }
   CheckFinite(std::move(mapped_), [this](int64_t bytes) {
@@ -132,9 +182,8 @@ void WeightSource::Finish() {
 
 void WeightSource::CheckShape(const StoredTensor& source, const std::vector<int64_t>& shape) {
   if (source.info->shape == shape) return;
-  throw Error("TENSOR_SHAPE", source.file->path() + ": tensor \"" + source.info->name + "\" is " +
-                                  ShapeText(source.info->shape) + ", the configuration needs " +
-                                  ShapeText(shape));
+  throw Error("TENSOR_SHAPE", Naming(*source.file, *source.info) + " is " + ShapeText(source.info->shape) +
+                                  ", the configuration needs " + ShapeText(shape));
 }
 
 void WeightSource::Report(int64_t bytes) {
@@ -158,66 +207,42 @@ std::optional<at::Tensor> WeightSource::Mapped(const StoredTensor& source, const
 at::Tensor WeightSource::Read(const StoredTensor& source, const std::vector<int64_t>& shape,
                               at::ScalarType type, int64_t permuted_heads) {
   const TensorInfo& info = *source.info;
-  const uint8_t* data = source.file->Data(info);
-  // A vector's permuted heads are made of its elements.
-  const int64_t rows = permuted_heads > 0 ? shape[0] : info.Rows();
-  const int64_t width = info.Elements() / rows;
-  at::Tensor tensor = at::empty(shape, type);
-  if (width < info.RowLength() || info.dtype == DType::kF64 || type == at::kDouble) {
-    ReadWide(info, data, tensor);
-    if (permuted_heads > 0) {
-      // GGUF keeps rotary pairs next to each other: [heads, half, 2, in] -> [heads, 2, half, in].
-      const int64_t half = shape[0] / permuted_heads / 2;
-      tensor = tensor.view({permuted_heads, half, 2, -1}).transpose(1, 2).reshape(shape).contiguous();
-    }
+  // A float64 model holds all that a file may hold. A vector's permuted heads are made of its elements.
+  if (type == at::kDouble || (permuted_heads > 0 && shape.size() == 1)) {
+    at::Tensor tensor = RealValues(*source.file, info, at::TensorOptions().dtype(type));
+    if (permuted_heads > 0) tensor = Unpermuted(tensor, permuted_heads);
     if (!at::isfinite(tensor).all().item<bool>()) FailNotFinite(source);
+    source.file->Forget(info);
     return tensor;
   }
   // Converted, put in its place and checked while it is in the cache.
-  const int64_t half = permuted_heads > 0 ? rows / permuted_heads / 2 : 0;
+  const uint8_t* data = source.file->Data(info);
+  const int64_t width = info.RowLength();
+  at::Tensor tensor = at::empty(shape, type);
+  const int64_t half = permuted_heads > 0 ? info.Rows() / permuted_heads / 2 : 0;
   const auto place = [&](int64_t r) {
     return half > 0 ? (r / (2 * half) * 2 + r % 2) * half + r % (2 * half) / 2 : r;
   };
   std::atomic<bool> finite{true};
-  at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 16) / width), [&](int64_t b, int64_t e) {
+  ForPieces(source, finite, [&](int64_t first, int64_t last) {
     std::vector<float> row(type == at::kFloat ? 0 : width);
     bool good = true;
-    // In pieces, each forgotten before the next: the file and the model are never both resident.
-    const int64_t piece = std::max<int64_t>(1, kPieceBytes / static_cast<int64_t>(info.RowBytes()));
-    for (int64_t first = b; first < e; first += piece) {
-      const int64_t last = std::min(e, first + piece);
-      source.file->Prefetch(info, first * info.RowBytes(), last * info.RowBytes());
-      for (int64_t r = first; r < last; ++r) {
-        if (type == at::kFloat) {
-          float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
-          Dequantize(info, data, r, 1, to);
-          good &= AllFinite(DType::kF32, to, width);
-        } else {
-          Dequantize(info, data, r, 1, row.data());
-          auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
-          cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
-          good &= AllFinite(DType::kBF16, to, width);
-        }
+    for (int64_t r = first; r < last; ++r) {
+      if (type == at::kFloat) {
+        float* to = tensor.mutable_data_ptr<float>() + place(r) * width;
+        Dequantize(info, data, r, 1, to);
+        good &= AllFinite(DType::kF32, to, width);
+      } else {
+        Dequantize(info, data, r, 1, row.data());
+        auto* to = static_cast<uint16_t*>(tensor.mutable_data_ptr()) + place(r) * width;
+        cpu::SplitBf16(row.data(), width, 1, 1, width, 1, to);
+        good &= AllFinite(DType::kBF16, to, width);
       }
-      source.file->Forget(info, first * info.RowBytes(), last * info.RowBytes());
     }
     if (!good) finite = false;
   });
   if (!finite) FailNotFinite(source);
-  source.file->Forget(info);
   return tensor;
-}
-
-void WeightSource::ReadWide(const TensorInfo& info, const uint8_t* data, const at::Tensor& tensor) {
-  at::Tensor wide;
-  if (info.dtype == DType::kF64) {
-    wide = at::empty(tensor.sizes(), at::kDouble);
-    std::memcpy(wide.mutable_data_ptr(), data, info.bytes);
-  } else {
-    wide = at::empty(tensor.sizes(), at::kFloat);
-    Dequantize(info, data, 0, info.Rows(), wide.mutable_data_ptr<float>());
-  }
-  tensor.copy_(wide);
 }
 
 }  // namespace selfedit

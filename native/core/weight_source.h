@@ -29,6 +29,8 @@ class WeightSource {
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& shape, at::ScalarType type,
                   int64_t permuted_heads);
   void Ignore(const std::string& name) { used_.insert(name); }
+  // Whether bfloat16 holds every value of the tensor, as far as float32 does.
+  bool FitsBFloat16(const std::string& name, const std::vector<int64_t>& shape) const;
   // A head that only repeats the tied embedding may be there; one that differs is of another model.
   void CheckTied(const std::string& head, const std::string& embedding);
   // Throws when tensors were missing or are left over, or hold what is not finite.
@@ -44,15 +46,14 @@ class WeightSource {
   // The tensor in memory of its own, converted, put in its order and checked.
   at::Tensor Read(const StoredTensor& source, const std::vector<int64_t>& shape, at::ScalarType type,
                   int64_t permuted_heads);
-  // Through float64: exact for every type that a file may hold.
-  static void ReadWide(const TensorInfo& info, const uint8_t* data, const at::Tensor& tensor);
 
   const LoadSpec& spec_;
   const JobControl& control_;
   std::map<std::string, StoredTensor> sources_;
   std::set<std::string> used_, split_;
   std::deque<TensorInfo> parts_;  // of what was taken apart
-  std::vector<std::string> missing_, unexpected_;
+  std::vector<std::string> missing_;
+  std::vector<StoredTensor> unexpected_;
   std::vector<StoredTensor> mapped_;
   double done_ = 0, total_ = 0;
 };

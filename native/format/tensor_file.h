@@ -43,6 +43,9 @@ const char* DTypeName(DType dtype);
 int64_t DTypeBlockElements(DType dtype);
 int64_t DTypeBlockBytes(DType dtype);
 
+/// "[2, 3]", for messages.
+std::string ShapeText(const std::vector<int64_t>& shape);
+
 struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;

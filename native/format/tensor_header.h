@@ -40,8 +40,6 @@ std::unique_ptr<TensorHeader> ReadGgufHeader(std::shared_ptr<const MappedFile> f
 /// Sizes of a tensor from its type and shape; false when they do not fit into 63 bits (for any subset of
 /// dimensions) or when the row length is not a whole number of blocks.
 bool TensorBytes(DType dtype, const std::vector<int64_t>& shape, uint64_t* bytes);
-/// "[2, 3]", for messages.
-std::string ShapeText(const std::vector<int64_t>& shape);
 /// What a file that has the wrong first bytes seems to be ("a zip archive…"), for messages; throws
 /// FILE_UNSAFE for pickles.
 std::string DescribeStart(const MappedFile& file);

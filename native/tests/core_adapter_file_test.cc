@@ -4,6 +4,7 @@
 
 #include "core/adapter_file.h"
 #include "core_delta_helpers.h"
+#include "format/gguf_writer.h"
 #include "format/safetensors_writer.h"
 #include "format_helpers.h"
 
@@ -229,6 +230,12 @@ TEST(AdapterFile, BadFilesAreRefused) {
   expect({{a, DType::kF32, {2, 11}, values.data()}, good_b}, "DELTA_SHAPE", "[2, 11]; expected [rank, 12]");
   expect({good_a, {b, DType::kF32, {15, 2}, values.data()}}, "DELTA_SHAPE", "[15, 2]; expected [16, 2]");
   expect({good_a, {b, DType::kF32, {16, 3}, values.data()}}, "DELTA_SHAPE", "[16, 3]; expected [16, 2]");
+  // Rows that no weight takes.
+  expect({good_a, {b, DType::kF32, {18, 2}, values.data()}}, "DELTA_SHAPE", "[18, 2]; expected [16, rank]");
+  expect({{a, DType::kF32, {0, 12}, nullptr}, {b, DType::kF32, {16, 0}, nullptr}}, "DELTA_SHAPE",
+         "[0, 12]; expected [rank, 12]");
+  const std::vector<float> endless(24, INFINITY);
+  expect({{a, DType::kF32, {2, 12}, endless.data()}, good_b}, "DELTA_INVALID", path + ": ");
   expect({good_a, good_b, {"other", DType::kF32, {1}, values.data()}}, "TENSOR_UNEXPECTED", "other");
   // A copy of a weight that is not the model's own.
   const TensorToWrite copy{"embed", DType::kF32, {31, 12}, values.data()};
@@ -238,6 +245,33 @@ TEST(AdapterFile, BadFilesAreRefused) {
   WriteSafetensors(path, {good_a, good_b, {"embed", DType::kF32, {31, 12}, own.const_data_ptr()}});
   EXPECT_EQ(LoadFactors(*model, path, QSource(1), {{"embed", model->ids().embedding}})->parts.size(), 1u);
   ExpectCode("FILE_NOT_FOUND", "nowhere", [&] { LoadFactors(*model, folder / "nowhere", {}); });
+}
+
+TEST(AdapterFile, ARankOfZeroIsRefusedWhereRowsArePermuted) {
+  const c10::InferenceMode inference;
+  const TemporaryFolder folder;
+  const auto model = TinyModel(Dtype::kFloat32);
+  const std::string path = folder / "a.gguf";
+  WriteGguf(path, {}, {{"a", DType::kF32, {0, 12}, nullptr}, {"b", DType::kF32, {16, 0}, nullptr}});
+  ExpectCode("DELTA_SHAPE", "[0, 12]; expected [rank, 12]", [&] {
+    LoadFactors(*model, path, {{0, 1, "a", "b", 0, 4}});
+  });
+}
+
+TEST(AdapterFile, NamesThatAFileMakesUpAreCut) {
+  const c10::InferenceMode inference;
+  const TemporaryFolder folder;
+  const auto model = TinyModel(Dtype::kFloat32);
+  const float value = 1;
+  const std::string path = folder / "d.safetensors";
+  WriteSafetensors(path, {{std::string(1 << 20, 'x'), DType::kF32, {1}, &value}});
+  try {
+    LoadFactors(*model, path, {});
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "TENSOR_UNEXPECTED");
+    EXPECT_LT(std::string(error.what()).size(), 1000u);
+  }
 }
 
 }  // namespace

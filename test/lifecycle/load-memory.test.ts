@@ -46,6 +46,31 @@ describe.each(['float32', 'bfloat16'])('the peak of memory while loading into %s
   });
 
   it.each([
+    ['F32', 'own'],
+    ['BF16', 'own'],
+    ['F32', 'repeated'],
+    ['BF16', 'repeated'],
+  ] as const)(
+    `is at most ${MOST} × the model, from safetensors of %s with a head: %s`,
+    async (type, head) => {
+      const path = join(folder, `${type}-${head}`);
+      mkdirSync(path, { recursive: true });
+      const files = sizedFolder(type, head);
+      for (const [name, content] of Object.entries(files)) writeFileSync(join(path, name), content);
+      expect(await peakOf(path, dtype)).toBeLessThanOrEqual(MOST);
+    },
+  );
+
+  it.each(['F16', 'Q8_0'])(
+    `is at most ${MOST} × the model, from GGUF of %s with a head of its own`,
+    async (type) => {
+      const path = join(folder, `${type}-own.gguf`);
+      writeFileSync(path, sizedGguf(type, 'own'));
+      expect(await peakOf(path, dtype)).toBeLessThanOrEqual(MOST);
+    },
+  );
+
+  it.each([
     'F32',
     'F16',
     'BF16',

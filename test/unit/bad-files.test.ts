@@ -148,7 +148,7 @@ const folders: Case[] = [
     (p) => change(p, (t) => t.set('model.layers.0.mlp.experts.3', t.get(norm)!)),
     'FileError',
     'TENSOR_UNEXPECTED',
-    /1 tensor\(s\) not of this architecture: model\.layers\.0\.mlp\.experts\.3/,
+    /1 tensor\(s\) not of this architecture: "model\.layers\.0\.mlp\.experts\.3"/,
   ],
   [
     'has a tensor of another shape',
