@@ -3,8 +3,16 @@ import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { makeError } from '../errors.js';
-import { check, readJsonIfPresent, readTextIfPresent, VOCABULARY_LIMIT } from '../format/json.js';
-import { type AddedToken, parseTokenizer } from './schema.js';
+import { check, readJsonIfPresent, readTextIfPresent, show, VOCABULARY_LIMIT } from '../format/json.js';
+import {
+  type AddedToken,
+  addedTokenSchema,
+  invalid,
+  MOST_TOKENS,
+  parseTokenizer,
+  TOKEN_ID,
+  type TokenizerJson,
+} from './schema.js';
 import type { TokenizerParts } from './tokenizer.js';
 
 const NAMED = [
@@ -31,7 +39,16 @@ const template = z.union(
   'a template, or a list of named templates',
 );
 const templateFile = z.looseObject({ chat_template: template.nullish() }, 'an object');
-const configSchema = z.looseObject({ ...named, chat_template: template.nullish() }, 'an object');
+const configSchema = z.looseObject(
+  {
+    ...named,
+    chat_template: template.nullish(),
+    added_tokens_decoder: z
+      .record(z.string(), addedTokenSchema.omit({ id: true }), 'an object of ids and tokens')
+      .nullish(),
+  },
+  'an object',
+);
 const ids = z
   .union([z.int(), z.array(z.int())], 'a token id or a list of them')
   .transform((value) => (typeof value === 'number' ? [value] : value));
@@ -55,18 +72,9 @@ export async function readTokenizerFolder(path: string): Promise<TokenizerParts>
     if (text != null) specialTokens[name] = text;
   }
 
-  // transformers makes every named token special, also where tokenizer.json has it as an ordinary one.
-  const idOf = (text: string | undefined): number | undefined => {
-    if (text === undefined) return undefined;
-    const own = Object.hasOwn(json.model.vocab, text) ? json.model.vocab[text] : undefined;
-    return json.added_tokens.find(({ content }) => content === text)?.id ?? own;
-  };
-  const added: AddedToken[] = [];
-  for (const content of new Set(Object.values(specialTokens))) {
-    const id = idOf(content);
-    const present = json.added_tokens.some((known) => known.content === content);
-    if (id !== undefined && !present) added.push({ id, content, special: true, normalized: false });
-  }
+  const described = config.added_tokens_decoder ?? {};
+  const added = addedTokens(json, join(path, 'tokenizer_config.json'), described, specialTokens);
+  const idOf = (text: string | undefined) => (text === undefined ? undefined : tokenId(json, added, text));
 
   // What transformers' generate stops at: generation_config.json, or else config.json.
   const generation = (await settings('generation_config.json', eosSchema)).eos_token_id;
@@ -74,11 +82,46 @@ export async function readTokenizerFolder(path: string): Promise<TokenizerParts>
   const own = idOf(specialTokens.eos_token);
   return {
     source,
-    json: { ...json, added_tokens: [...json.added_tokens, ...added] },
+    json: { ...json, added_tokens: [...added.values()] },
     specialTokens,
     eosTokenIds: [...eos, ...(own === undefined ? [] : [own])].filter((id) => id >= 0),
     chatTemplate: await readTemplate(path, config.chat_template),
   };
+}
+
+/**
+ * By their text, as transformers changes what tokenizer.json has: `described` in tokenizer_config.json says how a token matches,
+ * and every named token is special, also where tokenizer.json has it as an ordinary one.
+ */
+function addedTokens(
+  json: TokenizerJson,
+  source: string,
+  described: Readonly<Record<string, Omit<AddedToken, 'id'>>>,
+  named: Readonly<Record<string, string>>,
+): Map<string, AddedToken> {
+  const added = new Map(json.added_tokens.map((token) => [token.content, token]));
+  for (const [key, token] of Object.entries(described)) {
+    const id = tokenId(json, added, token.content) ?? Number(key);
+    if (!Number.isInteger(id) || id < 0 || id >= MOST_TOKENS) {
+      throw invalid(source, `"added_tokens_decoder" has the key ${show(key)}, expected ${TOKEN_ID}`);
+    }
+    const special = added.get(token.content)?.special || token.special;
+    added.set(token.content, { ...token, id, special });
+  }
+  for (const content of Object.values(named)) {
+    const id = tokenId(json, added, content);
+    if (id !== undefined && !added.has(content))
+      added.set(content, { id, content, special: true, normalized: false });
+  }
+  return added;
+}
+
+function tokenId(
+  { model }: TokenizerJson,
+  added: ReadonlyMap<string, AddedToken>,
+  text: string,
+): number | undefined {
+  return added.get(text)?.id ?? (Object.hasOwn(model.vocab, text) ? model.vocab[text] : undefined);
 }
 
 /**

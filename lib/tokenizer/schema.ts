@@ -5,14 +5,15 @@ import { check, show } from '../format/json.js';
 
 const flag = z.boolean('true or false').optional();
 /** More tokens than any model has; keeps tables of a hostile file small. */
-const MOST_TOKENS = 1 << 22;
-const TOKEN_ID = `a token id below ${MOST_TOKENS}`;
+export const MOST_TOKENS = 1 << 22;
+export const TOKEN_ID = `a token id below ${MOST_TOKENS}`;
 const tokenId = z
   .int(TOKEN_ID)
   .nonnegative(TOKEN_ID)
   .max(MOST_TOKENS - 1, TOKEN_ID);
 
-const addedTokenSchema = z.object(
+/** An entry of `added_tokens`. */
+export const addedTokenSchema = z.object(
   {
     id: tokenId,
     content: z.string('a text').min(1, 'a text'),

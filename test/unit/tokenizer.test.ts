@@ -359,6 +359,30 @@ describe('a folder', () => {
     await expect(Tokenizer.fromFolder(folder)).rejects.toThrow('tokenizer.json');
   });
 
+  // Ids of transformers 5.23: AutoTokenizer.from_pretrained(folder)('a b <|pad|> c').input_ids
+  test('tokenizer_config.json says how added tokens match, as transformers has it', async () => {
+    const plain = (token: { content: string }) => ({ ...token, special: token.content !== '<|pad|>' });
+    write('tokenizer.json', JSON.stringify({ ...rawTiny, added_tokens: rawTiny.added_tokens.map(plain) }));
+    write('tokenizer_config.json', {});
+    const before = await Tokenizer.fromFolder(folder);
+    expect([...before.encode('a b <|pad|> c')]).toEqual([68, 285, 224, 3, 431]);
+    expect(before.decode([3, 300])).toBe('<|pad|>ver');
+    const described = { content: '<|pad|>', lstrip: true, rstrip: true, normalized: false, special: true };
+    write('tokenizer_config.json', { added_tokens_decoder: { 3: described } });
+    const after = await Tokenizer.fromFolder(folder);
+    expect([...after.encode('a b <|pad|> c')]).toEqual([68, 285, 3, 70]);
+    expect(after.decode([3, 300])).toBe('ver');
+    write('tokenizer_config.json', { added_tokens_decoder: { 600: { content: '<new>' } } });
+    expect([...(await Tokenizer.fromFolder(folder)).encode('<new>')]).toEqual([600]);
+    for (const id of ['-1', '99999999', '1.5', 'x']) {
+      write('tokenizer_config.json', { added_tokens_decoder: { [id]: { content: '<new>' } } });
+      await expect(Tokenizer.fromFolder(folder)).rejects.toMatchObject({
+        code: 'TOKENIZER_INVALID',
+        message: expect.stringContaining(`tokenizer_config.json: "added_tokens_decoder" has the key "${id}"`),
+      });
+    }
+  });
+
   test('a vocabulary larger than the embedding is refused', async () => {
     const source = (vocabSize: number) =>
       ({ kind: 'folder', path: folder, hasTokenizer: true, config: { vocabSize } }) as ModelSource;
