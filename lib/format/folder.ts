@@ -67,6 +67,13 @@ async function resolveGguf(path: string, { inspect }: ResolveOptions): Promise<M
   const source = basename(path);
   const parts = await readParts(path, inspect);
   const header = { ...parts[0]!.header, tensors: parts.flatMap((part) => part.header.tensors) };
+  const { 'general.type': type = 'model' } = header.metadata;
+  if (type === 'adapter') {
+    throw makeError(
+      'FILE_FORMAT',
+      `${path} is an adapter, expected a model, to which adapters are then applied`,
+    );
+  }
   const layout = ggufArchitecture(header.metadata, source).ggufLayout;
   const config = configFromGguf(header, source, {
     freqs: await readTable(parts, 'rope_freqs.weight'),
@@ -139,8 +146,14 @@ async function startsAsGguf(path: string): Promise<boolean> {
 }
 
 async function notAModelFolder(path: string): Promise<Error> {
-  const files = (await readdir(path)).filter((name) => name.endsWith('.gguf')).sort();
-  const advice = files.length > 0 ? `; give one of its files instead: ${files.slice(0, 3).join(', ')}` : '';
+  const names = await readdir(path);
+  const files = names.filter((name) => name.endsWith('.gguf')).sort();
+  const isAdapter = names.includes('adapter_config.json');
+  const advice = isAdapter
+    ? '; it is an adapter, expected a model, to which adapters are then applied'
+    : files.length > 0
+      ? `; give one of its files instead: ${files.slice(0, 3).join(', ')}`
+      : '';
   return makeError('FILE_NOT_FOUND', `${path} has no config.json${advice}`);
 }
 

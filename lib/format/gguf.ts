@@ -54,6 +54,7 @@ const keysSchema = z.object({
   'attention.key_length': count.optional(),
   'attention.value_length': count.optional(),
   'attention.scale': positive.optional(),
+  'attention.causal': z.boolean('true or false').optional(),
   'attention.layer_norm_rms_epsilon': positive,
   'attention.sliding_window': size.optional(),
   'attention.sliding_window_pattern': z
@@ -149,6 +150,12 @@ function refuseOthers(keys: GgufKeys, metadata: GgufMetadata, entry: Architectur
     throw makeError(
       'UNSUPPORTED_ARCHITECTURE',
       `${source}: a mixture of ${keys.expert_count} experts is not supported`,
+    );
+  }
+  if (keys['attention.causal'] === false) {
+    throw makeError(
+      'UNSUPPORTED_ARCHITECTURE',
+      `${source}: "${entry.gguf}.attention.causal" is false, expected true: a language model, not one of embeddings`,
     );
   }
   for (const name of entry.refused) {

@@ -5,6 +5,7 @@ import { makeError } from '../errors.js';
 import type { Model } from '../model.js';
 import { type FileModule, fileModules, isFused } from './file-modules.js';
 import { exists, pickled } from './folder.js';
+import { allowedRoots, inside } from './inside.js';
 import { type PeftTarget, peftTargets } from './peft-config.js';
 import type { TensorEntry } from './tensor-list.js';
 
@@ -14,12 +15,16 @@ const PEFT_PICKLE = 'adapter_model.bin';
 /** Keys or modules that an error lists. */
 const SHOWN = 12;
 
-/** The weights of an adapter folder. Errors: `FILE_UNSAFE` where they are a pickle only. */
+/**
+ * The weights of an adapter folder. Errors: `FILE_UNSAFE` where they are a pickle only, or a link that leaves the folder;
+ * `FILE_NOT_FOUND`.
+ */
 export async function peftWeights(folder: string): Promise<string> {
   const file = join(folder, PEFT_WEIGHTS);
   if (!(await exists(file)) && (await exists(join(folder, PEFT_PICKLE)))) {
     throw pickled(join(folder, PEFT_PICKLE), 'PeftModel.from_pretrained(model, …)');
   }
+  await inside(folder, PEFT_WEIGHTS, await allowedRoots(folder), PEFT_CONFIG);
   return file;
 }
 

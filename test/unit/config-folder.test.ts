@@ -115,6 +115,14 @@ describe('a Hugging Face folder', () => {
     await expect(resolveModel(snapshot, noInspect)).rejects.toMatchObject({ code: 'FILE_UNSAFE' });
   });
 
+  test('an adapter is no model', async () => {
+    await write({ 'adapter_config.json': {} });
+    await expect(resolved()).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringMatching(/no config\.json; it is an adapter, expected a model/),
+    });
+  });
+
   test('a pipe in the place of config.json is no regular file', async () => {
     execFileSync('mkfifo', [join(folder, 'config.json')]);
     await expect(resolved()).rejects.toMatchObject({
@@ -252,6 +260,17 @@ describe('a GGUF file', () => {
     expect(await resolveModel(path, inspecting({ metadata: qwen2, tensors: [embedding] }))).toMatchObject({
       layout: { permutedQK: false, normOffset: 0, fused: false },
       config: { architecture: 'qwen2' },
+    });
+  });
+
+  test('that holds an adapter is no model', async () => {
+    await write({ 'm.gguf': 'GGUF' });
+    const adapter = { ...metadata, 'general.type': 'adapter' };
+    await expect(
+      resolveModel(join(folder, 'm.gguf'), inspecting({ metadata: adapter, tensors: [] })),
+    ).rejects.toMatchObject({
+      code: 'FILE_FORMAT',
+      message: expect.stringMatching(/m\.gguf is an adapter, expected a model/),
     });
   });
 

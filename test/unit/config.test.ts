@@ -398,6 +398,12 @@ describe('GGUF metadata', () => {
       'CONFIG_INVALID',
       ['head_count_kv', 'every layer'],
     ],
+    [
+      'attention in both directions',
+      { 'llama.attention.causal': false },
+      'UNSUPPORTED_ARCHITECTURE',
+      ['"llama.attention.causal" is false'],
+    ],
     ['experts', { 'llama.expert_count': 8 }, 'UNSUPPORTED_ARCHITECTURE', ['8 experts']],
     [
       'another scaling',

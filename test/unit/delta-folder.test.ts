@@ -1,5 +1,5 @@
 /** PEFT adapter folders of others, sound and spoilt. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -98,6 +98,26 @@ describe('an adapter folder that', () => {
       { files: (path) => rmSync(join(path, 'adapter_model.safetensors')) },
       'FILE_NOT_FOUND',
       /adapter_model/,
+    ],
+    [
+      'has its weights in a pickle',
+      {
+        files: (path) => renameSync(join(path, 'adapter_model.safetensors'), join(path, 'adapter_model.bin')),
+      },
+      'FILE_UNSAFE',
+      /pickle.*PeftModel\.from_pretrained/,
+    ],
+    [
+      'has a link to weights elsewhere',
+      {
+        files: (path) => {
+          const elsewhere = `${path}.safetensors`;
+          renameSync(join(path, 'adapter_model.safetensors'), elsewhere);
+          symlinkSync(elsewhere, join(path, 'adapter_model.safetensors'));
+        },
+      },
+      'FILE_UNSAFE',
+      /adapter_model\.safetensors is a link to .* outside of/,
     ],
     [
       'has a configuration that is not JSON',
