@@ -7,70 +7,75 @@ export type Instruction =
   | { op: 'assert'; holds: (text: string, at: number) => boolean }
   | { op: 'match' };
 
-/** At which places of a text a match of the program begins, wherever it ends: from the last place to the first. */
-function beginnings(program: readonly Instruction[], text: string): boolean[] {
-  const before: number[][] = program.map(() => []);
-  for (const [state, { op, ...rest }] of program.entries()) {
-    const steps = 'to' in rest ? rest.to : op === 'assert' ? [1] : [];
-    for (const step of steps) before[state + step]!.push(state);
-  }
-  const found: boolean[] = [];
-  let later = new Set<number>();
-  for (let at = text.length; at >= 0; at--) {
-    const code = text.charCodeAt(at);
-    const open = program.flatMap((instruction, state) => {
-      if (instruction.op === 'match') return [state];
-      return instruction.op === 'char' && later.has(state + 1) && instruction.test(code) ? [state] : [];
-    });
-    const reaches = new Set(open);
-    for (let state = open.pop(); state !== undefined; state = open.pop()) {
-      for (const earlier of before[state]!) {
-        const instruction = program[earlier]!;
-        if (reaches.has(earlier) || (instruction.op === 'assert' && !instruction.holds(text, at))) continue;
-        reaches.add(earlier);
-        open.push(earlier);
-      }
-    }
-    found[at] = reaches.has(0);
-    later = reaches;
-  }
-  return found;
-}
-
 /** `(?=…)`, or `(?!…)` when negated; what is found in one text is kept, since every path through it asks again. */
 export function lookAhead(program: readonly Instruction[], negated: boolean): Instruction {
-  let last: { text: string; found: boolean[] } | undefined;
+  const begins = beginnings(program);
+  let last: { text: string; found: Uint8Array } | undefined;
   const holds = (text: string, at: number) => {
-    if (last?.text !== text) last = { text, found: beginnings(program, text) };
-    return last.found[at] !== negated;
+    if (last?.text !== text) last = { text, found: begins(text) };
+    return (last.found[at] === 1) !== negated;
   };
   return { op: 'assert', holds };
 }
 
-/** Whether the program matches the whole text. */
-export function run(program: readonly Instruction[], text: string): boolean {
-  let states = closure(program, [0], text, 0);
-  for (let at = 0; at < text.length && states.length > 0; at++) {
-    const code = text.charCodeAt(at);
-    const next = states.flatMap((state) => {
-      const instruction = program[state]!;
-      return instruction.op === 'char' && instruction.test(code) ? [state + 1] : [];
-    });
-    states = closure(program, next, text, at + 1);
+/** At which places of a text a match of the program begins (1), wherever it ends: from the last place to the first. */
+function beginnings(program: readonly Instruction[]): (text: string) => Uint8Array {
+  // The states from which a state is reached without taking a character.
+  const before: number[][] = program.map(() => []);
+  for (const [state, instruction] of program.entries()) {
+    if (instruction.op === 'split') for (const step of instruction.to) before[state + step]!.push(state);
+    else if (instruction.op === 'assert') before[state + 1]!.push(state);
   }
-  return states.some((state) => program[state]!.op === 'match');
+  const spread = (reaches: Uint8Array, open: number[], text: string, at: number) => {
+    for (let state = open.pop(); state !== undefined; state = open.pop()) {
+      if (reaches[state]) continue;
+      reaches[state] = 1;
+      for (const earlier of before[state]!) {
+        const instruction = program[earlier]!;
+        if (instruction.op !== 'assert' || instruction.holds(text, at)) open.push(earlier);
+      }
+    }
+  };
+  return (text) => {
+    const found = new Uint8Array(text.length + 1);
+    let later = new Uint8Array(program.length);
+    for (let at = text.length; at >= 0; at--) {
+      const code = text.charCodeAt(at);
+      const open = [program.length - 1]; // the match
+      for (const [state, instruction] of program.entries()) {
+        if (instruction.op === 'char' && later[state + 1] && instruction.test(code)) open.push(state);
+      }
+      const reaches = new Uint8Array(program.length);
+      spread(reaches, open, text, at);
+      found[at] = reaches[0]!;
+      later = reaches;
+    }
+    return found;
+  };
 }
 
-/** The states that are reached without taking a character. */
-function closure(program: readonly Instruction[], from: number[], text: string, at: number): number[] {
-  const seen = new Set<number>();
-  const open = [...from];
-  for (let state = open.pop(); state !== undefined; state = open.pop()) {
-    if (seen.has(state)) continue;
-    seen.add(state);
-    const instruction = program[state]!;
-    if (instruction.op === 'split') open.push(...instruction.to.map((step) => state + step));
-    else if (instruction.op === 'assert' && instruction.holds(text, at)) open.push(state + 1);
+/** Whether the program matches the whole text. */
+export function run(program: readonly Instruction[], text: string): boolean {
+  /** The place at which a state was reached last. */
+  const reached = new Int32Array(program.length).fill(-1);
+  const open = [0];
+  for (let at = 0; ; at++) {
+    let matched = false;
+    const waiting: number[] = [];
+    for (let state = open.pop(); state !== undefined; state = open.pop()) {
+      if (reached[state] === at) continue;
+      reached[state] = at;
+      const instruction = program[state]!;
+      if (instruction.op === 'char') waiting.push(state);
+      else if (instruction.op === 'match') matched = true;
+      else if (instruction.op === 'split') for (const step of instruction.to) open.push(state + step);
+      else if (instruction.holds(text, at)) open.push(state + 1);
+    }
+    if (at === text.length) return matched;
+    const code = text.charCodeAt(at);
+    for (const state of waiting) {
+      const instruction = program[state]!;
+      if (instruction.op === 'char' && instruction.test(code)) open.push(state + 1);
+    }
   }
-  return [...seen];
 }
