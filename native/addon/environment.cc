@@ -4,11 +4,18 @@
 
 namespace selfedit::addon {
 
-Environment::Environment(Napi::Env env) : env_(env), mailbox_(std::make_shared<Mailbox>()) {
+Environment::Environment(Napi::Env env) : env_(env) {
   Engine::Get().Enter();
-  Napi::Function nothing = Napi::Function::New(env, [](const Napi::CallbackInfo&) {});
-  mailbox_->wake_ = Napi::ThreadSafeFunction::New(env, nothing, "selfedit", 0, 1);
-  mailbox_->wake_.Unref(env);
+  mailbox_ = std::make_shared<Mailbox>([this] { wake_.NonBlockingCall(); });
+  // Called without data: what is under way when the environment ends would never be freed.
+  const auto run = [this](const Napi::CallbackInfo&) {
+    mailbox_->Run([this](const Mailbox::Task& task) {
+      Napi::HandleScope scope(env_);
+      task(env_);
+    });
+  };
+  wake_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, run), "selfedit", 0, 1);
+  wake_.Unref(env);
   // Registered after the thread-safe function, so it runs before that one is torn down.
   napi_add_env_cleanup_hook(env, &Environment::Close, this);
   // process.exit() and uncaught exceptions run no cleanup hooks in the main thread: they go straight to the
@@ -21,34 +28,14 @@ Environment::Environment(Napi::Env env) : env_(env), mailbox_(std::make_shared<M
                 })});
 }
 
-bool Environment::Mailbox::Send(std::function<void(Napi::Env)> task) {
-  std::lock_guard lock(mutex_);
-  if (!open_) return false;
-  tasks_.push_back(std::move(task));
-  wake_.NonBlockingCall([this](Napi::Env env, Napi::Function) {
-    for (;;) {
-      std::function<void(Napi::Env)> next;
-      {
-        std::lock_guard inner(mutex_);
-        if (tasks_.empty()) return;
-        next = std::move(tasks_.front());
-        tasks_.pop_front();
-      }
-      Napi::HandleScope scope(env);
-      next(env);
-    }
-  });
-  return true;
-}
-
 void Environment::Begin(const std::shared_ptr<Job>& job) {
-  if (jobs_.empty()) mailbox_->wake_.Ref(env_);
+  if (jobs_.empty()) wake_.Ref(env_);
   jobs_.insert(job);
 }
 
 void Environment::End(const std::shared_ptr<Job>& job) {
   jobs_.erase(job);
-  if (jobs_.empty()) mailbox_->wake_.Unref(env_);
+  if (jobs_.empty()) wake_.Unref(env_);
 }
 
 void Environment::Leave() {
@@ -62,10 +49,8 @@ void Environment::Leave() {
 void Environment::Close(void* data) {
   auto* self = static_cast<Environment*>(data);
   self->Leave();
-  std::lock_guard lock(self->mailbox_->mutex_);
-  self->mailbox_->open_ = false;
-  self->mailbox_->tasks_.clear();
-  self->mailbox_->wake_.Release();
+  self->mailbox_->Close();
+  self->wake_.Release();
 }
 
 }  // namespace selfedit::addon

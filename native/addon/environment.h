@@ -4,13 +4,10 @@
 #include <napi.h>
 
 #include <atomic>
-#include <deque>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <set>
-#include <string>
 
+#include "core/mailbox.h"
 #include "core/types.h"
 
 namespace selfedit::addon {
@@ -25,18 +22,8 @@ class Environment {
   explicit Environment(Napi::Env env);
   static Environment& Of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  // Queues `task` for this environment's thread; dropped when the environment is gone. Any thread.
-  class Mailbox {
-   public:
-    bool Send(std::function<void(Napi::Env)> task);
-
-   private:
-    friend class Environment;
-    std::mutex mutex_;
-    bool open_ = true;
-    std::deque<std::function<void(Napi::Env)>> tasks_;
-    Napi::ThreadSafeFunction wake_;
-  };
+  // To this environment's thread; what is sent is dropped when the environment is gone.
+  using Mailbox = selfedit::Mailbox<Napi::Env>;
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
 
   // A job keeps the event loop alive from Begin to End.
@@ -52,6 +39,7 @@ class Environment {
   static void Close(void* data);
 
   Napi::Env env_;
+  Napi::ThreadSafeFunction wake_;
   std::shared_ptr<Mailbox> mailbox_;
   std::set<std::shared_ptr<Job>> jobs_;
   bool left_ = false;

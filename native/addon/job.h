@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -50,9 +51,7 @@ struct RunningJob : Job {
   Napi::FunctionReference on_progress;
   std::optional<Result> result;
   std::optional<Failure> failure;
-  // Latest progress that the event loop has not seen yet: reports never queue up.
-  std::mutex progress_mutex;
-  std::optional<Progress> progress;
+  Latest<Progress> progress;
   std::shared_ptr<Warnings> warnings = std::make_shared<Warnings>();
 };
 
@@ -86,18 +85,9 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
     };
     if (wants_progress) {
       control.report = [&job, &mailbox](const Progress& progress) {
-        {
-          std::lock_guard lock(job->progress_mutex);
-          const bool waiting = job->progress.has_value();
-          job->progress = progress;
-          if (waiting) return;
-        }
+        if (!job->progress.Put(progress)) return;
         mailbox->Send([job](Napi::Env env) {
-          std::optional<Progress> latest;
-          {
-            std::lock_guard lock(job->progress_mutex);
-            std::swap(latest, job->progress);
-          }
+          const std::optional<Progress> latest = job->progress.Take();
           if (!latest) return;
           try {
             job->on_progress.Call({ProgressObject(env, *latest)});
