@@ -23,6 +23,7 @@ const PLAN = {
     ['load', ['S'], ['float32']],
     ['score', ['S'], ['float32']],
     ['divergence', ['S'], ['float32']],
+    ['event-loop', ['S', 'tiny'], ['float32']],
   ],
   cuda: [
     ['inner-loop', ['S', 'L', 'XL'], ['bfloat16']],

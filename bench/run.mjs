@@ -1,6 +1,7 @@
 // All benchmarks by name; `selfedit bench NAME` runs this.
 import { divergence } from './divergence.mjs';
 import { evaluate } from './evaluate.mjs';
+import { eventLoop } from './event-loop.mjs';
 import { fork } from './fork.mjs';
 import { generate } from './generate.mjs';
 import { innerLoop } from './inner-loop.mjs';
@@ -23,4 +24,5 @@ export const BENCHMARKS = [
   load,
   score,
   divergence,
+  eventLoop,
 ];

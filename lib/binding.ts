@@ -660,8 +660,8 @@ export interface NativeAddon {
   gpus(): GpuInfo[];
   /** Sets the compute thread's number of threads (all cores by default). */
   setThreads(threads: number): void;
-  /** Header of a .safetensors or .gguf file as JSON, tensors not read. */
-  inspect(path: string): NativeJob<string>;
+  /** Header of a .safetensors or .gguf file as JSON (UTF-8), tensors not read. */
+  inspect(path: string): NativeJob<Uint8Array>;
   loadModel(spec: LoadSpec, progress: ProgressCallback): NativeJob<NativeModel>;
   /** Seeded random weights, normal with the given standard deviation (norms 1, biases 0). */
   randomModel(

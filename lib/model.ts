@@ -6,6 +6,7 @@ import { resolveModel } from './format/folder.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
 import { toSeed } from './random.js';
 import { Resource } from './resource.js';
+import { inSlices } from './slices.js';
 import { loadTokenizer } from './tokenizer/load.js';
 import type { Tokenizer } from './tokenizer/tokenizer.js';
 
@@ -61,9 +62,18 @@ export class Model extends Resource {
     this.parameters = handle.parameters;
     this.#tokenizer = tokenizer;
     if (path !== undefined) this.path = path;
-    if (tokenizer) {
-      const { bytes, offsets } = tokenizer.tokenBytes(this.config.vocabSize);
-      handle.setTokenBytes(bytes, offsets);
+  }
+
+  static async #make(handle: NativeModel, tokenizer?: Tokenizer, path?: string, signal?: AbortSignal) {
+    try {
+      if (tokenizer) {
+        const { bytes, offsets } = await inSlices(tokenizer.tokenBytesWork(handle.config.vocabSize), signal);
+        handle.setTokenBytes(bytes, offsets);
+      }
+      return new Model(handle, tokenizer, path);
+    } catch (error) {
+      handle.close();
+      throw error;
     }
   }
 
@@ -72,10 +82,11 @@ export class Model extends Resource {
    * Progress counts bytes. Errors: `FileError`, `ModelError`, `AbortedError`, `WorkError` (memory).
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { dtype = 'float32', device = 'cpu', threads } = options;
+    const { dtype = 'float32', device = 'cpu', threads, signal } = options;
     if (threads !== undefined) setThreads(threads);
-    const source = await resolveModel(path, { inspect: (file) => runJob(() => native().inspect(file)) });
-    const tokenizer = await loadTokenizer(source);
+    const inspect = (file: string) => runJob(() => native().inspect(file), { signal });
+    const source = await resolveModel(path, { inspect, signal });
+    const tokenizer = await loadTokenizer(source, signal);
     const { config, files, format, layout } = source;
     const spec = {
       config,
@@ -86,14 +97,14 @@ export class Model extends Resource {
       device,
     };
     const handle = await runJob((onProgress) => native().loadModel(spec, onProgress), options);
-    return new Model(handle, tokenizer, source.path);
+    return Model.#make(handle, tokenizer, source.path, signal);
   }
 
   /** A model with seeded random weights, for tests and benchmark shapes. */
   static async random(config: ModelConfig, options: RandomOptions = {}): Promise<Model> {
     const { seed = 0, dtype = 'float32', std = 0.02, tokenizer } = options;
     const handle = await runJob(() => native().randomModel(config, dtype, toSeed(seed), std));
-    return new Model(handle, tokenizer);
+    return Model.#make(handle, tokenizer);
   }
 
   /** Throws `ModelError` (`TOKENIZER_INVALID`) when the model came without one. */

@@ -84,7 +84,9 @@ function shard(program, kind, torch, index, total, filter) {
   );
   const found = [...new Set([...stderr.matchAll(FINDING)].map(([line]) => line.trim()))];
   const none = { passed: 0, failed: 1, skipped: [] };
-  const counts = existsSync(report) ? countGoogleTest(JSON.parse(readFileSync(report, 'utf8')), stdout) : none;
+  const counts = existsSync(report)
+    ? countGoogleTest(JSON.parse(readFileSync(report, 'utf8')), stdout)
+    : none;
   if (status !== 0 || found.length > 0) console.error(stdout.slice(-8000), stderr.slice(-20_000));
   if (status !== 0 && counts.failed === 0 && found.length === 0) found.push(`ended with ${signal ?? status}`);
   return { ...counts, found };

@@ -1,6 +1,6 @@
 // The bars: what a figure must reach, by name, device and shape.
 
-/** `ratio`: how many times as fast as the peer; `fraction`: share of the physical limit; `seconds`, `share`: at most. */
+/** `ratio`: how many times as fast as the peer; `fraction`: share of the physical limit; `seconds`, `share`, `delay`: at most. */
 export const BARS = {
   'inner-loop': {
     cpu: { S: { ratio: 2.5 } },
@@ -18,6 +18,10 @@ export const BARS = {
   update: { cpu: { S: { ratio: 1.5 } }, cuda: { any: { ratio: 3 } } },
   round: { cuda: { XL: { seconds: 300 } } },
   load: { cpu: { S: { ratio: 2 } }, cuda: { S: { ratio: 2 } } },
+  'event-loop': {
+    cpu: { any: { delay: { p99: 10e-3, max: 50e-3 } } },
+    cuda: { any: { delay: { p99: 10e-3, max: 50e-3 } } },
+  },
   'load memory': { cpu: { S: { share: 1.2 } } },
 };
 
@@ -33,6 +37,7 @@ export function judge(figure, kind) {
   }
   if (bar.seconds !== undefined) checks.push(figure.ours <= bar.seconds);
   if (bar.share !== undefined) checks.push(figure.share <= bar.share);
+  if (bar.delay) checks.push(figure.delay.p99 < bar.delay.p99 && figure.delay.max < bar.delay.max);
   return { bar, met: checks.includes(false) ? false : checks.includes(null) ? null : true };
 }
 
@@ -45,5 +50,6 @@ export function barText(bar) {
   if (bar.seconds !== undefined)
     parts.push(bar.seconds < 1 ? `< ${1e6 * bar.seconds} µs` : `≤ ${bar.seconds} s`);
   if (bar.share !== undefined) parts.push(`≤ ${bar.share}× the ideal`);
+  if (bar.delay) parts.push(`p99 < ${1e3 * bar.delay.p99} ms, max < ${1e3 * bar.delay.max} ms`);
   return parts.join(', ');
 }

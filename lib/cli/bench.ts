@@ -40,7 +40,7 @@ export function addBench(program: Command, session: Session): void {
     .description('Measures this machine beside transformers, PEFT and TRL, in turn in one run.')
     .argument(
       '<name>',
-      'inner-loop, evaluate, generate, fork, sparse, update, round, load, score or divergence',
+      'inner-loop, evaluate, generate, fork, sparse, update, round, load, score, divergence or event-loop',
     )
     .addOption(
       new Option('--shape <name>', 'shape of the random model')

@@ -71,8 +71,8 @@ export function addInspect(program: Command, session: Session): void {
     });
 }
 
-function readTensors(header: string, path: string): TensorInfo[] {
-  const parsed = headerSchema.safeParse(JSON.parse(header));
+function readTensors(header: Uint8Array, path: string): TensorInfo[] {
+  const parsed = headerSchema.safeParse(JSON.parse(Buffer.from(header).toString('utf8')));
   if (!parsed.success) throw makeError('INTERNAL', `${path}: the header read is not of the expected form`);
   return parsed.data.tensors.map((tensor) => ({ ...tensor, file: basename(path) }));
 }

@@ -81,7 +81,10 @@ async function writeFromGguf(
     ...(id('bos') !== undefined && { bos_token_id: id('bos') }),
     eos_token_id: eos,
   });
-  const tokenizer = { version: '1.0', truncation: null, padding: null, ...json };
+  const { vocab, merges } = json.model;
+  const pairs = merges.list().map((pair) => pair.map((token) => vocab.token(token)));
+  const parts = { ...json, model: { ...json.model, merges: pairs } };
+  const tokenizer = { version: '1.0', truncation: null, padding: null, ...parts };
   await writeAtomically(join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
   await writeJson(join(folder, 'tokenizer_config.json'), {
     tokenizer_class: 'PreTrainedTokenizerFast',

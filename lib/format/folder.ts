@@ -6,7 +6,7 @@ import type { ModelConfig, WeightLayout } from '../binding.js';
 import { makeError } from '../errors.js';
 import { readFolderConfig } from './config.js';
 import { configFromGguf, type GgufHeader, ggufArchitecture } from './gguf.js';
-import { readParts, readTable } from './gguf-parts.js';
+import { type ResolveOptions, readParts, readTable } from './gguf-parts.js';
 import { allowedRoots, inside } from './inside.js';
 import { check, isCode, messageOf, readJsonIfPresent, VOCABULARY_LIMIT } from './json.js';
 
@@ -22,11 +22,6 @@ interface Source {
 export type ModelSource =
   | (Source & { kind: 'folder'; format: 'safetensors'; hasTokenizer: boolean })
   | (Source & { kind: 'gguf'; format: 'gguf'; header: GgufHeader });
-
-export interface ResolveOptions {
-  /** Header of a .gguf file as JSON text: `native().inspect(path).promise`. */
-  inspect(path: string): Promise<string>;
-}
 
 const PICKLES = new Set(['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle']);
 
@@ -63,9 +58,9 @@ export async function resolveModel(path: string, options: ResolveOptions): Promi
   return resolveGguf(absolute, options);
 }
 
-async function resolveGguf(path: string, { inspect }: ResolveOptions): Promise<ModelSource> {
+async function resolveGguf(path: string, options: ResolveOptions): Promise<ModelSource> {
   const source = basename(path);
-  const parts = await readParts(path, inspect);
+  const parts = await readParts(path, options);
   const header = { ...parts[0]!.header, tensors: parts.flatMap((part) => part.header.tensors) };
   const { 'general.type': type = 'model' } = header.metadata;
   if (type === 'adapter') {

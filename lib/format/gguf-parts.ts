@@ -7,6 +7,12 @@ import { type GgufHeader, parseGgufHeader } from './gguf.js';
 import { allowedRoots, inside } from './inside.js';
 import { check, count } from './json.js';
 
+export interface ResolveOptions {
+  /** Header of a .gguf file as JSON text: `native().inspect(path).promise`. */
+  inspect(path: string): Promise<string | Uint8Array>;
+  signal?: AbortSignal | undefined;
+}
+
 export interface GgufPart {
   /** Absolute path. */
   path: string;
@@ -25,12 +31,9 @@ const PART_NAME = /^(.*)-00001-of-(\d{5})\.gguf$/;
  * `path` is the one file, or the first part, which has the metadata of all.
  * Errors: `FILE_FORMAT`, `FILE_NOT_FOUND`, `FILE_UNSAFE`, and those of `inspect`.
  */
-export async function readParts(
-  path: string,
-  inspect: (path: string) => Promise<string>,
-): Promise<GgufPart[]> {
+export async function readParts(path: string, { inspect, signal }: ResolveOptions): Promise<GgufPart[]> {
   const name = basename(path);
-  const first = { path, header: parseGgufHeader(await inspect(path), name) };
+  const first = { path, header: await parseGgufHeader(await inspect(path), name, signal) };
   const split = check(splitSchema, first.header.metadata, name, 'FILE_FORMAT');
   const parts = split['split.count'] ?? 1;
   if (parts === 1) return [first];
@@ -51,7 +54,7 @@ export async function readParts(
   for (let next = 2; next <= parts; next++) {
     const own = partName(stem, next, parts);
     const part = await inside(folder, own, roots, `${name}, the first of ${parts} parts,`);
-    const header = parseGgufHeader(await inspect(part), own);
+    const header = await parseGgufHeader(await inspect(part), own, signal);
     const facts = check(splitSchema, header.metadata, own, 'FILE_FORMAT');
     if (facts['split.no'] !== next - 1 || facts['split.count'] !== parts) {
       const what = `part ${(facts['split.no'] ?? 0) + 1} of ${facts['split.count'] ?? 1}`;

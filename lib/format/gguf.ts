@@ -2,10 +2,12 @@
 import { z } from 'zod';
 import type { ModelConfig } from '../binding.js';
 import { makeError } from '../errors.js';
+import { inSlices } from '../slices.js';
 import { type Architecture, findArchitecture } from './architecture.js';
 import { finish, gemmaScales, graphOf } from './config.js';
 import { type RopeTables, readGgufRope } from './gguf-rope.js';
 import { check, count, layerCount, positive, show } from './json.js';
+import { parseInParts } from './json-parts.js';
 import { windowsFromGguf } from './window.js';
 
 const size = z.int('a whole number').nonnegative('a whole number');
@@ -27,14 +29,22 @@ const headerSchema = z.object(
 export type GgufHeader = z.infer<typeof headerSchema>;
 export type GgufMetadata = GgufHeader['metadata'];
 
-/** Parses the JSON text of an inspected header. Errors: `FILE_FORMAT`. */
-export function parseGgufHeader(text: string, source: string): GgufHeader {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw makeError('FILE_FORMAT', `${source}: the header is not valid JSON`, error);
-  }
+/** Lists of one entry a token: those of a large vocabulary stay text (`JsonPart`). */
+const LARGE = ['tokens', 'token_type', 'scores', 'merges'].map((key) => [
+  'metadata',
+  `tokenizer.ggml.${key}`,
+]);
+
+/** Parses the JSON text of an inspected header, in slices. Errors: `FILE_FORMAT`. */
+export async function parseGgufHeader(
+  text: string | Uint8Array,
+  source: string,
+  signal?: AbortSignal,
+): Promise<GgufHeader> {
+  const bytes =
+    typeof text === 'string' ? Buffer.from(text) : Buffer.from(text.buffer, text.byteOffset, text.length);
+  const fail = (error: unknown) => makeError('FILE_FORMAT', `${source}: the header is not valid JSON`, error);
+  const json = await inSlices(parseInParts(bytes, LARGE, fail), signal);
   return check(headerSchema, json, `${source}: header`, 'FILE_FORMAT');
 }
 

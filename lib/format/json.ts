@@ -25,6 +25,11 @@ export const positive = z.number(POSITIVE).positive(POSITIVE);
 
 /** `undefined` when there is no such file. Errors: `FILE_FORMAT` (too large, not a file), `IO`. */
 export async function readTextIfPresent(path: string, limit = SETTINGS_LIMIT): Promise<string | undefined> {
+  return (await readBytesIfPresent(path, limit))?.toString('utf8');
+}
+
+/** The same as bytes. */
+export async function readBytesIfPresent(path: string, limit = SETTINGS_LIMIT): Promise<Buffer | undefined> {
   let file: Awaited<ReturnType<typeof open>>;
   try {
     // A pipe must not wait for its writer.
@@ -39,7 +44,7 @@ export async function readTextIfPresent(path: string, limit = SETTINGS_LIMIT): P
     if (facts.size > limit) {
       throw makeError('FILE_FORMAT', `${path} has ${facts.size} bytes, expected at most ${limit}`);
     }
-    return await file.readFile('utf8');
+    return await file.readFile();
   } finally {
     await file.close();
   }

@@ -15,7 +15,7 @@ export type TensorFileHeader = z.infer<typeof header>;
 
 /** Shapes are row-major for both formats. Errors: those of the native readers (`FileError`). */
 export async function readTensorList(path: string): Promise<TensorFileHeader> {
-  const text = await runJob(() => native().inspect(path));
+  const text = Buffer.from(await runJob(() => native().inspect(path))).toString('utf8');
   try {
     return check(header, JSON.parse(text), path, 'FILE_FORMAT');
   } catch (error) {

@@ -1,14 +1,14 @@
 /** Byte-pair encoding as the original library does it: of all pairs the one of the lowest rank merges first. */
-import { show } from '../format/json.js';
-import { MergeHeap, PairTable } from './merges.js';
-import { invalid, type TokenizerJson } from './schema.js';
+import { MergeHeap, type PairTable } from './merges.js';
+import type { TokenizerJson } from './schema.js';
+import type { Vocabulary } from './vocabulary.js';
 
-/** Pieces whose ids are kept, and how long a piece may be to be kept. */
+/** Pieces (characters) whose ids are kept, and how long a piece may be to be kept. */
 const CACHED = 10_000;
 const CACHED_LENGTH = 64;
 
 export class Bpe {
-  readonly #ids = new Map<string, number>();
+  readonly #ids: Vocabulary;
   readonly #pairs: PairTable;
   readonly #ignoresMerges: boolean;
   readonly #fusesUnknown: boolean;
@@ -16,30 +16,17 @@ export class Bpe {
   /** Tokens `<0x00>` to `<0xFF>`, where unknown characters are spelt in bytes. */
   readonly #bytes: (number | undefined)[];
   readonly #cache = new Map<string, readonly number[]>();
+  readonly #characterIds = new Map<string, number | undefined>();
 
-  /** Errors: `TOKENIZER_INVALID` for a merge of what are no tokens. */
-  constructor(model: TokenizerJson['model'], source: string) {
-    for (const token in model.vocab) this.#ids.set(token, model.vocab[token]!);
+  constructor(model: TokenizerJson['model']) {
+    this.#ids = model.vocab;
+    this.#pairs = model.merges;
     this.#ignoresMerges = model.ignore_merges;
     this.#fusesUnknown = model.fuse_unk;
     this.#unknown = model.unk_token === null ? undefined : this.#ids.get(model.unk_token);
     this.#bytes = model.byte_fallback
       ? Array.from({ length: 256 }, (_, byte) => this.#ids.get(nameOf(byte)))
       : [];
-    this.#pairs = new PairTable(model.merges.length);
-    model.merges.forEach(([left, right], rank) => {
-      const ids = [left, right, left + right].map((token) => this.#ids.get(token)) as [
-        number,
-        number,
-        number,
-      ];
-      const missing = ids.indexOf(undefined as unknown as number);
-      if (missing >= 0) {
-        const token = [left, right, left + right][missing];
-        throw invalid(source, `"model.merges.${rank}" needs ${show(token)}, which is not in the vocabulary`);
-      }
-      this.#pairs.set(ids[0], ids[1], rank, ids[2]);
-    });
   }
 
   idOf(token: string): number | undefined {
@@ -68,7 +55,7 @@ export class Bpe {
       isUnknown = false;
     };
     for (const character of piece) {
-      const id = this.#ids.get(character);
+      const id = this.#idOfCharacter(character);
       if (id !== undefined) {
         flush();
         ids.push(id);
@@ -86,6 +73,14 @@ export class Bpe {
     return ids;
   }
 
+  #idOfCharacter(character: string): number | undefined {
+    if (this.#characterIds.has(character)) return this.#characterIds.get(character);
+    const id = this.#ids.get(character);
+    if (this.#characterIds.size === CACHED) this.#characterIds.clear();
+    this.#characterIds.set(character, id);
+    return id;
+  }
+
   #merge(ids: number[]): number[] {
     if (ids.length < 2) return ids;
     const { length } = ids;
@@ -96,18 +91,17 @@ export class Bpe {
     const offer = (left: number): void => {
       const right = left < 0 ? -1 : next[left]!;
       if (right < 0) return;
-      const slot = this.#pairs.find(ids[left]!, ids[right]!);
-      if (slot >= 0) heap.push(this.#pairs.rank(slot), left);
+      const rank = this.#pairs.find(ids[left]!, ids[right]!);
+      if (rank >= 0) heap.push(rank, left);
     };
     for (let i = 0; i + 1 < length; i++) offer(i);
     while (heap.size > 0) {
       const { rank, left } = heap.pop();
       const right = ids[left]! < 0 ? -1 : next[left]!;
       if (right < 0) continue;
-      const slot = this.#pairs.find(ids[left]!, ids[right]!);
       // Something else has merged here since.
-      if (slot < 0 || this.#pairs.rank(slot) !== rank) continue;
-      ids[left] = this.#pairs.merged(slot);
+      if (this.#pairs.find(ids[left]!, ids[right]!) !== rank) continue;
+      ids[left] = this.#pairs.merged(rank);
       ids[right] = -1;
       next[left] = next[right]!;
       if (next[left] >= 0) previous[next[left]] = left;

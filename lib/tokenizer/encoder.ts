@@ -35,7 +35,7 @@ export class Encoder {
   constructor(json: TokenizerJson, source: string) {
     this.#normalize = makeNormalizer(json.normalizer, source);
     this.#cut = makePreTokenizer(json.pre_tokenizer, source);
-    this.#model = new Bpe(json.model, source);
+    this.#model = new Bpe(json.model);
     for (const { content, id } of json.added_tokens) this.#added.set(content, id);
     this.#verbatim = new AddedTokens(json.added_tokens.filter((token) => !isNormalized(token)));
     this.#normalized = new AddedTokens(json.added_tokens.filter(isNormalized), this.#normalize);

@@ -3,13 +3,23 @@ import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { makeError } from '../errors.js';
-import { check, readJsonIfPresent, readTextIfPresent, show, VOCABULARY_LIMIT } from '../format/json.js';
+import {
+  check,
+  messageOf,
+  readBytesIfPresent,
+  readJsonIfPresent,
+  readTextIfPresent,
+  show,
+  VOCABULARY_LIMIT,
+} from '../format/json.js';
+import { parseInParts } from '../format/json-parts.js';
+import { inSlices, type Work } from '../slices.js';
 import {
   type AddedToken,
   addedTokenSchema,
   invalid,
   MOST_TOKENS,
-  parseTokenizer,
+  readTokenizer,
   TOKEN_ID,
   type TokenizerJson,
 } from './schema.js';
@@ -55,15 +65,15 @@ const ids = z
 const eosSchema = z.looseObject({ eos_token_id: ids.nullish() }, 'an object');
 
 /** Errors: `FILE_NOT_FOUND` without a tokenizer.json, `FILE_FORMAT`, `TOKENIZER_INVALID`. */
-export async function readTokenizerFolder(path: string): Promise<TokenizerParts> {
+export async function readTokenizerFolder(path: string, signal?: AbortSignal): Promise<TokenizerParts> {
   const source = join(path, 'tokenizer.json');
   const read = (name: string) => readJsonIfPresent(join(path, name), undefined, 'TOKENIZER_INVALID');
   const settings = async <T extends z.ZodType>(name: string, schema: T) =>
     check(schema, (await read(name)) ?? {}, join(path, name), 'TOKENIZER_INVALID');
 
-  const raw = await readJsonIfPresent(source, VOCABULARY_LIMIT, 'TOKENIZER_INVALID');
-  if (raw === undefined) throw await missing(path);
-  const json = parseTokenizer(raw, source);
+  const text = await readBytesIfPresent(source, VOCABULARY_LIMIT);
+  if (text === undefined) throw await missing(path);
+  const json = await inSlices(parse(text, source), signal);
   const config = await settings('tokenizer_config.json', configSchema);
   const older = await settings('special_tokens_map.json', z.looseObject(named, 'an object'));
   const specialTokens: Record<string, string> = {};
@@ -87,6 +97,16 @@ export async function readTokenizerFolder(path: string): Promise<TokenizerParts>
     eosTokenIds: [...eos, ...(own === undefined ? [] : [own])].filter((id) => id >= 0),
     chatTemplate: await readTemplate(path, config.chat_template),
   };
+}
+
+const LARGE = [
+  ['model', 'vocab'],
+  ['model', 'merges'],
+];
+function* parse(text: Buffer, source: string): Work<TokenizerJson> {
+  const fail = (error: unknown) =>
+    makeError('TOKENIZER_INVALID', `${source} is not valid JSON: ${messageOf(error)}`, error);
+  return yield* readTokenizer(yield* parseInParts(text, LARGE, fail), source);
 }
 
 /**
@@ -121,7 +141,7 @@ function tokenId(
   added: ReadonlyMap<string, AddedToken>,
   text: string,
 ): number | undefined {
-  return added.get(text)?.id ?? (Object.hasOwn(model.vocab, text) ? model.vocab[text] : undefined);
+  return added.get(text)?.id ?? model.vocab.get(text);
 }
 
 /**

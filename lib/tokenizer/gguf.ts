@@ -5,21 +5,28 @@
 import { z } from 'zod';
 import type { GgufMetadata } from '../format/gguf.js';
 import { check, show } from '../format/json.js';
+import { eachOf, JsonPart } from '../format/json-parts.js';
+import { atOnce, every, type Work } from '../slices.js';
 import { GPT2_PATTERN, sequence, split } from './parts.js';
-import { type AddedToken, invalid, type Part, parseTokenizer, type TokenizerJson } from './schema.js';
+import { type AddedToken, checkId, invalid, type Part, readMerges, readTokenizer } from './schema.js';
 import { mergesFromScores } from './sentencepiece.js';
 import type { TokenizerParts } from './tokenizer.js';
+import { Texts, Vocabulary } from './vocabulary.js';
 
 const id = z.int('a token id').nonnegative('a token id').optional();
 const flag = z.boolean('true or false').optional();
-const list = <T>(what: string) => z.custom<T[]>(Array.isArray, what);
+const list = (what: string) =>
+  z.custom<unknown[] | JsonPart>(
+    (value) => Array.isArray(value) || (value instanceof JsonPart && value.isList),
+    what,
+  );
 const keysSchema = z.object({
   model: z.string('a name'),
   pre: z.string('a name').optional(),
-  tokens: list<string>('a list of tokens'),
-  token_type: list<number>('a list of types').optional(),
-  scores: list<number>('a list of scores').optional(),
-  merges: list<string>('a list of merges').optional(),
+  tokens: list('a list of tokens'),
+  token_type: list('a list of types').optional(),
+  scores: list('a list of scores').optional(),
+  merges: list('a list of merges').optional(),
   add_bos_token: flag,
   add_eos_token: flag,
   add_space_prefix: flag,
@@ -30,7 +37,14 @@ const keysSchema = z.object({
   unknown_token_id: id,
   padding_token_id: id,
 });
-type Keys = z.infer<typeof keysSchema>;
+/** The lists read. */
+type Keys = Omit<z.infer<typeof keysSchema>, 'tokens' | 'token_type' | 'scores'> & {
+  tokens: Texts;
+  token_type: Float64Array | undefined;
+  scores: Float64Array | undefined;
+};
+/** What stands in a tokenizer.json. */
+type Built = Record<string, unknown> & { added_tokens: AddedToken[] };
 
 /** llama.cpp's token types. */
 const NORMAL = 1;
@@ -90,16 +104,20 @@ const LONGEST_PIECE = 256;
 
 /** `json` has every field that the original library needs to read it (an export writes it). Errors: `TOKENIZER_INVALID`. */
 export function tokenizerFromGguf(metadata: GgufMetadata, source: string): TokenizerParts {
+  return atOnce(readGgufTokenizer(metadata, source));
+}
+
+/** The same in slices; lists may be parts of a text. */
+export function* readGgufTokenizer(metadata: GgufMetadata, source: string): Work<TokenizerParts> {
   const own = Object.fromEntries(
     Object.entries(metadata)
       .filter(([key]) => key.startsWith(PREFIX))
       .map(([key, value]) => [key.slice(PREFIX.length), value]),
   );
-  const keys = check(keysSchema, own, source, 'TOKENIZER_INVALID', PREFIX);
-  checkLists(keys, source);
+  const keys = yield* readLists(check(keysSchema, own, source, 'TOKENIZER_INVALID', PREFIX), source);
   // Phi-3's tokens take the white space behind them, which a GGUF does not say.
   const strips = metadata['general.architecture'] === 'phi3' && keys.model === 'llama';
-  const build = buildersOf(keys, source)(keys, source);
+  const build = yield* builderOf(keys, source)(keys, source);
   const json = strips ? { ...build, added_tokens: build.added_tokens.map(strippingRight) } : build;
   const specialTokens: Record<string, string> = {};
   for (const [name, key] of NAMES) {
@@ -109,7 +127,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata, source: string): Token
   const template = metadata['tokenizer.chat_template'];
   return {
     source,
-    json: parseTokenizer(json, source),
+    json: yield* readTokenizer(json, source),
     specialTokens,
     eosTokenIds: [keys.eos_token_id, keys.eot_token_id, keys.eom_token_id].filter(
       (value) => value !== undefined,
@@ -130,28 +148,45 @@ const NAMES = [
   ['pad_token', 'padding_token_id'],
 ] as const;
 
-function checkLists(keys: Keys, source: string): void {
-  const { tokens } = keys;
-  const wrong = tokens.findIndex((token) => typeof token !== 'string');
-  if (wrong >= 0) {
-    throw invalid(source, `"${PREFIX}tokens.${wrong}" is ${show(tokens[wrong])}, expected a text`);
-  }
-  for (const key of ['token_type', 'scores'] as const) {
-    const values = keys[key];
-    if (!values) continue;
-    if (values.length !== tokens.length) {
-      throw invalid(
-        source,
-        `"${PREFIX}${key}" has ${values.length} entries, expected ${tokens.length}, one a token`,
-      );
+function* readLists(given: z.infer<typeof keysSchema>, source: string): Work<Keys> {
+  const tokens = new Texts();
+  yield* eachOf(given.tokens, (token, index) => {
+    if (typeof token !== 'string') {
+      throw invalid(source, `"${PREFIX}tokens.${index}" is ${show(token)}, expected a text`);
     }
-    const bad = values.findIndex((value) => typeof value !== 'number');
-    if (bad >= 0)
-      throw invalid(source, `"${PREFIX}${key}.${bad}" is ${show(values[bad])}, expected a number`);
+    tokens.push(token);
+  });
+  const numbers = { token_type: undefined, scores: undefined } as Pick<Keys, 'token_type' | 'scores'>;
+  for (const key of ['token_type', 'scores'] as const) {
+    const values = given[key];
+    if (values) numbers[key] = yield* readNumbers(values, key, tokens.length, source);
   }
+  return { ...given, tokens, ...numbers };
 }
 
-function buildersOf(keys: Keys, source: string): (keys: Keys, source: string) => TokenizerJson {
+/** One number a token. */
+function* readNumbers(
+  values: readonly unknown[] | JsonPart,
+  key: string,
+  expected: number,
+  source: string,
+): Work<Float64Array> {
+  const numbers = new Float64Array(expected);
+  let count = 0;
+  let bad: string | undefined;
+  yield* eachOf(values, (value, index) => {
+    count++;
+    if (typeof value === 'number') numbers[index] = value;
+    else bad ??= `"${PREFIX}${key}.${index}" is ${show(value)}, expected a number`;
+  });
+  if (count !== expected) {
+    throw invalid(source, `"${PREFIX}${key}" has ${count} entries, expected ${expected}, one a token`);
+  }
+  if (bad !== undefined) throw invalid(source, bad);
+  return numbers;
+}
+
+function builderOf(keys: Keys, source: string): (keys: Keys, source: string) => Work<Built> {
   if (keys.model === 'gpt2') return byteLevelBpe;
   if (keys.model === 'llama') return sentencePiece;
   throw invalid(
@@ -164,31 +199,40 @@ function buildersOf(keys: Keys, source: string): (keys: Keys, source: string) =>
 function tokenOf(keys: Keys, key: (typeof NAMES)[number][1], source: string): string | undefined {
   const value = keys[key];
   if (value === undefined) return undefined;
-  const token = keys.tokens[value];
-  if (token === undefined) {
+  if (value >= keys.tokens.length) {
     throw invalid(source, `"${PREFIX}${key}" is ${value}, expected less than ${keys.tokens.length}`);
   }
-  return token;
+  return keys.tokens.at(value);
 }
 
 const typeOf = (keys: Keys, index: number) => keys.token_type?.[index] ?? NORMAL;
 
-/** Unused entries fill the list up to the rows of the embedding; no text ever becomes one. */
-function vocabulary(keys: Keys): Record<string, number> {
-  const vocab = Object.create(null) as Record<string, number>;
-  keys.tokens.forEach((token, index) => {
-    if (typeOf(keys, index) !== UNUSED && !(token in vocab)) vocab[token] = index;
-  });
+/** Of a text that is there twice the first counts. Unused entries fill the list up to the rows of the embedding; no text
+ * ever becomes one. */
+function* vocabulary(keys: Keys, source: string): Work<Vocabulary> {
+  const vocab = new Vocabulary();
+  const due = every(512);
+  for (let index = 0; index < keys.tokens.length; index++) {
+    if (due()) yield;
+    if (typeOf(keys, index) === UNUSED) continue;
+    const token = keys.tokens.at(index);
+    checkId(token, index, source);
+    if (vocab.get(token) === undefined) vocab.set(token, index);
+  }
   return vocab;
 }
 
-function addedTokens(keys: Keys, special: readonly number[]): AddedToken[] {
-  return keys.tokens.flatMap((content, index) => {
+function* addedTokens(keys: Keys, special: readonly number[]): Work<AddedToken[]> {
+  const added: AddedToken[] = [];
+  const due = every(4096);
+  for (let index = 0; index < keys.tokens.length; index++) {
+    if (due()) yield;
     const type = typeOf(keys, index);
-    if (content === '' || !(type === USER_DEFINED || special.includes(type))) return [];
+    if (!(type === USER_DEFINED || special.includes(type)) || keys.tokens.size(index) === 0) continue;
     const matching = { single_word: false, lstrip: false, rstrip: false, normalized: false };
-    return [{ id: index, content, ...matching, special: type !== USER_DEFINED }];
-  });
+    added.push({ id: index, content: keys.tokens.at(index), ...matching, special: type !== USER_DEFINED });
+  }
+  return added;
 }
 
 /** A template that adds the beginning and end tokens, or nothing. */
@@ -209,7 +253,7 @@ function postProcessor(keys: Keys, addsBos: boolean, source: string): Part | nul
   return { type: 'TemplateProcessing', single, pair, special_tokens: used };
 }
 
-function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
+function* byteLevelBpe(keys: Keys, source: string): Work<Built> {
   const name = keys.pre ?? 'default';
   const pre = PRE_TOKENIZERS.get(name);
   if (!pre) {
@@ -218,17 +262,17 @@ function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
   }
   if (!keys.merges) throw invalid(source, `"${PREFIX}merges" is missing, expected a list of merges`);
   const bytes: Part = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
+  const vocab = yield* vocabulary(keys, source);
   return {
-    added_tokens: addedTokens(keys, [CONTROL]),
+    added_tokens: yield* addedTokens(keys, [CONTROL]),
     normalizer: pre.normalizer,
     pre_tokenizer: sequence('pretokenizers', [...pre.patterns.map(split), bytes]),
     post_processor: postProcessor(keys, pre.addsBos, source),
     decoder: { ...bytes, use_regex: true },
     model: {
       type: 'BPE',
-      vocab: vocabulary(keys),
-      // Still "a b"; the parser that every tokenizer goes through splits and checks them.
-      merges: keys.merges as unknown as [string, string][],
+      vocab,
+      merges: yield* readMerges(keys.merges, vocab, source),
       unk_token: null,
       fuse_unk: false,
       byte_fallback: false,
@@ -241,26 +285,39 @@ function byteLevelBpe(keys: Keys, source: string): TokenizerJson {
  * SentencePiece's BPE: pieces with scores; the pair whose piece scores highest merges first. Runs of spaces, which are
  * user-defined in Gemma's files and spelt as spaces, merge before all other pieces, as in transformers.
  */
-function sentencePiece(keys: Keys, source: string): TokenizerJson {
-  const { scores } = keys;
+function* sentencePiece(keys: Keys, source: string): Work<Built> {
+  const { scores, tokens } = keys;
   if (!scores) throw invalid(source, `"${PREFIX}scores" is missing, expected one score a token`);
-  const isRun = (index: number) => typeOf(keys, index) === USER_DEFINED && /^ +$/.test(keys.tokens[index]!);
-  const isPiece = (index: number) => typeOf(keys, index) === NORMAL || isRun(index);
-  const tokens = keys.tokens.map((token, index) => (isRun(index) ? token.replaceAll(' ', MARK) : token));
-  const long = tokens.findIndex((token, index) => token.length > LONGEST_PIECE && isPiece(index));
-  if (long >= 0) {
-    const { length } = tokens[long]!;
-    throw invalid(
-      source,
-      `"${PREFIX}tokens.${long}" has ${length} characters, expected at most ${LONGEST_PIECE}`,
-    );
+  const respelt = new Texts();
+  const pieces = new Vocabulary();
+  const runs = new Set<number>();
+  const due = every(512);
+  for (let index = 0; index < tokens.length; index++) {
+    if (due()) yield;
+    const type = typeOf(keys, index);
+    const token = tokens.at(index);
+    const isRun = type === USER_DEFINED && /^ +$/.test(token);
+    if (isRun) runs.add(index);
+    const text = isRun ? token.replaceAll(' ', MARK) : token;
+    respelt.push(text);
+    if (type !== NORMAL && !isRun) continue;
+    if (text.length > LONGEST_PIECE) {
+      throw invalid(
+        source,
+        `"${PREFIX}tokens.${index}" has ${text.length} characters, expected at most ${LONGEST_PIECE}`,
+      );
+    }
+    if (pieces.get(text) === undefined) pieces.set(text, index);
   }
-  const vocab = vocabulary({ ...keys, tokens });
+  for (const run of runs) scores[run] = Number.MAX_SAFE_INTEGER - run;
+  const vocab = yield* vocabulary({ ...keys, tokens: respelt }, source);
+  const merges = yield* mergesFromScores(pieces, scores);
   const prefix = keys.add_space_prefix ?? true;
   const space: Part = { type: 'Replace', pattern: { String: ' ' }, content: MARK };
   const strip: Part = { type: 'Strip', content: ' ', start: 1, stop: 0 };
+  const added = yield* addedTokens(keys, [CONTROL, UNKNOWN]);
   return {
-    added_tokens: addedTokens(keys, [CONTROL, UNKNOWN]).filter(({ id }) => !isRun(id)),
+    added_tokens: added.filter(({ id }) => !runs.has(id)),
     normalizer: sequence('normalizers', [...(prefix ? [{ type: 'Prepend', prepend: MARK }] : []), space]),
     pre_tokenizer: null,
     post_processor: postProcessor(keys, true, source),
@@ -273,14 +330,10 @@ function sentencePiece(keys: Keys, source: string): TokenizerJson {
     model: {
       type: 'BPE',
       vocab,
-      merges: mergesFromScores(
-        tokens,
-        scores.map((score, index) => (isRun(index) ? Number.MAX_SAFE_INTEGER - index : score)),
-        isPiece,
-      ),
+      merges: yield* merges.table(),
       unk_token: tokenOf(keys, 'unknown_token_id', source) ?? null,
       fuse_unk: true,
-      byte_fallback: vocab['<0x00>'] !== undefined,
+      byte_fallback: vocab.get('<0x00>') !== undefined,
       ignore_merges: false,
     },
   };

@@ -1,47 +1,85 @@
 /** The two tables of byte-pair encoding, flat: a vocabulary of 262,144 tokens has half a million merges. */
 
+import { every, type Work } from '../slices.js';
+import { grown } from './vocabulary.js';
+
+/** Merges in their order. */
+export class MergeList {
+  /** Left id, right id, merged id. */
+  #ids = new Int32Array(3 << 8);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  push(left: number, right: number, merged: number): void {
+    const at = 3 * this.#length++;
+    this.#ids = grown(this.#ids, at + 3);
+    this.#ids[at] = left;
+    this.#ids[at + 1] = right;
+    this.#ids[at + 2] = merged;
+  }
+
+  at(rank: number): [left: number, right: number, merged: number] {
+    const at = 3 * rank;
+    return [this.#ids[at]!, this.#ids[at + 1]!, this.#ids[at + 2]!];
+  }
+
+  /** Rank r is the merge at r; of a pair that is there twice the later counts. */
+  *table(): Work<PairTable> {
+    const table = new PairTable(this.#ids.slice(0, 3 * this.#length));
+    const due = every(2048);
+    for (let rank = 0; rank < this.#length; rank++) {
+      table.add(rank);
+      if (due()) yield;
+    }
+    return table;
+  }
+}
+
 /** Pairs of ids, by open addressing. */
 export class PairTable {
   readonly #mask: number;
-  /** Left id, right id, rank, merged id; a left id of -1 is a free slot. */
+  /** Left id, right id and merged id of every rank. */
+  readonly #ids: Int32Array;
+  /** One more than a rank; 0 is free. */
   readonly #slots: Int32Array;
 
-  constructor(count: number) {
-    const size = 2 ** Math.ceil(Math.log2(2 * count + 2));
+  /** Of merges that are still to be added. */
+  constructor(ids: Int32Array) {
+    const size = 2 ** Math.ceil(Math.log2((2 * ids.length) / 3 + 2));
     this.#mask = size - 1;
-    this.#slots = new Int32Array(4 * size).fill(-1);
+    this.#ids = ids;
+    this.#slots = new Int32Array(size);
   }
 
-  /** Of a pair that is given twice the later counts. */
-  set(left: number, right: number, rank: number, merged: number): void {
-    const at = 4 * this.#place(left, right);
-    this.#slots[at] = left;
-    this.#slots[at + 1] = right;
-    this.#slots[at + 2] = rank;
-    this.#slots[at + 3] = merged;
+  /** Of a pair that is added twice the later counts. */
+  add(rank: number): void {
+    this.#slots[this.#place(this.#ids[3 * rank]!, this.#ids[3 * rank + 1]!)] = rank + 1;
   }
 
-  /** The slot of a pair, or -1. */
+  /** The rank of a pair, or -1. */
   find(left: number, right: number): number {
-    const slot = this.#place(left, right);
-    return this.#slots[4 * slot]! < 0 ? -1 : slot;
+    return this.#slots[this.#place(left, right)]! - 1;
   }
-  rank(slot: number): number {
-    return this.#slots[4 * slot + 2]!;
+  merged(rank: number): number {
+    return this.#ids[3 * rank + 2]!;
   }
-  merged(slot: number): number {
-    return this.#slots[4 * slot + 3]!;
+
+  /** Left and right ids of all pairs, by rank. */
+  list(): [left: number, right: number][] {
+    const ranks = this.#slots.filter((slot) => slot > 0).sort();
+    return Array.from(ranks, (slot) => [this.#ids[3 * slot - 3]!, this.#ids[3 * slot - 2]!]);
   }
 
   /** Where a pair is or would go. */
   #place(left: number, right: number): number {
     let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right + 1, 0x85ebca6b);
     hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d);
-    let slot = (hash ^ (hash >>> 13)) & this.#mask;
-    for (;;) {
-      const found = this.#slots[4 * slot]!;
-      if (found < 0 || (found === left && this.#slots[4 * slot + 1] === right)) return slot;
-      slot = (slot + 1) & this.#mask;
+    for (let slot = (hash ^ (hash >>> 13)) & this.#mask; ; slot = (slot + 1) & this.#mask) {
+      const rank = this.#slots[slot]! - 1;
+      if (rank < 0 || (this.#ids[3 * rank] === left && this.#ids[3 * rank + 1] === right)) return slot;
     }
   }
 }

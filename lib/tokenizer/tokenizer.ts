@@ -2,6 +2,7 @@
 import { makeError } from '../errors.js';
 import type { GgufMetadata } from '../format/gguf.js';
 import { show } from '../format/json.js';
+import { atOnce, every, type Work } from '../slices.js';
 import { type ChatMessage, renderChat } from './chat.js';
 import { type Decoder, makeDecoder } from './decode.js';
 import { Encoder } from './encoder.js';
@@ -9,6 +10,7 @@ import { readTokenizerFolder } from './folder.js';
 import { tokenizerFromGguf } from './gguf.js';
 import { alignTokens } from './offsets.js';
 import { invalid, type TokenizerJson } from './schema.js';
+import type { Vocabulary } from './vocabulary.js';
 
 export type { ChatMessage };
 
@@ -69,8 +71,9 @@ export class Tokenizer {
   readonly chatTemplate?: string;
   readonly #encoder: Encoder;
   readonly #decoder: Decoder;
-  /** Token of every id; holes are ids without one. */
-  readonly #tokens: (string | undefined)[] = [];
+  readonly #vocabulary: Vocabulary;
+  /** Added tokens, which take the place of those of the vocabulary. */
+  readonly #added = new Map<number, string>();
   readonly #special = new Set<number>();
   readonly #source: string;
   readonly #specialTokens: Readonly<Record<string, string>>;
@@ -82,17 +85,19 @@ export class Tokenizer {
     this.#specialTokens = parts.specialTokens;
     this.#decoder = makeDecoder(json, source);
     this.#encoder = new Encoder(json, source);
-    for (const token in json.model.vocab) this.#tokens[json.model.vocab[token]!] = token;
+    this.#vocabulary = json.model.vocab;
     const added = new Set(json.added_tokens.map(({ id }) => id));
-    let last = this.#tokens.length - 1;
-    while (last >= 0 && (added.has(last) || this.#tokens[last] === undefined)) last--;
+    let size = this.#vocabulary.length;
+    let last = size - 1;
+    while (last >= 0 && (added.has(last) || !this.#vocabulary.has(last))) last--;
     this.ordinarySize = last + 1;
     for (const token of json.added_tokens) {
-      this.#tokens[token.id] = this.#encoder.spelling(token);
+      this.#added.set(token.id, this.#encoder.spelling(token));
+      size = Math.max(size, token.id + 1);
       if (token.special) this.#special.add(token.id);
     }
-    if (this.#tokens.length === 0) throw invalid(source, 'the vocabulary is empty');
-    this.vocabSize = this.#tokens.length;
+    if (size === 0) throw invalid(source, 'the vocabulary is empty');
+    this.vocabSize = size;
     this.chatTemplate = parts.chatTemplate;
     this.bosTokenId = this.#idOf(parts.specialTokens.bos_token);
     const { eos_token: end, pad_token: padding } = parts.specialTokens;
@@ -109,8 +114,8 @@ export class Tokenizer {
    * generation_config.json, config.json, chat_template.jinja and chat_template.json. Errors: `FILE_NOT_FOUND`, `FILE_FORMAT`,
    * `TOKENIZER_INVALID`.
    */
-  static async fromFolder(path: string): Promise<Tokenizer> {
-    return new Tokenizer(await readTokenizerFolder(path));
+  static async fromFolder(path: string, { signal }: { signal?: AbortSignal } = {}): Promise<Tokenizer> {
+    return new Tokenizer(await readTokenizerFolder(path, signal));
   }
 
   /** From the metadata of a GGUF header. Errors: `TOKENIZER_INVALID`. */
@@ -141,7 +146,7 @@ export class Tokenizer {
     const tokens: number[] = [...before];
     const offsets: number[] = before.flatMap(() => [0, 0]);
     for (const { start, end, ids, isToken } of this.#encoder.sections(wellFormed(text))) {
-      const pieces = ids.map((id) => this.#decoder.bytes(this.#tokens[id] ?? ''));
+      const pieces = ids.map((id) => this.#decoder.bytes(this.#token(id) ?? ''));
       const aligned = isToken ? [0, end - start] : alignTokens(text.slice(start, end), pieces);
       for (const id of ids) tokens.push(id);
       for (const at of aligned) offsets.push(start + at);
@@ -162,7 +167,7 @@ export class Tokenizer {
       const id = tokens[i]!;
       if (!Number.isInteger(id) || id < 0)
         throw makeError('TOKEN_RANGE', `token ${i} is ${show(id)}, expected an id`);
-      const token = this.#tokens[id];
+      const token = this.#token(id);
       if (token !== undefined && !(skipSpecialTokens && this.#special.has(id))) known.push(token);
     }
     return this.#decoder.text(known);
@@ -194,15 +199,32 @@ export class Tokenizer {
    * passes its own.
    */
   tokenBytes(size = this.vocabSize): { bytes: Uint8Array; offsets: Int32Array } {
+    return atOnce(this.tokenBytesWork(size));
+  }
+
+  /** @internal The same in slices. */
+  *tokenBytesWork(size: number): Work<{ bytes: Uint8Array; offsets: Int32Array }> {
     const offsets = new Int32Array(size + 1);
-    const pieces: Uint8Array[] = [];
+    let bytes = new Uint8Array(8 * size);
+    const due = every(512);
     for (let id = 0; id < size; id++) {
-      const token = this.#special.has(id) ? undefined : this.#tokens[id];
-      const bytes = token === undefined ? new Uint8Array(0) : this.#decoder.bytes(token);
-      pieces.push(bytes);
-      offsets[id + 1] = offsets[id]! + bytes.length;
+      const token = this.#special.has(id) ? undefined : this.#token(id);
+      const own = token === undefined ? [] : this.#decoder.bytes(token);
+      const start = offsets[id]!;
+      if (start + own.length > bytes.length) {
+        const wider = new Uint8Array(2 * bytes.length + own.length);
+        wider.set(bytes);
+        bytes = wider;
+      }
+      bytes.set(own, start);
+      offsets[id + 1] = start + own.length;
+      if (due()) yield;
     }
-    return { bytes: new Uint8Array(Buffer.concat(pieces)), offsets };
+    return { bytes: bytes.slice(0, offsets[size]), offsets };
+  }
+
+  #token(id: number): string | undefined {
+    return this.#added.get(id) ?? this.#vocabulary.token(id);
   }
 
   #idOf(token: string | undefined): number | undefined {

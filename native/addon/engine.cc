@@ -11,7 +11,8 @@
 namespace selfedit::addon {
 namespace {
 
-// OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere else.
+// OpenMP pools belong to the calling thread, and grad mode is thread-local: both are set here and nowhere
+// else.
 struct ComputeThread {
   const c10::InferenceMode inference;
   const workspace::Scope scope;

@@ -50,7 +50,10 @@ Napi::Value InspectCall(const Napi::CallbackInfo& info) {
     return RunJob(
         info.Env(), info.Env().Undefined(),
         [path = Text(info[0], "path")](const JobControl&) { return TensorFile::Open(path)->HeaderJson(); },
-        [](Napi::Env env, std::string&& json) -> Napi::Value { return Napi::String::New(env, json); });
+        [](Napi::Env env, std::string&& json) -> Napi::Value {
+          // As bytes: a text of megabytes is read in parts, never decoded at once.
+          return Napi::Buffer<char>::Copy(env, json.data(), json.size());
+        });
   });
 }
 

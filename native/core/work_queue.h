@@ -1,5 +1,5 @@
-// One thread that runs the work of several owners in order. Without Node and libtorch, so that it can be tested alone, under
-// ThreadSanitizer too (native/tests/core_queue_test.cc).
+// One thread that runs the work of several owners in order. Without Node and libtorch, so that it can be
+// tested alone, under ThreadSanitizer too (native/tests/core_queue_test.cc).
 #pragma once
 #include <chrono>
 #include <condition_variable>

@@ -1,5 +1,5 @@
-// The life of jobs without Node: owners come and go, work is dropped, stopped, told about. Made to be run under
-// ThreadSanitizer (npm run test:sanitize -- thread), and with every other test.
+// The life of jobs without Node: owners come and go, work is dropped, stopped, told about. Made to be run
+// under ThreadSanitizer (npm run test:sanitize -- thread), and with every other test.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -12,7 +12,7 @@ describe('wrong usage', () => {
     const { code, stdout, stderr } = await selfedit(['bench', 'speed']);
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     expect(stderr).toMatch(
-      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, round, load, score, divergence\n$/,
+      /^error \[OPTION_INVALID\]: .*"speed".*inner-loop, evaluate, generate, fork, sparse, update, round, load, score, divergence, event-loop\n$/,
     );
   });
 
@@ -36,6 +36,7 @@ describe('wrong usage', () => {
       'load',
       'score',
       'divergence',
+      'event-loop',
     ]) {
       expect(flat).toContain(name);
     }
@@ -72,6 +73,25 @@ describe('without a peer', () => {
     const middle = [...samples].sort((a, b) => a - b)[samples.length >> 1];
     expect(report.ours).toBe(middle);
     if (limit) expect(report.fractionOfLimit).toBe((report.limit as number) / (report.ours as number));
+  });
+
+  it('event-loop prints the delays of every phase', async () => {
+    const { code, stdout } = await selfedit(['bench', 'event-loop', ...TINY, ...NO_PYTHON, '--json']);
+    expect(code).toBe(0);
+    const { also, ...first } = JSON.parse(stdout) as Record<string, unknown> & {
+      also: Record<string, unknown>[];
+    };
+    const phases = ['idle', 'load', 'adapt', 'generate', 'score', 'update', 'save', 'load of what was saved'];
+    expect([first, ...also].map(({ name }) => name)).toEqual(phases.map((phase) => `event-loop: ${phase}`));
+    for (const figure of [first, ...also]) {
+      const { p50, p99, max, ticks } = figure.delay as Record<string, number>;
+      expect(ticks).toBeGreaterThan(0);
+      expect([p50, p99, max]).toEqual([p50!, p99!, max!].sort((a, b) => a - b));
+      expect(figure).toMatchObject({
+        bar: { delay: { p99: 0.01, max: 0.05 } },
+        met: p99! < 0.01 && max! < 0.05,
+      });
+    }
   });
 
   it('prints a table for people', async () => {

@@ -6,8 +6,8 @@ import { tokenizerFromGguf } from '../../lib/tokenizer/gguf.js';
 import { loadTokenizer } from '../../lib/tokenizer/load.js';
 import { flatten } from '../../lib/tokenizer/parts.js';
 import { parseTokenizer } from '../../lib/tokenizer/schema.js';
-import { mergesFromScores } from '../../lib/tokenizer/sentencepiece.js';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer.js';
+import { mergesOf } from './helpers/merges.js';
 
 // Expectations by Hugging Face tokenizers and by sentencepiece: scripts/fixtures/tokenizer.py.
 const FIXTURES = fileURLToPath(new URL('../fixtures/tokenizer', import.meta.url));
@@ -215,7 +215,10 @@ describe('SentencePiece', () => {
     const model = {
       type: 'BPE',
       vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: mergesFromScores(tokens, scores, (id) => types[id] === 1),
+      merges: mergesOf(
+        tokens.filter((_, id) => types[id] === 1),
+        (token) => scores[tokens.indexOf(token)]!,
+      ),
       unk_token: '<unk>',
       fuse_unk: true,
       byte_fallback: true,
