@@ -185,7 +185,8 @@ function* findSpans(text: Buffer, paths: readonly (readonly string[])[]): Work<S
       // Values of a list have no keys.
       if (depth <= deepest) keys.length = Math.min(keys.length, depth - 1);
     } else if (isClosing(byte)) {
-      depth--;
+      // Not JSON: what reads the rest will say so.
+      if (--depth < 0) return [];
       if (open !== undefined && depth === open.depth) {
         const { path, start } = open;
         const isMatched = byte - text[start]! === 2;
