@@ -59,12 +59,14 @@ export interface ChildOptions {
   kill?: NodeJS.Signals;
   /** No file of the program grows beyond this many KiB: to it, the disk is full. */
   fileLimit?: number;
+  /** After which it is killed. */
+  seconds?: number;
 }
 
-/** Runs a module; a program that does not end in a minute is killed, which its result shows. */
+/** Runs a module; a program that does not end in a minute, or what is given, is killed, which its result shows. */
 export function child(
   source: string,
-  { flags = [], env = process.env, kill, fileLimit }: ChildOptions = {},
+  { flags = [], env = process.env, kill, fileLimit, seconds = 60 }: ChildOptions = {},
 ): Promise<Ended> {
   const needsWorkers = /\bstart\(/.test(source);
   const text = prelude + (needsWorkers ? workers : '') + source;
@@ -80,7 +82,7 @@ export function child(
   running.stderr.on('data', (chunk: Buffer) => {
     ended.stderr += chunk.toString();
   });
-  const timer = setTimeout(() => running.kill('SIGKILL'), 60_000);
+  const timer = setTimeout(() => running.kill('SIGKILL'), 1000 * seconds);
   return new Promise((done, fail) => {
     running.on('error', fail);
     running.on('close', (status, signal) => {

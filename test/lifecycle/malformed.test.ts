@@ -69,14 +69,14 @@ beforeAll(async () => {
   }
   const manifest = join(folder, 'manifest.json');
   writeFileSync(manifest, JSON.stringify(cases.map(({ call, path }) => ({ call, path }))));
-  const ended = await child(program(manifest), { flags: ['--expose-gc'] });
+  const ended = await child(program(manifest), { flags: ['--expose-gc'], seconds: 240 });
   expect({ status: ended.status, signal: ended.signal, stderr: ended.stderr }).toEqual({
     status: 0,
     signal: null,
     stderr: '',
   });
   outcomes = ended.stdout.split('\n').map((line) => JSON.parse(line) as Outcome);
-});
+}, 300_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** What is wrong with the outcomes of the cases that `holds` does not hold for. */
