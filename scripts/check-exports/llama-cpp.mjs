@@ -41,5 +41,7 @@ for (const [index, { prompt, tokens }] of rows.entries()) {
   if (same) equal++;
   else console.log(`row ${index}: llama.cpp ${JSON.stringify(found)}; selfedit ${JSON.stringify(tokens)}`);
 }
-console.log(`${equal} of ${rows.length} rows equal, ${rows.reduce((sum, { tokens }) => sum + tokens.length, 0)} tokens`);
+console.log(
+  `${equal} of ${rows.length} rows equal, ${rows.reduce((sum, { tokens }) => sum + tokens.length, 0)} tokens`,
+);
 process.exit(equal === rows.length && equal > 0 ? 0 : 1);
