@@ -712,6 +712,11 @@ export interface NativeAddon {
   permutation(key: bigint, n: number): Int32Array;
   /** Keyed uniform doubles in [0, 1). */
   uniform(key: bigint, n: number): Float64Array;
+  /**
+   * For tests: counts the system calls that save files from 0 on and does this to number `at`, once (native/format/file_calls.h);
+   * a negative `at` ends it. Returns the calls counted before, as `write /path`.
+   */
+  fileFault(at: number, effect: 'none' | 'error' | 'short' | 'kill' | 'torn', errno: number): string[];
 }
 
 let addon: NativeAddon | undefined;

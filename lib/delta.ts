@@ -1,4 +1,4 @@
-import { access, mkdir } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import {
   type DeltaKind,
@@ -22,6 +22,7 @@ import type { Model } from './model.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
 import { cacheFolder } from './pull.js';
 import { Resource } from './resource.js';
+import { makeFolder, realDisk } from './run/disk.js';
 import { writeAtomically } from './write-file.js';
 
 /** A weight by its id (index into `model.tensors`) or full name, for example `model.layers.0.self_attn.q_proj`. */
@@ -162,7 +163,7 @@ export class Delta extends Resource {
     }));
     const folder =
       options.cacheDir === undefined ? join(cacheFolder(), 'spectral') : (options.cacheDir ?? '');
-    if (folder) await makeFolder(folder);
+    if (folder) await makeFolder(realDisk, folder);
     const handle = await runJob(
       (onProgress) => native().spectralDelta(model.handle, inputs, folder, onProgress),
       options,
@@ -255,7 +256,7 @@ export class Delta extends Resource {
    */
   async save(folder: string): Promise<void> {
     this.#assertNotEmpty();
-    await makeFolder(folder);
+    await makeFolder(realDisk, folder);
     if (this.misfit('peft') !== undefined) {
       await runJob(() => this.handle.save(join(folder, WEIGHTS)), {}, [this]);
       return;
@@ -357,12 +358,4 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-async function makeFolder(folder: string): Promise<void> {
-  try {
-    await mkdir(folder, { recursive: true });
-  } catch (error) {
-    throw makeError('IO', `cannot make ${folder}: ${(error as Error).message}`, error);
-  }
 }

@@ -29,6 +29,8 @@ export interface RunLock {
 }
 
 const NAME = 'lock';
+/** Locks that this process gave up and whose files it could not remove. */
+const givenUp = new Set<string>();
 /** A file system that has no hard links. */
 const NO_LINKS: readonly unknown[] = ['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'];
 
@@ -45,12 +47,23 @@ export async function lockRun(disk: Disk, run: string, times: LockTimes = {}): P
   const candidate = join(run, `${NAME}.${own.id}`);
   try {
     await acquire(disk, run, { own, text, candidate, stale });
+    return await held(disk, run, own, text, refresh);
   } catch (cause) {
+    await giveUp(disk, run, own.id);
     throw ioError(`locking ${run}`, cause);
   } finally {
     await disk.rm(candidate, { force: true }).catch(() => {});
   }
-  return held(disk, run, own, text, refresh);
+}
+
+async function isOurs(disk: Disk, run: string, id: string): Promise<boolean> {
+  const text = await disk.readFile(join(run, NAME), 'utf8').catch(() => '');
+  return ownerOf(text)?.id === id;
+}
+
+async function giveUp(disk: Disk, run: string, id: string): Promise<void> {
+  if (!(await isOurs(disk, run, id))) return;
+  await disk.rm(join(run, NAME), { force: true }).catch(() => givenUp.add(id));
 }
 
 interface Attempt {
@@ -148,6 +161,7 @@ function ownerOf(text: string): LockOwner | undefined {
 }
 
 function isStale({ owner, age }: Found, stale: number): boolean {
+  if (owner && givenUp.has(owner.id)) return true;
   const running = owner && isRunning(owner);
   // A worker of this process that was ended leaves a lock whose process runs on.
   if (running === undefined || (running && owner?.pid === process.pid)) return age > stale;
@@ -169,18 +183,13 @@ function lockedError(run: string, { owner, age }: Found): SelfeditError {
 async function clear(disk: Disk, run: string, id: string): Promise<void> {
   const others = (await disk.readdir(run)).filter((name) => isLockFile(name) && name !== NAME);
   for (const name of others) await disk.rm(join(run, name), { force: true });
-  // Another one's tidying may have taken the candidate away while it became the lock; then this is not ours.
-  const text = await disk.readFile(join(run, NAME), 'utf8').catch(() => '');
-  if (ownerOf(text)?.id !== id) throw makeError('RUN_LOCKED', `${run} was taken by another process`);
+  if (!(await isOurs(disk, run, id))) throw makeError('RUN_LOCKED', `${run} was taken by another process`);
 }
 
-async function held(disk: Disk, run: string, own: LockOwner, text: string, refresh: number) {
+async function held(disk: Disk, run: string, { id }: LockOwner, text: string, refresh: number) {
   const path = join(run, NAME);
-  const isOurs = async () => ownerOf(await disk.readFile(path, 'utf8').catch(() => ''))?.id === own.id;
   // Written to by its handle: should another process take over, this one writes to a file without a name.
-  const file = await disk.open(path, 'r+').catch((cause: unknown) => {
-    throw ioError(`locking ${run}`, cause);
-  });
+  const file = await disk.open(path, 'r+');
   let refreshing: Promise<unknown> = Promise.resolve();
   const timer = setInterval(() => {
     refreshing = file.write(text, 0).catch(() => {});
@@ -188,7 +197,7 @@ async function held(disk: Disk, run: string, own: LockOwner, text: string, refre
   let released = false;
   return {
     async check() {
-      if (await isOurs()) return;
+      if (await isOurs(disk, run, id)) return;
       const now = await readLock(disk, path, path).catch(() => undefined);
       if (now) throw lockedError(run, now);
       throw makeError('RUN_LOCKED', `the lock of ${run} is gone; expected it to stay until the run ends`);
@@ -199,8 +208,7 @@ async function held(disk: Disk, run: string, own: LockOwner, text: string, refre
       clearInterval(timer);
       await refreshing;
       await file.close().catch(() => {});
-      // What cannot be removed is stale as soon as this process ends.
-      if (await isOurs()) await disk.rm(path, { force: true }).catch(() => {});
+      await giveUp(disk, run, id);
     },
   } satisfies RunLock;
 }

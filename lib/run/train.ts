@@ -136,6 +136,8 @@ async function trainModel(
     const warn = (message: string) => onEvent?.({ type: 'warning', message });
     const { state, rounds: before } = await restore(disk, run, { policy, algorithm, head }, warn);
     const played: Played[] = [...before];
+    // The run may have been killed before it did.
+    await prune(disk, run, config, played);
     const firstRound = state ? state.round + 1 : 0;
     if (rolls && !state) await saveInitial(disk, run, policy, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });

@@ -12,6 +12,7 @@
 #include "core/memory.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
+#include "format/file_calls.h"
 
 #ifndef SELFEDIT_VERSION
 #define SELFEDIT_VERSION "0.1.0"
@@ -80,6 +81,23 @@ Napi::Value DeriveKeyCall(const Napi::CallbackInfo& info) {
   });
 }
 
+/// Tests only; nothing of the package calls it.
+Napi::Value FileFaultCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::string effect = Text(info[1], "effect");
+    const auto fault = effect == "error"   ? FileFault::kError
+                       : effect == "short" ? FileFault::kShort
+                       : effect == "kill"  ? FileFault::kKill
+                       : effect == "torn"  ? FileFault::kTorn
+                                           : FileFault::kNone;
+    Napi::Array made = Napi::Array::New(info.Env());
+    for (const auto& call : PlanFileFault(Index(info[0]), fault, static_cast<int>(Index(info[2])))) {
+      made.Set(made.Length(), call);
+    }
+    return made;
+  });
+}
+
 int64_t Count(const Napi::Value& value) {
   const int64_t n = Index(value);
   if (n < 0 || n > 1'000'000'000) Invalid("n", "an integer from 0 to 1e9");
@@ -143,6 +161,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("deriveKey", DeriveKeyCall);
   call("permutation", PermutationCall);
   call("uniform", UniformCall);
+  call("fileFault", FileFaultCall);
   return exports;
 }
 

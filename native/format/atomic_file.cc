@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "format/error.h"
+#include "format/file_calls.h"
 
 namespace selfedit {
 
@@ -20,14 +21,14 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   // is passed by taking the next number.
   for (int attempt = 0; attempt < 100 && fd_ < 0; ++attempt) {
     temporary_ = path + "." + std::to_string(getpid()) + "." + std::to_string(counter++) + ".tmp";
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    fd_ = Files().open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && errno != EEXIST) break;
   }
   if (fd_ < 0) Fail("cannot create a file beside it", errno);
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ >= 0) close(fd_);
+  if (fd_ >= 0) Files().close(fd_);
   if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 
@@ -40,31 +41,32 @@ void AtomicFile::Fail(const char* what, int error) const {
 void AtomicFile::Write(const void* data, size_t bytes) {
   const char* from = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t written = write(fd_, from, std::min(bytes, size_t{1} << 30));
+    const ssize_t written = Files().write(fd_, from, std::min(bytes, size_t{1} << 30));
     if (written < 0) {
       if (errno == EINTR) continue;
       Fail("cannot write", errno);
     }
+    if (written == 0) Fail("cannot write", EIO);
     from += written;
     bytes -= static_cast<size_t>(written);
   }
 }
 
 void AtomicFile::Commit() {
-  if (fsync(fd_) != 0) Fail("cannot write to disk", errno);
+  if (Files().fsync(fd_) != 0) Fail("cannot write to disk", errno);
   const int fd = fd_;
   fd_ = -1;
-  if (close(fd) != 0) Fail("cannot write to disk", errno);
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) Fail("cannot rename the finished file", errno);
+  if (Files().close(fd) != 0) Fail("cannot write to disk", errno);
+  if (Files().rename(temporary_.c_str(), path_.c_str()) != 0) Fail("cannot rename the finished file", errno);
   temporary_.clear();
   // The new name itself is durable only when its folder is. Some file systems cannot sync folders: then this
   // is all.
   const size_t slash = path_.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path_.substr(0, std::max<size_t>(slash, 1));
-  const int folder_fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int folder_fd = Files().open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   if (folder_fd < 0) return;
-  const int error = fsync(folder_fd) == 0 ? 0 : errno;
-  close(folder_fd);
+  const int error = Files().fsync(folder_fd) == 0 ? 0 : errno;
+  Files().close(folder_fd);
   if (error == EIO || error == ENOSPC) {
     throw Error("IO", path_ + ": written, but its folder cannot be synced: " + std::strerror(error));
   }
