@@ -13,7 +13,7 @@ import {
   planFromFiles,
   planFromModel,
 } from './export/merged-plan.js';
-import { type OnExit, writeWholeFolder } from './export/whole.js';
+import { type OnExit, refuseOccupied, writeWholeFolder } from './export/whole.js';
 import { type ModelSource, resolveModel } from './format/folder.js';
 import { show } from './format/json.js';
 import { readTensorList, type TensorEntry } from './format/tensor-list.js';
@@ -62,6 +62,7 @@ export async function exportDelta(delta: Delta, out: string, options: ExportOpti
     throw makeError('OPTION_INVALID', `format is "${format}"; expected ${EXPORT_FORMATS.join(', ')}`);
   }
   refuseOthers(options);
+  await refuseTaken(out, format);
   if (format === 'gguf-lora') return { format, path: await writeGgufLora(delta, out, options) };
   if (format === 'peft') {
     const misfit = delta.misfit('peft');
@@ -76,6 +77,14 @@ export async function exportDelta(delta: Delta, out: string, options: ExportOpti
     await writeMerged(delta, out, options);
   }
   return { format, path: out };
+}
+
+const isGgufFile = (out: string): boolean => extname(out).toLowerCase() === '.gguf';
+
+/** @internal Before work begins. Errors: `INPUT_INVALID` when something is at `out` already, `IO`. */
+export async function refuseTaken(out: string, format: ExportFormat): Promise<void> {
+  if (format !== 'gguf-lora' || !isGgufFile(out)) return refuseOccupied(out);
+  if (existsSync(out)) throw makeError('INPUT_INVALID', `${out} exists already; expected a new file`);
 }
 
 /** Options of a merged model, and only of one. */
@@ -97,11 +106,10 @@ function refuseOthers({ format, dtype, maxShardBytes }: ExportOptions): void {
 }
 
 async function writeGgufLora(delta: Delta, out: string, { onExit }: ExportOptions): Promise<string> {
-  if (extname(out).toLowerCase() !== '.gguf') {
+  if (!isGgufFile(out)) {
     await writeWholeFolder(out, (folder) => delta.saveGguf(join(folder, 'adapter.gguf')), onExit);
     return join(out, 'adapter.gguf');
   }
-  if (existsSync(out)) throw makeError('INPUT_INVALID', `${out} exists already; expected a new file`);
   await delta.saveGguf(out);
   return out;
 }

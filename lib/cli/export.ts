@@ -5,7 +5,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { Delta } from '../delta.js';
 import { makeError } from '../errors.js';
 import { EXPORT_TYPES } from '../export/merged-plan.js';
-import { EXPORT_FORMATS, type ExportDtype, type ExportFormat, exportDelta } from '../export.js';
+import { EXPORT_FORMATS, type ExportDtype, type ExportFormat, exportDelta, refuseTaken } from '../export.js';
 import { readJsonIfPresent } from '../format/json.js';
 import { PEFT_CONFIG } from '../format/peft.js';
 import type { Model } from '../model.js';
@@ -72,6 +72,7 @@ async function exportRun(run: string, options: Options, session: Session): Promi
       `there is no ${run}; expected a run folder, an adapter folder or a .gguf adapter`,
     );
   }
+  await refuseTaken(out, format);
   const trained = run.endsWith('.gguf') ? undefined : await readTrainedRun(run);
   if (!trained && round !== undefined) {
     throw makeError('OPTION_INVALID', `--round with ${run}, which is no run folder; expected none`);

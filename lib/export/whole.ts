@@ -43,7 +43,8 @@ export async function writeWholeFolder(
   }
 }
 
-async function refuseOccupied(path: string): Promise<void> {
+/** Errors: `INPUT_INVALID` when there is anything at `path` but an empty folder; `IO`. */
+export async function refuseOccupied(path: string): Promise<void> {
   try {
     if ((await readdir(path)).length === 0) return;
   } catch (error) {
