@@ -77,6 +77,36 @@ export async function makeFolder(disk: Disk, path: string): Promise<void> {
   }
 }
 
+/**
+ * `write` fills a new folder, which then takes its name from an earlier one: there is a whole one at any time but between two
+ * renames. Throws `IO`, and what `write` throws.
+ */
+export async function replaceFolder(
+  disk: Disk,
+  path: string,
+  write: (path: string) => Promise<void>,
+): Promise<void> {
+  const [temporary, old] = [`${path}.partial`, `${path}.deleted`];
+  try {
+    for (const left of [temporary, old]) await disk.rm(left, { recursive: true, force: true });
+    await write(temporary);
+    await syncFolder(disk, temporary);
+    if (await exists(disk, path)) await disk.rename(path, old);
+    await disk.rename(temporary, path);
+    await syncFolder(disk, dirname(path));
+    await disk.rm(old, { recursive: true, force: true });
+  } catch (cause) {
+    throw ioError(`saving ${path}`, cause);
+  }
+}
+
+/** Removes a file that may be there. Throws `IO`. */
+export async function removeFile(disk: Disk, path: string): Promise<void> {
+  await disk.rm(path, { force: true }).catch((cause: unknown) => {
+    throw ioError(`removing ${path}`, cause);
+  });
+}
+
 /** Size and SHA-256 of a file, read piece by piece. */
 export async function fingerprint(disk: Disk, path: string): Promise<{ bytes: number; sha256: string }> {
   const hash = createHash('sha256');

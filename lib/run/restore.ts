@@ -1,4 +1,5 @@
 /** Where a run goes on: after the newest checkpoint that is whole, with the journal cut after it. */
+import { join } from 'node:path';
 import type { Algorithm } from '../algorithm/algorithm.js';
 import type { WeightAlgorithm } from '../algorithm/weight-algorithm.js';
 import type { EditHead } from '../edit-head.js';
@@ -11,8 +12,11 @@ import {
   loadCheckpoint,
   setAside,
 } from './checkpoint.js';
-import type { Disk } from './disk.js';
+import { COMPARISON } from './comparison.js';
+import type { RunConfig } from './config.js';
+import { type Disk, removeFile } from './disk.js';
 import { type JournalLine, lastWholeRound, readJournal, truncateJournal } from './journal.js';
+import { prune } from './retention.js';
 
 /** What has been read and is to be brought to where the run stopped. */
 export interface Restored {
@@ -31,6 +35,7 @@ type RoundLine = Extract<JournalLine, { type: 'round' }>;
 export async function restore(
   disk: Disk,
   run: string,
+  config: Pick<RunConfig, 'rounds' | 'keepCheckpoints' | 'keepBest' | 'guards'>,
   parts: Restored,
   warn: (message: string) => void = () => {},
 ): Promise<{ state: CheckpointState | undefined; rounds: RoundLine[] }> {
@@ -53,6 +58,10 @@ export async function restore(
   const last = state?.round ?? -1;
   await truncateJournal(disk, run, last);
   const rounds = lines.filter((line): line is RoundLine => line.type === 'round' && line.round <= last);
+  // A run may have been killed between a save and this.
+  await prune(disk, run, config, rounds);
+  // It is of a run that was done, and whose last rounds are now played again.
+  if (!state?.halted && last + 1 < config.rounds) await removeFile(disk, join(run, COMPARISON));
   return { state, rounds };
 }
 

@@ -16,16 +16,17 @@ import type { Phase } from '../round.js';
 import { seal } from '../seal.js';
 import { sealWeights } from '../seal-weights.js';
 import { hooksOf, type Task, type TaskContext } from '../task/task.js';
-import { pruneCheckpoints, rollBack, saveCheckpoint, saveInitial } from './checkpoint.js';
+import { rollBack, saveCheckpoint, saveInitial } from './checkpoint.js';
+import { COMPARISON, readComparison } from './comparison.js';
 import type { RunConfig } from './config.js';
-import { type Disk, exists, realDisk, writeAtomic } from './disk.js';
+import { type Disk, realDisk, replaceFolder, writeAtomic } from './disk.js';
 import { describeSession, recordSession } from './environment.js';
 import { checkSameConfig, createRun } from './folder.js';
-import { appendJournal, type JournalLine, journalLines } from './journal.js';
+import { appendJournal, journalLines } from './journal.js';
 import { lockRun, type RunLock } from './lock.js';
 import { modelPath } from './model-path.js';
 import { restore } from './restore.js';
-import { bestCheckpoints } from './retention.js';
+import { type Played, prune } from './retention.js';
 import { type RewardParticipants, rewardFiles, rewardOf } from './reward.js';
 import { type ReadTask, readTask } from './task.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
@@ -110,8 +111,6 @@ interface Parts {
   readonly lock: RunLock;
 }
 
-type Played = Omit<Extract<JournalLine, { type: 'round' }>, 'type' | 'policyVersion'>;
-
 async function trainModel(
   config: RunConfig,
   model: Model,
@@ -134,10 +133,8 @@ async function trainModel(
   const rolls = config.guards.onAlarm === 'rollback';
   try {
     const warn = (message: string) => onEvent?.({ type: 'warning', message });
-    const { state, rounds: before } = await restore(disk, run, { policy, algorithm, head }, warn);
+    const { state, rounds: before } = await restore(disk, run, config, { policy, algorithm, head }, warn);
     const played: Played[] = [...before];
-    // The run may have been killed before it did.
-    await prune(disk, run, config, played);
     const firstRound = state ? state.round + 1 : 0;
     if (rolls && !state) await saveInitial(disk, run, policy, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });
@@ -199,14 +196,6 @@ async function trainModel(
   }
 }
 
-async function prune(disk: Disk, run: string, config: RunConfig, played: readonly Played[]): Promise<void> {
-  const { keepCheckpoints, keepBest, guards } = config;
-  if (keepCheckpoints === 'all') return;
-  // A rollback needs the one before the last, also when the last is damaged and its round is played again.
-  const least = guards.onAlarm === 'rollback' ? 3 : 1;
-  await pruneCheckpoints(disk, run, Math.max(keepCheckpoints, least), bestCheckpoints(played, keepBest));
-}
-
 /** The guards' figures of the rounds done; what the journal has as null was not measured. */
 function guardHistory(played: readonly Played[]): GuardFigures[] {
   return played.flatMap(({ guards }) => {
@@ -254,12 +243,14 @@ async function close(
     await head.save(join(run, 'head.safetensors'));
   } else {
     const delta = policy.delta();
-    await delta.save(join(run, 'policy')).finally(() => delta.close());
+    const write = (path: string) => delta.save(path);
+    await replaceFolder(disk, join(run, 'policy'), write).finally(() => delta.close());
   }
   const contexts = answered(task.evaluation, config);
   if (contexts.length === 0) return undefined;
-  const path = join(run, 'comparison.json');
-  if (await exists(disk, path)) return readComparison(await disk.readFile(path, 'utf8'));
+  const path = join(run, COMPARISON);
+  const before = await readComparison(disk, path);
+  if (before) return before;
   const untrained = head && (await EditHead.create(policy, headOptions(config)));
   const compared = await compareMethods({
     ...loopOptions(config),
@@ -278,12 +269,6 @@ async function close(
   await writeAtomic(disk, path, `${JSON.stringify(comparison, null, 2)}\n`);
   onEvent?.({ type: 'comparison', comparison });
   return comparison;
-}
-
-/** JSON has null for what is infinite or no number. */
-function readComparison(text: string): Comparison {
-  const limits: Record<string, number> = { low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY };
-  return JSON.parse(text, (key, value: unknown) => value ?? limits[key] ?? Number.NaN) as Comparison;
 }
 
 /** Unseen questions without a right answer say nothing where votes label the others: votes on them would grade themselves. */

@@ -113,6 +113,42 @@ describe('a run', () => {
     expect(resumed.code, resumed.stderr).toBe(0);
     expect(checkpoint('cut')).toEqual(checkpoint('whole'));
   });
+
+  it('whose newest checkpoint is damaged says so, and ends as if it were not', async () => {
+    writeFileSync(join(folder, 'cut', 'checkpoints', 'round-0001', 'policy.safetensors'), 'x');
+    const again = await selfedit(['train', '--resume', 'cut'], { cwd: folder });
+    expect(again.code, again.stderr).toBe(0);
+    expect(again.stderr).toMatch(
+      /^warning: .*policy\.safetensors is damaged: 1 bytes .*; going on from round 1, the checkpoint is kept as .*damaged$/m,
+    );
+    expect(checkpoint('cut')).toEqual(checkpoint('whole'));
+  });
+
+  it('is locked while its process lives, and for nobody once that is killed', async () => {
+    writeConfig('long.yaml', { ...config, rounds: 10_000 });
+    const child = start(['train', 'long.yaml', '--out', 'long'], { cwd: folder });
+    let refused: ReturnType<typeof selfedit> | undefined;
+    child.stderr.on('data', (text: Buffer) => {
+      if (refused || !/^round 2\/10000/m.test(String(text))) return;
+      refused = selfedit(['train', '--resume', 'long'], { cwd: folder });
+      void refused.finally(() => child.kill('SIGKILL'));
+    });
+    await finished(child);
+    const { code, stderr } = await refused!;
+    expect(stderr).toMatch(
+      new RegExp(`^error \\[RUN_LOCKED\\]: long is in use by process ${child.pid} on `, 'm'),
+    );
+    expect(code).toBe(1);
+    expect(readdirSync(join(folder, 'long'))).toContain('lock');
+    const resumed = start(['train', '--resume', 'long'], { cwd: folder });
+    let said = '';
+    resumed.stderr.on('data', (text: Buffer) => {
+      said += String(text);
+      if (/resumed after round \d+$/m.test(said)) resumed.kill('SIGINT');
+    });
+    expect((await finished(resumed)).code, said).toBe(130);
+    expect(readdirSync(join(folder, 'long'))).not.toContain('lock');
+  });
 });
 
 describe('a run whose edits cannot be followed', () => {

@@ -394,6 +394,20 @@ describe('a run', () => {
     expect(await readdir(run)).not.toContain('lock');
   });
 
+  it('makes a closing table that cannot be read again, and one whose rounds are played again', async () => {
+    const run = join(folder, 'run');
+    const { comparison } = await train(configure(), { run, model });
+    const path = join(run, 'comparison.json');
+    const whole = await readFile(path, 'utf8');
+    await writeFile(path, whole.slice(0, 99));
+    expect((await train(configure(), { run, resume: true, model })).comparison).toEqual(comparison);
+    expect(await readFile(path, 'utf8')).toBe(whole);
+    await writeFile(path, '{"passages": 77}');
+    await writeFile(join(run, 'checkpoints/round-0002/state.json'), '');
+    expect((await train(configure(), { run, resume: true, model })).comparison).toEqual(comparison);
+    expect(await readFile(path, 'utf8')).toBe(whole);
+  });
+
   it('reports bad data before it makes a folder', async () => {
     await writeFile(join(folder, 'data.json'), '[{"title": "T"}]');
     await expect(train(configure(), { run: join(folder, 'run'), model })).rejects.toMatchObject({
