@@ -70,21 +70,23 @@ const WEIGHTS = {
 };
 /** Names of the small runs, one of each kind of learning. */
 export const KINDS = [...Object.keys(TEXT), ...Object.keys(WEIGHTS)];
+/** Besides these there is `brief`: little work around its saves. */
+const BRIEF = { ...TEXT.ppo, rounds: 2, contextsPerRound: 1, task: { evaluation: 0 } };
 
 /** The configuration of a kind of small run, its data in `folder`. */
 export function configure(se, kind, folder, more = {}) {
   mkdirSync(folder, { recursive: true });
   const data = join(folder, 'data.json');
   if (!existsSync(data)) writeFileSync(data, JSON.stringify(PASSAGES));
-  const own = TEXT[kind] ?? { edit: { kind: 'weights' }, ...WEIGHTS[kind] };
-  const { reward, ...rest } = own;
+  const weights = { edit: { kind: 'weights' }, ...WEIGHTS[kind] };
+  const { reward, task, ...rest } = kind === 'brief' ? BRIEF : (TEXT[kind] ?? weights);
   return se.resolveConfig({
     model: 'tiny',
     seed: 4,
     rounds: 3,
     contextsPerRound: 2,
     editsPerContext: 2,
-    task: { data, evaluation: 1, retention: 1 },
+    task: { data, evaluation: 1, retention: 1, ...task },
     edit: { maxTokens: 6 },
     adapt: { rank: 1, alpha: 2, epochs: 1, targets: ['q_proj'], deterministic: true },
     policy: { rank: 1, alpha: 2, targets: ['q_proj', 'v_proj'] },

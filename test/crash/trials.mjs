@@ -1,6 +1,6 @@
 /** Small runs that are killed or that meet a failing disk, resumed, and compared with one that nothing happened to. */
 import { spawn } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { plan } from './faults.mjs';
@@ -11,32 +11,39 @@ const CHILD = fileURLToPath(new URL('child.mjs', import.meta.url));
 /** The package, a model, and a folder for runs. */
 export async function open(folder) {
   const { se, ...layers } = await load();
-  return { se, layers, folder, model: await openModel(se), count: 0, expected: {} };
+  return { se, layers, folder, model: await openModel(se), count: 0, made: {} };
 }
 
 const pathOf = (world, kind, name) => join(world.folder, kind, name);
 
+/** What `make` gives, made once: trials that run side by side share it. */
+const once = (world, key, make) => {
+  world.made[key] ??= make();
+  return world.made[key];
+};
+
 /** What an undisturbed run of this kind has in the end. */
-export async function expectedOf(world, kind) {
-  if (!world.expected[kind]) {
+export function expectedOf(world, kind) {
+  return once(world, `${kind} whole`, async () => {
     const run = pathOf(world, kind, 'whole');
     await play(world.se, world.model, kind, run);
-    world.expected[kind] = contentsOf(run);
-  }
-  return world.expected[kind];
+    return contentsOf(run);
+  });
 }
 
 /** A run that was stopped after so many rounds; none: where a run will be. */
-async function startOf(world, kind, rounds) {
-  const run = pathOf(world, kind, `start-${rounds}`);
-  if (rounds === 0 || existsSync(run)) return run;
-  const controller = new AbortController();
-  const onEvent = (event) =>
-    event.type === 'round' && event.result.round === rounds - 1 && controller.abort();
-  await play(world.se, world.model, kind, run, { onEvent, signal: controller.signal }).catch((error) => {
-    if (error.code !== 'ABORTED') throw error;
+function startOf(world, kind, rounds) {
+  return once(world, `${kind} ${rounds}`, async () => {
+    const run = pathOf(world, kind, `start-${rounds}`);
+    if (rounds === 0) return run;
+    const controller = new AbortController();
+    const onEvent = (event) =>
+      event.type === 'round' && event.result.round === rounds - 1 && controller.abort();
+    await play(world.se, world.model, kind, run, { onEvent, signal: controller.signal }).catch((error) => {
+      if (error.code !== 'ABORTED') throw error;
+    });
+    return run;
   });
-  return run;
 }
 
 async function freshRun(world, kind, rounds) {

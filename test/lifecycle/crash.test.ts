@@ -64,7 +64,7 @@ describe('the save of a round', () => {
   it(
     'killed at every write, fsync and rename, and in the middle of writes, is resumed to the bit',
     async () => {
-      const calls = await callsOf(world, 'ppo', 2);
+      const calls = await callsOf(world, 'brief', 1);
       const saving = savingOf(calls).filter(({ call }) => /^(write|fsync|rename) /.test(call));
       expect(saving.filter(({ layer }) => layer === 'native').length).toBeGreaterThan(5);
       expect(saving.filter(({ layer }) => layer === 'disk').length).toBeGreaterThan(7);
@@ -74,7 +74,7 @@ describe('the save of a round', () => {
         ...torn.map((call) => ({ call, effect: 'torn' })),
       ];
       const problems = await inParallel(kills, 2, ({ call, effect }: (typeof kills)[number]) =>
-        killAt(world, 'ppo', 2, calls, call, effect),
+        killAt(world, 'brief', 1, calls, call, effect),
       );
       expect(problems.flat()).toEqual([]);
     },
@@ -84,12 +84,12 @@ describe('the save of a round', () => {
   it(
     'with each of its file calls failing once: typed, nothing lost, and the process goes on',
     async () => {
-      const calls = await callsOf(world, 'ppo', 2);
+      const calls = await callsOf(world, 'brief', 1);
       const saving = savingOf(calls);
       const problems: string[] = [];
       for (const call of saving) {
         for (const [effect, code] of failuresOf(call)) {
-          problems.push(...(await failAt(world, 'ppo', 2, calls, call, effect, code)));
+          problems.push(...(await failAt(world, 'brief', 1, calls, call, effect, code)));
         }
       }
       expect(problems).toEqual([]);
