@@ -660,6 +660,13 @@ export interface NativeAddon {
   gpus(): GpuInfo[];
   /** Sets the compute thread's number of threads (all cores by default). */
   setThreads(threads: number): void;
+  /**
+   * For tests: tensors of the compute thread that something holds, their bytes, bytes kept for the next ones, and allocations
+   * so far.
+   */
+  tensorMemory(): { tensors: number; bytes: number; kept: number; allocations: number };
+  /** For tests: of all allocations of tensors from now on the first `after` succeed and the next `count` fail. */
+  failAllocations(after: number, count: number, how: 'bad_alloc' | 'libtorch'): void;
   /** Header of a .safetensors or .gguf file as JSON (UTF-8), tensors not read. */
   inspect(path: string): NativeJob<Uint8Array>;
   loadModel(spec: LoadSpec, progress: ProgressCallback): NativeJob<NativeModel>;

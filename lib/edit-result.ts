@@ -4,7 +4,7 @@ import { average } from './average.js';
 import type { Directives } from './edit/directives.js';
 import type { TrainingDocument } from './edit/documents.js';
 import { countInvalid, type InvalidCounts, type InvalidReason } from './edit/edit.js';
-import { makeError } from './errors.js';
+import { isOverflow, makeError } from './errors.js';
 import type { RoundGuards } from './guard/guards.js';
 import type { ContextAnswers } from './reward/ask-forks.js';
 import type { ForkReward } from './reward/evaluate.js';
@@ -62,8 +62,10 @@ export interface EditResult {
 export interface RoundResult {
   readonly round: number;
   readonly edits: readonly EditResult[];
-  /** Of the update; empty when an alarm has stopped the loop before it. */
+  /** Of the update; empty when an alarm has stopped the loop before it, and when it was skipped. */
   readonly update: UpdateStatistics;
+  /** Why there was no update: a loss that is not finite. Nothing was changed, and the loop goes on. */
+  readonly skipped?: string;
   /** Mean and best of the rewards that are known. */
   readonly reward: {
     readonly mean: number;
@@ -126,6 +128,18 @@ export function settleRewards(edits: readonly EditResult[], { whiten }: RewardOp
   if (!whiten) return [...edits];
   const rewards = whitenRewards(edits.map(({ reward }) => reward));
   return edits.map((edit, index) => ({ ...edit, unwhitened: edit.reward, reward: rewards[index]! }));
+}
+
+/** @internal The statistics of an update, or why it was skipped. */
+export async function updateOrSkip(
+  update: () => Promise<UpdateStatistics>,
+): Promise<Pick<RoundResult, 'update' | 'skipped'>> {
+  try {
+    return { update: await update() };
+  } catch (error) {
+    if (!isOverflow(error)) throw error;
+    return { update: {}, skipped: error.message };
+  }
 }
 
 /** @internal The summary of a round. */

@@ -121,7 +121,7 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
 };
 
 /** @internal Whether what an edited model computes was not finite. */
-export function isOverflow(error: unknown): boolean {
+export function isOverflow(error: unknown): error is SelfeditError {
   return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
 }
 

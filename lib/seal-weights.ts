@@ -15,6 +15,7 @@ import {
   type RoundResult,
   rewardSummary,
   settleRewards,
+  updateOrSkip,
 } from './edit-result.js';
 import { makeError } from './errors.js';
 import type { GuardFigures, GuardOptions } from './guard/guards.js';
@@ -158,8 +159,8 @@ async function playRound(
     const edits = settleRewards(judged, reward);
     const groups = written.map(({ group }) => group);
     const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
-    const update = await clock.run('update', async () => {
-      if (guard.halts) return {};
+    const { update, skipped } = await clock.run('update', async () => {
+      if (guard.halts) return { update: {} };
       const { lambda } = settings;
       const loss = { parent, retention, lambda, form: reward.form, question: reward.question };
       const objective = algorithm.differentiates ? answerLoss(head, { ...loss, signal }) : undefined;
@@ -167,12 +168,13 @@ async function playRound(
       const kept = algorithm.differentiates ? [...edits.keys()] : learnable(edits, groups, round);
       const some = kept.map((index) => written[index]!);
       const earned = kept.map((index) => edits[index]!);
-      return algorithm.update(head, some, earned, { seed, round, objective, signal });
+      return updateOrSkip(() => algorithm.update(head, some, earned, { seed, round, objective, signal }));
     });
     return {
       round,
       edits,
       update: { ...update, noiseKl, noise: average([...head.noise]) },
+      ...(skipped === undefined ? {} : { skipped }),
       reward: rewardSummary(edits),
       ...guard.end(update),
       timings: clock.timings,

@@ -21,6 +21,7 @@ import {
   type RoundResult,
   rewardSummary,
   settleRewards,
+  updateOrSkip,
 } from './edit-result.js';
 import { makeError } from './errors.js';
 import type { Fork } from './fork.js';
@@ -171,20 +172,21 @@ async function playRound(round: number, options: SealOptions, settings: Settings
     const edits = settleRewards(judged, reward);
     const groups = written.map(({ group }) => group);
     const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
-    const update = await clock.run('update', async () => {
-      if (guard.halts) return {};
+    const { update, skipped } = await clock.run('update', async () => {
+      if (guard.halts) return { update: {} };
       const context = { seed, round, temperature: settings.edit.temperature, signal };
       const kept = learnable(edits, groups, round);
       const rollouts = toRollouts(
         kept.map((index) => written[index]!),
         kept.map((index) => edits[index]!),
       );
-      return algorithm.update(policy, rollouts, context);
+      return updateOrSkip(() => algorithm.update(policy, rollouts, context));
     });
     return {
       round,
       edits,
       update,
+      ...(skipped === undefined ? {} : { skipped }),
       reward: rewardSummary(edits),
       ...guard.end(update),
       timings: clock.timings,

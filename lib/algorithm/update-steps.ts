@@ -1,6 +1,7 @@
 /** The optimizer steps of an update, and the figures that every algorithm reports about them. */
 import { average } from '../average.js';
 import type { PolicyStepStats } from '../binding.js';
+import { isOverflow } from '../errors.js';
 import type { Policy, PolicyStepOptions } from '../policy.js';
 import type { Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
 import { actions, type FirstPass, minibatches, type RolloutRow, toPolicyRow } from './rollout-rows.js';
@@ -8,14 +9,26 @@ import type { UpdateOptions } from './update-options.js';
 
 export interface StepsTaken {
   readonly steps: readonly { readonly stats: PolicyStepStats; readonly epoch: number }[];
+  /** Steps whose loss or gradient was not finite: they changed nothing. */
+  readonly skipped: number;
   /** The policy had moved further than `klStop`. */
   readonly stoppedEarly: boolean;
 }
 
+/** What a step gives; undefined where its loss or gradient is not finite, and nothing was changed. */
+export async function unlessOverflow<T>(step: Promise<T>): Promise<T | undefined> {
+  try {
+    return await step;
+  } catch (error) {
+    if (isOverflow(error)) return undefined;
+    throw error;
+  }
+}
+
 /**
  * Epochs of minibatches, one optimizer step each, until the policy has moved too far: a step's statistics are those
- * before it, so the step that first sees k3 of KL(old ‖ new) beyond `klStop` is the last. `objective` gives the
- * scalars of a step.
+ * before it, so the step that first sees k3 of KL(old ‖ new) beyond `klStop` is the last. A step whose loss or gradient
+ * is not finite is skipped. `objective` gives the scalars of a step.
  */
 export async function takeSteps(
   policy: Policy,
@@ -25,9 +38,10 @@ export async function takeSteps(
   objective: (batch: readonly RolloutRow[]) => Partial<PolicyStepOptions>,
 ): Promise<StepsTaken> {
   const steps: { stats: PolicyStepStats; epoch: number }[] = [];
+  let skipped = 0;
   for (let epoch = 0; epoch < options.epochs; epoch++) {
     for (const batch of minibatches(rows, options.minibatch, context, epoch)) {
-      const stats = await policy.step({
+      const step = policy.step({
         rows: batch.map(toPolicyRow),
         temperature: context.temperature,
         entropyCoefficient: options.entropyCoefficient,
@@ -37,11 +51,17 @@ export async function takeSteps(
         signal: context.signal,
         ...objective(batch),
       });
+      const stats = await unlessOverflow(step);
+      if (stats === undefined) {
+        skipped++;
+        continue;
+      }
       steps.push({ stats, epoch });
-      if (stats.klOld3 > (options.klStop ?? Number.POSITIVE_INFINITY)) return { steps, stoppedEarly: true };
+      if (stats.klOld3 > (options.klStop ?? Number.POSITIVE_INFINITY))
+        return { steps, skipped, stoppedEarly: true };
     }
   }
-  return { steps, stoppedEarly: false };
+  return { steps, skipped, stoppedEarly: false };
 }
 
 /** What an update reports; means over steps are weighted by tokens, NaN where a figure does not apply. */
@@ -54,7 +74,7 @@ export function updateStatistics(about: {
   readonly advantage?: { readonly mean: number; readonly deviation: number };
 }): UpdateStatistics {
   const { rollouts, pass, klCoefficient, advantage } = about;
-  const { steps, stoppedEarly } = about.taken;
+  const { steps, skipped, stoppedEarly } = about.taken;
   const tokens = steps.reduce((sum, { stats }) => sum + stats.tokens, 0);
   const mean = (name: keyof PolicyStepStats) =>
     steps.reduce((sum, { stats }) => sum + stats[name] * stats.tokens, 0) / tokens;
@@ -63,6 +83,7 @@ export function updateStatistics(about: {
   const rewards = rollouts.map(({ reward }) => reward);
   return {
     steps: steps.length,
+    stepsSkipped: skipped,
     epochs: new Set(steps.map(({ epoch }) => epoch)).size,
     stoppedEarly,
     tokens: pass.rows.reduce((sum, { rollout }) => sum + actions(rollout), 0),

@@ -9,6 +9,7 @@
 import { average } from '../average.js';
 import { makeError } from '../errors.js';
 import { deriveKey } from '../random.js';
+import { unlessOverflow } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of the gradient path. */
@@ -63,7 +64,7 @@ export function weightGradient(given: Partial<WeightGradientOptions> = {}): Weig
               total[row + entry]! += value / kept.length;
             });
           }
-          const stats = await head.step({
+          const moved = head.step({
             readings,
             gradient: total,
             ...(basis && basis.length > 0
@@ -75,7 +76,8 @@ export function weightGradient(given: Partial<WeightGradientOptions> = {}): Weig
             maxGradNorm: options.maxGradNorm,
             signal,
           });
-          trace.push({ stats, loss: average(kept.map((index) => losses[index]!)), figures });
+          const stats = await unlessOverflow(moved);
+          if (stats) trace.push({ stats, loss: average(kept.map((index) => losses[index]!)), figures });
         } finally {
           if (drawn !== edits) for (const edit of drawn) await edit.close();
         }

@@ -12,7 +12,7 @@ import type { HeadStepStats } from '../binding.js';
 import { makeError } from '../errors.js';
 import { leaveOneOut, whiten } from './advantages.js';
 import { keyedBatches } from './rollout-rows.js';
-import { deviation } from './update-steps.js';
+import { deviation, unlessOverflow } from './update-steps.js';
 import type { WeightAlgorithm } from './weight-algorithm.js';
 
 /** Settings of PPO over weight edits. */
@@ -78,10 +78,11 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
         return { reading: readings.indexOf(reading), vector: edit.vector, mean, advantage };
       });
       const steps: HeadStepStats[] = [];
+      let skipped = 0;
       let stopped = false;
       for (let epoch = 0; epoch < options.epochs && !stopped; epoch++) {
         for (const batch of keyedBatches(samples.length, options.minibatch, { seed, round }, epoch)) {
-          const stats = await head.step({
+          const step = head.step({
             readings,
             samples: Array.from(batch, (index) => samples[index]!),
             oldNoise: edits[0]!.noise,
@@ -93,6 +94,11 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
             maxGradNorm: options.maxGradNorm,
             signal,
           });
+          const stats = await unlessOverflow(step);
+          if (stats === undefined) {
+            skipped++;
+            continue;
+          }
           steps.push(stats);
           if (stats.klOld > options.klStop) {
             stopped = true;
@@ -104,6 +110,7 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
         steps.reduce((sum, stats) => sum + stats[name], 0) / steps.length;
       return {
         steps: steps.length,
+        stepsSkipped: skipped,
         stoppedEarly: stopped,
         rewardMean: average(values),
         rewardDeviation: deviation(values),
@@ -111,13 +118,13 @@ export function weightPpo(given: Partial<WeightPpoOptions> = {}): WeightAlgorith
         loss: mean('loss'),
         policyLoss: mean('policyLoss'),
         klLoss: mean('klLoss'),
-        klStart: steps.at(-1)!.klStart,
-        klOldLargest: Math.max(...steps.map(({ klOld }) => klOld)),
+        klStart: steps.at(-1)?.klStart ?? Number.NaN,
+        klOldLargest: Math.max(0, ...steps.map(({ klOld }) => klOld)),
         entropy: mean('entropy'),
         clipFraction: mean('clipFraction'),
         gradNorm: mean('gradNorm'),
         // Of the very first step: the head has not moved since it drew the edits.
-        trainerGap: steps[0]!.klOld,
+        trainerGap: steps[0]?.klOld ?? Number.NaN,
       };
     },
   };

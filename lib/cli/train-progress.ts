@@ -98,7 +98,7 @@ function begins(event: Extract<TrainEvent, { type: 'begin' }>, config: RunConfig
 }
 
 /** One line a round: reward, invalid edits, edits left out of the update, seconds. */
-function roundText({ round, reward, edits, update, timings }: RoundResult, rounds: number): string {
+function roundText({ round, reward, edits, update, skipped, timings }: RoundResult, rounds: number): string {
   const seconds = PHASES.reduce((sum, phase) => sum + timings[phase], 0);
   const reasons = Object.entries(reward.invalidBy).map(([reason, count]) => `${count} ${reason}`);
   const invalid =
@@ -106,9 +106,11 @@ function roundText({ round, reward, edits, update, timings }: RoundResult, round
   const { overflowed } = update;
   const unknown = reward.unknown > 0 ? `, ${reward.unknown} of unknown reward` : '';
   const left = overflowed ? `, ${overflowed} left out of the update (overflow)` : '';
+  const skips = update.stepsSkipped ? `, ${update.stepsSkipped} steps skipped (not finite)` : '';
+  const none = skipped === undefined ? '' : `, no update: ${skipped}`;
   const spent = PHASES.map((phase) => `${phase} ${timings[phase].toFixed(1)}`).join(', ');
   return (
-    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}${unknown}${left}, ` +
+    `round ${round + 1}/${rounds}: reward mean ${reward.mean.toFixed(4)}, best ${reward.best.toFixed(4)}${invalid}${unknown}${left}${skips}${none}, ` +
     `${durationText(seconds)} (s: ${spent})`
   );
 }

@@ -6,7 +6,8 @@ import type { ModelSource } from '../format/folder.js';
 import { allowedRoots, inside } from '../format/inside.js';
 import { isCode, messageOf, readJsonIfPresent } from '../format/json.js';
 import type { Model } from '../model.js';
-import { tokenizerFromGguf } from '../tokenizer/gguf.js';
+import { inSlices } from '../slices.js';
+import { readGgufTokenizer } from '../tokenizer/gguf.js';
 import { writeAtomically } from '../write-file.js';
 import { configJson } from './config-json.js';
 import type { ExportDtype } from './merged-plan.js';
@@ -73,7 +74,9 @@ async function writeFromGguf(
     await writeJson(join(folder, 'config.json'), configJson(model.config, dtype, {}));
     return;
   }
-  const { json, specialTokens, eosTokenIds, chatTemplate } = tokenizerFromGguf(metadata, path);
+  const { json, specialTokens, eosTokenIds, chatTemplate } = await inSlices(
+    readGgufTokenizer(metadata, path),
+  );
   const eos = [...new Set(eosTokenIds)];
   const config = configJson(model.config, dtype, { bos: id('bos'), eos });
   await writeJson(join(folder, 'config.json'), config);

@@ -11,6 +11,7 @@
 #include "core/device.h"
 #include "core/memory.h"
 #include "core/random.h"
+#include "core/workspace.h"
 #include "cpu/kernels.h"
 #include "format/file_calls.h"
 
@@ -69,6 +70,29 @@ Napi::Value SetMemoryLimitCall(const Napi::CallbackInfo& info) {
     const int64_t bytes = Index(info[0]);
     if (bytes < 0) throw Error("OPTION_INVALID", "the memory limit must be a number of bytes from 0");
     SetMemoryLimit(bytes);
+    return info.Env().Undefined();
+  });
+}
+
+// For tests: what tensors hold, and failures of allocations.
+Napi::Value TensorMemoryCall(const Napi::CallbackInfo& info) {
+  const workspace::Stats stats = workspace::Read();
+  Napi::Object o = Napi::Object::New(info.Env());
+  o.Set("tensors", static_cast<double>(stats.used_blocks));
+  o.Set("bytes", static_cast<double>(stats.used_bytes));
+  o.Set("kept", static_cast<double>(stats.kept_bytes));
+  o.Set("allocations", static_cast<double>(stats.allocations));
+  return o;
+}
+
+Napi::Value FailAllocationsCall(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    const int64_t after = Index(info[0]), count = Index(info[1]);
+    const std::string how = Text(info[2], "how");
+    if (after < 0 || count < 0) Invalid("after, count", "integers from 0");
+    if (how != "bad_alloc" && how != "libtorch") Invalid("how", "bad_alloc or libtorch");
+    workspace::FailAllocations(
+        after, count, how == "bad_alloc" ? workspace::Failing::kBadAlloc : workspace::Failing::kLibtorch);
     return info.Env().Undefined();
   });
 }
@@ -158,6 +182,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("planGenerate", PlanGenerateCall);
   call("setMemoryLimit", SetMemoryLimitCall);
   call("divergence", DivergenceCall);
+  call("tensorMemory", TensorMemoryCall);
+  call("failAllocations", FailAllocationsCall);
   call("deriveKey", DeriveKeyCall);
   call("permutation", PermutationCall);
   call("uniform", UniformCall);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
+#include "core/finite.h"
 #include "core/host_delta.h"
 #include "core/philox.h"
 #include "core/random.h"
@@ -310,7 +312,8 @@ HeadStepStats EditHead::Step(const HeadStepSpec& spec, const JobControl& control
   step.epsilon = spec.epsilon;
   step.weight_decay = spec.weight_decay;
   step.clip = spec.max_grad_norm;
-  step.step = ++steps_;
+  step.step = steps_ + 1;
+  const at::Tensor values = values_.clone(), first = first_.clone(), second = second_.clone();
   if (values_.scalar_type() == at::kDouble) {
     cpu::AdamW<double>(values_.mutable_data_ptr<double>(), first_.mutable_data_ptr<double>(),
                        second_.mutable_data_ptr<double>(), gradient_.const_data_ptr<double>(), step);
@@ -318,6 +321,20 @@ HeadStepStats EditHead::Step(const HeadStepSpec& spec, const JobControl& control
     cpu::AdamW<float>(values_.mutable_data_ptr<float>(), first_.mutable_data_ptr<float>(),
                       second_.mutable_data_ptr<float>(), gradient_.const_data_ptr<float>(), step);
   }
+  const DType dtype = values_.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
+  for (const at::Tensor& state : {values_, first_, second_}) {
+    if (AllFinite(dtype, state.const_data_ptr(), state.numel())) continue;
+    const auto restore = [](at::Tensor& to, const at::Tensor& from) {
+      std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+    };
+    restore(values_, values);  // in place: a learnt basis is a part of them
+    restore(first_, first);
+    restore(second_, second);
+    throw Error("LOSS_NOT_FINITE", "edit head, step " + std::to_string(steps_ + 1) +
+                                       ": the values or moments after it are not finite; lower the learning "
+                                       "rate; the head was not changed");
+  }
+  ++steps_;
   return stats;
 }
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/accelerator.h"
+#include "core/finite.h"
 #include "core/head.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -117,7 +119,8 @@ double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, Sums* sums
   const double bounded = old + std::clamp(value - old, -spec.value_clip, spec.value_clip);
   const double plain = (value - target) * (value - target);
   const double clipped = (bounded - target) * (bounded - target);
-  sums->value += spec.value_coefficient * 0.5 * std::max(plain, clipped);
+  // Not std::max, which drops a NaN on its right.
+  sums->value += spec.value_coefficient * 0.5 * (plain >= clipped ? plain : clipped);
   sums->returns += target;
   sums->returns2 += target * target;
   sums->error += target - value;
@@ -187,6 +190,12 @@ int64_t MostTokens(const Ragged& rows, int64_t most) {
   int64_t tokens = std::min<int64_t>(most, static_cast<int64_t>(rows.tokens.size()));
   for (int64_t r = 0; r < rows.rows(); ++r) tokens = std::max(tokens, rows.length(r));
   return tokens;
+}
+}  // namespace
+
+namespace {
+DType DTypeOf(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
 }
 }  // namespace
 
@@ -267,7 +276,17 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
                                        std::to_string(stats.grad_norm) + "; the policy was not changed");
   }
   if (spec.dry_run) return stats;
+  Move(spec);
+  return stats;
+}
+
+void Policy::Move(const PolicyStepSpec& spec) {
+  // All that may fail for want of memory comes before the first change.
   delta_.BeforeWrite();
+  std::vector<at::Tensor> state{delta_.values(), delta_.first_moment(), delta_.second_moment()};
+  if (has_value_head()) state.insert(state.end(), {value_, value_first_, value_second_});
+  std::vector<at::Tensor> before;
+  for (const at::Tensor& tensor : state) before.push_back(tensor.clone());
   cpu::AdamWStep step;
   step.count = delta_.count();
   step.learning_rate = spec.learning_rate;
@@ -276,16 +295,28 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
   step.epsilon = spec.epsilon;
   step.weight_decay = spec.weight_decay;
   step.clip = spec.max_grad_norm;
-  step.step = ++steps_ - optimizer_start_;
-  MoveByAdamW(delta_.values(), delta_.first_moment(), delta_.second_moment(), delta_.gradient(), step);
+  step.step = steps_ + 1 - optimizer_start_;
+  MoveByAdamW(state[0], state[1], state[2], delta_.gradient(), step);
   if (has_value_head()) {
     step.count = value_.numel();
     step.learning_rate = spec.value_learning_rate;
     step.weight_decay = 0;
     step.clip = 0;
-    MoveByAdamW(value_, value_first_, value_second_, value_gradient_, step);
+    MoveByAdamW(state[3], state[4], state[5], value_gradient_, step);
   }
-  return stats;
+  // Squares of large gradients and steps of large rates leave the finite numbers; nothing comes back from
+  // there.
+  for (const at::Tensor& tensor : state) {
+    if (AllFinite(DTypeOf(tensor), tensor.const_data_ptr(), tensor.numel())) continue;
+    for (size_t i = 0; i < state.size(); ++i) {
+      const size_t bytes = state[i].nbytes();
+      std::memcpy(state[i].mutable_data_ptr(), before[i].const_data_ptr(), bytes);
+    }
+    throw Error("LOSS_NOT_FINITE", "policy step " + std::to_string(steps_ + 1) +
+                                       ": the values or moments after it are not finite; lower the learning "
+                                       "rate; the policy was not changed");
+  }
+  ++steps_;
 }
 
 std::vector<double> Policy::Values(const Ragged& all, const JobControl& control) {

@@ -71,6 +71,9 @@ class Policy {
   void Load(const std::string& path);
 
  private:
+  // One AdamW step on the gradients; all or nothing. Throws LOSS_NOT_FINITE.
+  void Move(const PolicyStepSpec& spec);
+
   std::shared_ptr<Model> model_;
   mutable TrainableDelta delta_;
   at::Tensor value_, value_gradient_, value_first_, value_second_;  // [hidden + 1], bias last

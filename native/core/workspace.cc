@@ -3,6 +3,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <atomic>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -102,8 +103,16 @@ class Allocator final : public c10::Allocator {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
+  void FailAllocations(int64_t after, int64_t count, Failing how) {
+    const std::lock_guard lock(mutex_);
+    succeed_ = after;
+    fail_ = count;
+    failing_ = how;
+    injects_ = count > 0;
+  }
 
  private:
+  void Inject();
   static void Free(void* values) { Get().Return(values); }
   static void FreeAny(void* values) {
     if (values != nullptr && !Get().Return(values)) Get().fallback_->raw_deleter()(values);
@@ -133,11 +142,32 @@ class Allocator final : public c10::Allocator {
   int scopes_ = 0;
   int64_t limit_ = 0;
   Stats stats_;
+  // Failures for tests. The flag is read without the lock: nothing else is paid for them.
+  std::atomic<bool> injects_{false};
+  int64_t succeed_ = 0, fail_ = 0;
+  Failing failing_ = Failing::kBadAlloc;
 };
 
 thread_local int depth = 0;  // scopes of this thread
 
+void Allocator::Inject() {
+  Failing how;
+  {
+    const std::lock_guard lock(mutex_);
+    if (succeed_ > 0) {
+      --succeed_;
+      return;
+    }
+    if (fail_ == 0) return;
+    --fail_;
+    how = failing_;
+  }
+  if (how == Failing::kBadAlloc) throw std::bad_alloc();
+  fallback_->allocate(size_t{1} << 62);  // no machine has it: libtorch's own error
+}
+
 c10::DataPtr Allocator::allocate(size_t bytes) {
+  if (injects_ && bytes > 0) Inject();
   if (depth == 0 || bytes == 0 || bytes > SIZE_MAX / 4) return fallback_->allocate(bytes);
   const SizeClass size = ClassOf(bytes + sizeof(Block));
   Block* block = nullptr;
@@ -160,6 +190,8 @@ c10::DataPtr Allocator::allocate(size_t bytes) {
     }
     if (block != nullptr) {
       stats_.used_bytes += static_cast<int64_t>(block->bytes);
+      ++stats_.used_blocks;
+      ++stats_.allocations;
       Block** bucket = Bucket(block + 1);
       block->next = *bucket;
       *bucket = block;
@@ -205,6 +237,7 @@ bool Allocator::Return(void* values) {
   if (block == nullptr) return false;
   *at = block->next;
   stats_.used_bytes -= static_cast<int64_t>(block->bytes);
+  --stats_.used_blocks;
   if (scopes_ == 0) {
     ToSystem(block);
     return true;
@@ -255,5 +288,9 @@ void Trim() { Allocator::Get().Trim(); }
 void SetLimit(int64_t bytes) { Allocator::Get().SetLimit(bytes); }
 
 int64_t Limit() { return Allocator::Get().Limit(); }
+
+void FailAllocations(int64_t after, int64_t count, Failing how) {
+  Allocator::Get().FailAllocations(after, count, how);
+}
 
 }  // namespace selfedit::workspace

@@ -19,6 +19,8 @@ struct Stats {
   int64_t system_allocations = 0;  // since the process began
   int64_t used_bytes = 0;          // in blocks that tensors hold
   int64_t kept_bytes = 0;          // in blocks that wait for the next tensor
+  int64_t used_blocks = 0;         // that tensors hold
+  int64_t allocations = 0;         // of tensors, since the process began
 };
 Stats Read();
 
@@ -28,5 +30,10 @@ void Trim();
 // Most bytes that blocks in use may have together; 0: no limit. Beyond it an allocation throws OUT_OF_MEMORY.
 void SetLimit(int64_t bytes);
 int64_t Limit();
+
+// For tests: of all allocations of tensors from now on, whichever thread's, the first `after` succeed and the
+// next `count` fail, with std::bad_alloc or with libtorch's own error. `count` 0: none.
+enum class Failing { kBadAlloc, kLibtorch };
+void FailAllocations(int64_t after, int64_t count, Failing how);
 
 }  // namespace selfedit::workspace

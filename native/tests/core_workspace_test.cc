@@ -4,6 +4,8 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include <new>
+#include <string>
 #include <thread>
 
 #include "core/adapt.h"
@@ -178,6 +180,34 @@ TEST(WorkspaceMemory, BarePointersOfBothAllocatorsCanBeFreed) {
   c10::GetCPUAllocator()->raw_deallocate(older);
   c10::GetCPUAllocator()->raw_deallocate(ours);
   EXPECT_EQ(workspace::Read().used_bytes, used);
+}
+
+TEST(WorkspaceMemory, AllocationsFailWhenTheyAreToldTo) {
+  const workspace::Scope scope;
+  const int64_t used = workspace::Read().used_blocks;
+  const auto make = [] { return at::ones({1000}); };
+  const auto fails = [&](workspace::Failing how) {
+    workspace::FailAllocations(2, 3, how);
+    std::string text;
+    for (int i = 0; i < 7; ++i) {
+      try {
+        const at::Tensor made = make();
+        EXPECT_EQ(workspace::Read().used_blocks, used + 1);
+        text += '+';
+      } catch (const std::bad_alloc&) {
+        text += 'b';
+      } catch (const c10::Error&) {
+        text += 't';
+      }
+    }
+    return text;
+  };
+  EXPECT_EQ(fails(workspace::Failing::kBadAlloc), "++bbb++");
+  EXPECT_EQ(fails(workspace::Failing::kLibtorch), "++ttt++");
+  workspace::FailAllocations(0, 5, workspace::Failing::kBadAlloc);
+  workspace::FailAllocations(0, 0, workspace::Failing::kBadAlloc);
+  make();
+  EXPECT_EQ(workspace::Read().used_blocks, used);
 }
 
 TEST(WorkspaceMemory, ResultsAreTheSameBits) {

@@ -167,3 +167,26 @@ it.each([
     expect.objectContaining({ code: 'OPTION_INVALID', message: expect.stringMatching(message) }),
   );
 });
+
+describe('a step that is not finite', () => {
+  const GIVEN = [1, 0, 0.5, 0.2].map((reward, index) => ({ group: index >> 1, reward }));
+
+  it.each(ALGORITHM_NAMES)('is left out of an update of %s, and counted', async (name) => {
+    const rollouts = await rolloutsOf(GIVEN);
+    const take = vi.mocked(policy.step).getMockImplementation()!;
+    let calls = 0;
+    // The second minibatch meets a rate of which nothing finite comes back: the native step refuses and changes nothing.
+    vi.mocked(policy.step).mockImplementation((minibatch) =>
+      take(++calls === 2 ? { ...minibatch, learningRate: 3e38, weightDecay: 3e38 } : minibatch),
+    );
+    const stats = await algorithmNamed(name, { minibatch: 1, epochs: 2, klStop: 1e6 }).update(
+      policy,
+      rollouts,
+      {},
+    );
+    expect(stats).toMatchObject({ stepsSkipped: 1, steps: calls - 1 });
+    expect(policy.version).toBe(calls - 1);
+    expect(policy.parameters().every(Number.isFinite)).toBe(true);
+    expect(stats.loss).not.toBeNaN();
+  });
+});

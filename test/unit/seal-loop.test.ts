@@ -80,6 +80,36 @@ async function collect(given: SealOptions): Promise<RoundResult[]> {
   return results;
 }
 
+describe('an update that is not finite', () => {
+  it('is skipped and recorded; the loop goes on', async () => {
+    const failing: Algorithm = {
+      ...algorithm,
+      update: async (...args) => {
+        const statistics = await algorithm.update(...args);
+        if (args[2]?.round === 1) throw makeError('LOSS_NOT_FINITE', 'the loss is nan');
+        return statistics;
+      },
+    };
+    const results = await collect(options({ rounds: 3, algorithm: failing }));
+    expect(results.map(({ round }) => round)).toEqual([0, 1, 2]);
+    expect(results.map(({ skipped }) => skipped)).toEqual([undefined, 'the loss is nan', undefined]);
+    expect(results.map(({ update }) => update)).toEqual([{ steps: 1 }, {}, { steps: 1 }]);
+    expect(model.forks.every(({ closed }) => closed)).toBe(true);
+  });
+
+  it('any other failure ends the loop', async () => {
+    const failing: Algorithm = {
+      ...algorithm,
+      update: async () => {
+        throw makeError('OUT_OF_MEMORY', 'too large');
+      },
+    };
+    await expect(collect(options({ rounds: 3, algorithm: failing }))).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+    });
+  });
+});
+
 describe('a round', () => {
   it('pays the improvement on the paying questions less the KL on texts that no edit has seen', async () => {
     const [result] = await collect(options());
