@@ -103,13 +103,16 @@ async function takeOver(disk: Disk, run: string, found: Found, attempt: Attempt)
     if (!other) return false;
     target = other;
   }
-  const now = await readLock(disk, path, candidate);
-  if (now?.id !== found.id) {
-    await disk.rm(claim, { force: true });
-    return false;
+  try {
+    const replaced = (await readLock(disk, path, candidate))?.id === found.id;
+    if (replaced) await disk.rename(candidate, path);
+    else await disk.rm(claim, { force: true });
+    return replaced;
+  } catch (cause) {
+    // Else the claim would hold the folder for as long as this process lives.
+    await disk.rm(claim, { force: true }).catch(() => givenUp.add(attempt.own.id));
+    throw cause;
   }
-  await disk.rename(candidate, path);
-  return true;
 }
 
 /** Makes `path` with the contents of `candidate`; false when it is there already, or `candidate` is gone. */

@@ -159,6 +159,22 @@ describe('a lock of another machine', () => {
     await lock.release();
   });
 
+  it.each(['rename', 'rm'] as const)(
+    'that could not be taken over for a failing %s can be later',
+    async (call) => {
+      leave('lock', 100);
+      let failures = call === 'rm' ? 9 : 1;
+      const fail = (...args: unknown[]) => {
+        if (failures-- > 0) return Promise.reject(Object.assign(new Error('EIO: injected'), { code: 'EIO' }));
+        return (realDisk[call] as (...args: unknown[]) => Promise<void>)(...args);
+      };
+      await expect(lockRun({ ...realDisk, [call]: fail }, run)).rejects.toMatchObject({ code: 'IO' });
+      failures = 0;
+      await (await lockRun(realDisk, run)).release();
+      expect(readdirSync(run)).toEqual([]);
+    },
+  );
+
   it('is won by one of many, whatever the order of their calls', async () => {
     for (let round = 0; round < 20; round++) {
       leave('lock', 100);
