@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `npm run test:sanitize`: the C++ tests with the compiler's sanitizers, in a build folder of their own.
 //   npm run test:sanitize -- address              AddressSanitizer and UndefinedBehaviorSanitizer, all tests
+//   npm run test:sanitize -- address --light      the same, what needs no libtorch: readers, writers, CPU kernels, queue
 //   npm run test:sanitize -- thread               ThreadSanitizer, the job queue (without libtorch, see below)
 //   --filter PATTERN   GoogleTest's filter      --shards N   the tests in N processes, one after the other (8)
 //   --build-only       --json FILE   what was run: counts and findings
@@ -40,8 +41,9 @@ function run(command, args, options = {}) {
   if (error || status !== 0) throw new Error(`${command}: ${error?.message ?? `status ${status}`}`);
 }
 
-async function build(kind, torch) {
-  const { sanitizers, target } = KINDS[kind];
+async function build(kind, torch, light) {
+  const { sanitizers, target: all } = KINDS[kind];
+  const target = light ? 'selfedit_light_tests' : all;
   const folder = join(ROOT, 'build', `sanitize-${kind}`);
   run('cmake', [
     '-S',
@@ -99,6 +101,7 @@ async function main() {
       filter: { type: 'string', default: '*' },
       shards: { type: 'string' },
       'build-only': { type: 'boolean' },
+      light: { type: 'boolean', default: false },
       json: { type: 'string' },
     },
   });
@@ -107,7 +110,7 @@ async function main() {
     throw new Error(`expected ${Object.keys(KINDS).join(' or ')}, found ${kind ?? 'nothing'}`);
   mkdirSync(join(ROOT, 'build'), { recursive: true });
   const torch = await findLibtorch({ env: process.env, log: console.error });
-  const program = await build(kind, torch);
+  const program = await build(kind, torch, values.light);
   if (values['build-only']) return;
   const shards = Number(values.shards ?? (kind === 'address' ? 8 : 1));
   const total = { passed: 0, failed: 0, skipped: 0, found: [] };
@@ -128,7 +131,11 @@ async function main() {
       `${total.found.length} findings in ${seconds} s`,
   );
   for (const line of total.found) console.log(`  ${line}`);
-  if (values.json) writeFileSync(values.json, `${JSON.stringify({ kind, ...total, seconds }, null, 2)}\n`);
+  if (values.json)
+    writeFileSync(
+      values.json,
+      `${JSON.stringify({ kind, light: values.light, ...total, seconds }, null, 2)}\n`,
+    );
   if (total.failed + total.found.length > 0 || total.passed === 0) process.exitCode = 1;
 }
 

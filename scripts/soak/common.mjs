@@ -12,6 +12,9 @@ export const se = await import(ENTRY);
 /** The hooks that are there for tests: live tensors, failures of allocations. */
 export const native = (await import(dist('binding.js'))).native();
 
+// Tiny models gain nothing from more.
+se.setThreads(1);
+
 export const CONFIG = {
   architecture: 'llama',
   vocabSize: 331,
