@@ -440,11 +440,24 @@ export interface NativePolicy {
   /** Optimizer steps taken. */
   readonly steps: number;
   readonly valueHead: boolean;
+  readonly gradientBytes: number;
   /** A fork holding the policy's present delta; later updates do not change it. */
   fork(): NativeFork;
   /** The present delta, as an immutable snapshot. */
   delta(): NativeDelta;
   step(spec: PolicyStepSpec): NativeJob<PolicyStepStats>;
+  /** The gradient of these rows (none: zero) is left in place; gives the sums that `apply` makes the figures of. */
+  accumulate(spec: PolicyStepSpec): NativeJob<Float64Array>;
+  /** Puts the gradient aside, as that of the next group of rows. */
+  keepGradient(): NativeJob<void>;
+  /** The gradient becomes the sum over ranks. */
+  reduceGradient(ranks: NativeRanks): NativeJob<void>;
+  /** The gradient becomes the sum of those put aside, in the order of their owners; null: one rank. */
+  sumKept(ranks: NativeRanks | null, owners: Int32Array): NativeJob<void>;
+  /** Moves the weights by the gradient in place; only the numbers of `spec` are read. */
+  apply(spec: PolicyStepSpec, sums: Float64Array): NativeJob<PolicyStepStats>;
+  /** SHA-256 of values, moments and counters. */
+  fingerprint(): NativeJob<string>;
   /** Value head's estimate before every token: V(state in which token t is chosen); first of a row NaN. */
   values(rows: Ragged): NativeJob<Float32Array>;
   /** Gradients of the last step in the order of the values: per part A then B. For tests. */
@@ -457,6 +470,47 @@ export interface NativePolicy {
   /** Values, optimizer moments and counters as safetensors, written atomically. */
   save(path: string): NativeJob<void>;
   load(path: string): NativeJob<void>;
+  close(): void;
+}
+
+/** A process among others. */
+export interface RanksSpec {
+  host: string;
+  port: number;
+  rank: number;
+  world: number;
+  /** This process serves the store. */
+  hostsStore: boolean;
+  /** Of the collectives' keys. */
+  prefix: string;
+  /** `cpu`: Gloo. `cuda:N`: NCCL. */
+  device: string;
+  /** Milliseconds to reach the store, and for a collective. */
+  timeout: number;
+}
+
+/** Which connection to the store: the one that may be waiting, or that of the signs of life. */
+export type Line = 0 | 1;
+
+/** Connections of a process to the store and to the other ranks. Jobs of one line run one after the other. */
+export interface NativeRanks {
+  /** Reaches the store. */
+  open(): NativeJob<void>;
+  /** Connects the ranks with each other; all must be about to. */
+  connect(): NativeJob<void>;
+  set(line: Line, key: string, value: string): NativeJob<void>;
+  add(line: Line, key: string, by: number): NativeJob<number>;
+  /** Empty strings where there is no such key. */
+  get(line: Line, keys: string[]): NativeJob<string[]>;
+  remove(line: Line, key: string): NativeJob<void>;
+  /** Whether the key was there within so many milliseconds. */
+  wait(line: Line, key: string, ms: number): NativeJob<boolean>;
+  /** The bytes of rank `root`. */
+  broadcast(bytes: Uint8Array, root: number): NativeJob<Uint8Array>;
+  /** The bytes of every rank. */
+  allGather(bytes: Uint8Array): NativeJob<Uint8Array[]>;
+  /** Sum over ranks, the same bits on all. */
+  allReduce(values: Float32Array): NativeJob<Float32Array>;
   close(): void;
 }
 
@@ -655,6 +709,9 @@ export interface NativeAddon {
     whyNoGpu: string;
     threads: number;
     simd: string;
+    /** Whether several ranks can work on the CPU, and what to install where they cannot. */
+    gloo: boolean;
+    whyNoGloo: string;
   };
   /** Facts of every GPU. Starts CUDA on each of them. */
   gpus(): GpuInfo[];
@@ -667,6 +724,8 @@ export interface NativeAddon {
   tensorMemory(): { tensors: number; bytes: number; kept: number; allocations: number };
   /** For tests: of all allocations of tensors from now on the first `after` succeed and the next `count` fail. */
   failAllocations(after: number, count: number, how: 'bad_alloc' | 'libtorch'): void;
+  /** Nothing is connected yet. */
+  ranks(spec: RanksSpec): NativeRanks;
   /** Header of a .safetensors or .gguf file as JSON (UTF-8), tensors not read. */
   inspect(path: string): NativeJob<Uint8Array>;
   loadModel(spec: LoadSpec, progress: ProgressCallback): NativeJob<NativeModel>;

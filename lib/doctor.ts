@@ -24,6 +24,8 @@ export interface DoctorReport {
   threads: number;
   /** Instruction set of the CPU kernels: `avx512`, `avx2` or `portable`; empty when the addon does not load. */
   simd: string;
+  /** Why several ranks cannot work together on the CPU, and what to install; null when they can, or when the addon does not load. */
+  noRanks: string | null;
   /** Bytes of memory of this machine. */
   memory: { total: number; free: number };
   /** What is wrong, in words; one entry a problem. */
@@ -64,6 +66,7 @@ export async function doctor(): Promise<DoctorReport> {
     noGpu: null,
     threads: 0,
     simd: '',
+    noRanks: null,
     memory: { total: totalmem(), free: freemem() },
     problems: [],
     next: null,
@@ -78,6 +81,7 @@ export async function doctor(): Promise<DoctorReport> {
     report.devices = info.devices;
     report.gpus = native().gpus();
     report.noGpu = info.whyNoGpu || null;
+    report.noRanks = info.whyNoGloo || null;
     report.threads = info.threads;
     report.simd = info.simd;
     if (loaded) {

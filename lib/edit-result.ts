@@ -12,7 +12,7 @@ import type { MeasureName } from './reward/measure.js';
 import { measuresOf, type RewardOptions } from './reward/options.js';
 import { scoresOf, weightedScores } from './reward/scores.js';
 import { floorReward, meanReward, type RewardParts, whitenRewards } from './reward/shape.js';
-import type { Phase } from './round.js';
+import type { Phase, RoundRanks } from './round.js';
 
 /** Mean scores of the edited and the unedited model by one measure. */
 export interface ScorePair {
@@ -79,6 +79,8 @@ export interface RoundResult {
   readonly halted?: 'stop' | 'rollback';
   /** Seconds by phase. */
   readonly timings: Readonly<Record<Phase, number>>;
+  /** Where several ranks made the round. */
+  readonly ranks?: RoundRanks;
 }
 
 /** @internal What is known of an edit before it is judged. */

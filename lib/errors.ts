@@ -36,6 +36,10 @@ export type ErrorCode =
   | 'LOSS_NOT_FINITE'
   | 'REWARD_UNKNOWN'
   | 'GUARD_ALARM'
+  | 'RANKS_INVALID'
+  | 'RANKS_UNAVAILABLE'
+  | 'RANK_LOST'
+  | 'RANKS_DIVERGED'
   | 'INTERNAL';
 
 const FAILURES: ReadonlySet<ErrorCode> = new Set([
@@ -49,6 +53,9 @@ const FAILURES: ReadonlySet<ErrorCode> = new Set([
   'LOSS_NOT_FINITE',
   'REWARD_UNKNOWN',
   'GUARD_ALARM',
+  'RANKS_UNAVAILABLE',
+  'RANK_LOST',
+  'RANKS_DIVERGED',
   'INTERNAL',
 ]);
 
@@ -80,7 +87,7 @@ export class InputError extends SelfeditError {}
 export class ClosedError extends SelfeditError {}
 /** The call was stopped by its `AbortSignal`. */
 export class AbortedError extends SelfeditError {}
-/** Work failed while running: memory, disk, a loss that is not finite, rewards that nobody could tell. */
+/** Work failed while running: memory, disk, a loss that is not finite, rewards that nobody could tell, a rank that is gone. */
 export class WorkError extends SelfeditError {}
 
 const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
@@ -117,12 +124,21 @@ const CLASSES: Record<ErrorCode, typeof SelfeditError> = {
   LOSS_NOT_FINITE: WorkError,
   REWARD_UNKNOWN: WorkError,
   GUARD_ALARM: WorkError,
+  RANKS_INVALID: InputError,
+  RANKS_UNAVAILABLE: WorkError,
+  RANK_LOST: WorkError,
+  RANKS_DIVERGED: WorkError,
   INTERNAL: WorkError,
 };
 
 /** @internal Whether what an edited model computes was not finite. */
 export function isOverflow(error: unknown): error is SelfeditError {
   return error instanceof SelfeditError && error.code === 'LOSS_NOT_FINITE';
+}
+
+/** @internal Whether `code` is one of ours. */
+export function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(CLASSES, code);
 }
 
 /** Makes the error of the class that belongs to `code`. */

@@ -23,6 +23,8 @@ export interface GenerateRow extends SamplingOptions {
   prompt: TokenInput;
   /** Samples of this prompt; they share its keys and values. 1. */
   samples?: number;
+  /** Which of these samples to draw, by index; each is what it is when all are drawn. All. */
+  only?: readonly number[];
   /**
    * How many first tokens of the prompt are read once for all rows of its fork that begin with the same ones and say so:
    * the questions of one fork behind a common instruction. 0. Less than the prompt's length.
@@ -118,12 +120,18 @@ function generateSpec(rows: readonly GenerateRow[], options: GenerateOptions): P
   const promptFork = Int32Array.from(rows, ({ fork }, r) => table.indexOf(fork, `row ${r}`));
   const prompts = rows.map(({ prompt }, r) => toTokens(model, prompt, `prompt ${r}`));
   const samples: { row: number; sample: number; key: bigint }[] = [];
-  for (const [row, { samples: count = 1, seed: own }] of rows.entries()) {
+  for (const [row, { samples: count = 1, only, seed: own }] of rows.entries()) {
     if (!Number.isInteger(count) || count < 1) {
       throw makeError('OPTION_INVALID', `row ${row}: samples is ${count}; expected an integer from 1`);
     }
     const key = own === undefined ? deriveKey(seed, 'row', [row]) : toSeed(own);
-    for (let sample = 0; sample < count; sample++) {
+    for (const sample of only ?? Array(count).keys()) {
+      if (!Number.isInteger(sample) || sample < 0 || sample >= count) {
+        throw makeError(
+          'OPTION_INVALID',
+          `row ${row}: only has ${sample}; expected samples from 0 to ${count - 1}`,
+        );
+      }
       samples.push({ row, sample, key: count === 1 ? key : deriveKey(key, 'sample', [sample]) });
     }
   }

@@ -86,7 +86,10 @@ export {
   pull,
 } from './pull.js';
 export { deriveKey, permutation, uniform } from './random.js';
+export { type RankPlace, ranksFromEnvironment } from './ranks/environment.js';
+export { type JoinOptions, Ranks, type RankTraffic } from './ranks/ranks.js';
 export { Resource } from './resource.js';
+export type { RankPhase, RankTimings, RoundRanks } from './round.js';
 export type { TokenInput } from './rows.js';
 export { type ScoreOptions, type ScoreRow, score } from './score.js';
 export { DEFAULT_TARGETS, resolveTargets } from './targets.js';

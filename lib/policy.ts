@@ -1,9 +1,10 @@
-import type { NativePolicy, PolicyStepSpec, PolicyStepStats } from './binding.js';
+import type { NativeJob, NativePolicy, NativeRanks, PolicyStepSpec, PolicyStepStats } from './binding.js';
 import { Delta } from './delta.js';
 import { makeError } from './errors.js';
 import { Fork } from './fork.js';
 import type { Model } from './model.js';
 import { type CallOptions, runJob, runSync } from './native-job.js';
+import { stepSpec } from './policy-rows.js';
 import { toSeed } from './random.js';
 import { Resource } from './resource.js';
 import { splitBy, toRagged } from './rows.js';
@@ -78,15 +79,6 @@ export const POLICY_STEP_DEFAULTS: PolicyStepOptions = {
   dryRun: false,
 };
 
-const PER_TOKEN = [
-  'oldLogprobs',
-  'referenceLogprobs',
-  'advantages',
-  'returns',
-  'oldValues',
-  'importance',
-] as const;
-
 /** A model plus its own trainable low-rank delta, optional value head and optimizer state. */
 export class Policy extends Resource {
   protected readonly noun = 'policy';
@@ -150,41 +142,48 @@ export class Policy extends Resource {
    * Nothing is changed when the loss or the gradient is not finite (`LOSS_NOT_FINITE`).
    */
   async step(minibatch: PolicyMinibatch): Promise<PolicyStepStats> {
-    const { rows, signal, ...scalars } = minibatch;
-    if (rows.length === 0) throw makeError('INPUT_INVALID', 'the minibatch has no rows');
-    const ragged = toRagged(rows.map(({ tokens }) => tokens));
-    const actionMask = new Uint8Array(ragged.tokens.length);
-    for (const [r, { promptLength, tokens, actionMask: own }] of rows.entries()) {
-      if (own) {
-        if (own.length !== tokens.length) {
-          throw makeError(
-            'INPUT_INVALID',
-            `row ${r}: actionMask has ${own.length} entries; expected ${tokens.length}, one a token`,
-          );
-        }
-        actionMask.set(own, ragged.offsets[r]);
-        continue;
-      }
-      if (!Number.isInteger(promptLength) || promptLength < 1 || promptLength > tokens.length) {
-        throw makeError(
-          'INPUT_INVALID',
-          `row ${r}: promptLength is ${promptLength}; expected 1 to ${tokens.length}`,
-        );
-      }
-      actionMask.fill(1, ragged.offsets[r]! + promptLength, ragged.offsets[r + 1]);
-    }
-    const perToken = Object.fromEntries(PER_TOKEN.map((name) => [name, joinRows(rows, name)])) as Record<
-      (typeof PER_TOKEN)[number],
-      Float32Array
-    >;
-    const spec: PolicyStepSpec = {
-      ...POLICY_STEP_DEFAULTS,
-      ...definedOf(scalars),
-      ...ragged,
-      ...perToken,
-      actionMask,
-    };
-    return runJob(() => this.#handle.step(spec), { signal }, [this]);
+    if (minibatch.rows.length === 0) throw makeError('INPUT_INVALID', 'the minibatch has no rows');
+    const spec = stepSpec(minibatch);
+    return runJob(() => this.#handle.step(spec), { signal: minibatch.signal }, [this]);
+  }
+
+  /** @internal The gradient of these rows (none: zero) is left in place; gives the sums that `applyGradient` needs. */
+  async accumulate(minibatch: PolicyMinibatch): Promise<Float64Array> {
+    const spec = stepSpec(minibatch);
+    return runJob(() => this.#handle.accumulate(spec), { signal: minibatch.signal }, [this]);
+  }
+
+  /** @internal Puts the gradient aside, as that of the next group of rows. */
+  async keepGradient(): Promise<void> {
+    await runJob(() => this.#handle.keepGradient(), {}, [this]);
+  }
+
+  /** @internal A job that makes the gradient the sum over ranks, or the sum of those put aside, by their owners. */
+  sumGradient(ranks: NativeRanks | null, owners?: readonly number[]): NativeJob<void> {
+    this.assertOpen();
+    const job =
+      owners || !ranks
+        ? this.#handle.sumKept(ranks, Int32Array.from(owners ?? []))
+        : this.#handle.reduceGradient(ranks);
+    this.hold(job.promise);
+    return job;
+  }
+
+  /** @internal Moves the weights by the gradient in place. As `step`, whose numbers these are. */
+  async applyGradient(numbers: Partial<PolicyStepOptions>, sums: Float64Array): Promise<PolicyStepStats> {
+    const spec = stepSpec({ ...numbers, rows: [] });
+    return runJob(() => this.#handle.apply(spec, sums), {}, [this]);
+  }
+
+  /** @internal Bytes of the gradient of one step. */
+  get gradientBytes(): number {
+    this.assertOpen();
+    return runSync(() => this.#handle.gradientBytes);
+  }
+
+  /** SHA-256 of everything that the next step depends on: values, optimizer moments, counters. */
+  async fingerprint(): Promise<string> {
+    return runJob(() => this.#handle.fingerprint(), {}, [this]);
   }
 
   /** Value head's estimates, one a token: V of the state in which the token is chosen; the first of a row is NaN. */
@@ -234,29 +233,4 @@ export class Policy extends Resource {
   protected release(): void {
     this.#handle.close();
   }
-}
-
-/** One array end to end; empty when no row has it, an error when only some have. */
-function joinRows(rows: readonly PolicyRow[], name: (typeof PER_TOKEN)[number]): Float32Array {
-  const present = rows.filter((row) => row[name] !== undefined).length;
-  if (present === 0) return new Float32Array(0);
-  const total = rows.reduce((sum, { tokens }) => sum + tokens.length, 0);
-  const joined = new Float32Array(total);
-  let offset = 0;
-  for (const [r, row] of rows.entries()) {
-    const values = row[name];
-    if (values?.length !== row.tokens.length) {
-      throw makeError(
-        'INPUT_INVALID',
-        `row ${r}: ${name} has ${values?.length ?? 'no'} entries; expected ${row.tokens.length}, one a token`,
-      );
-    }
-    joined.set(values, offset);
-    offset += values.length;
-  }
-  return joined;
-}
-
-function definedOf<T extends object>(object: T): Partial<T> {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

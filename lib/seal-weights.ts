@@ -2,6 +2,7 @@
  * The outer loop with edits that are the weight change itself: the edit head writes vectors, each changes a copy of the
  * model, the copy is tested, and the head learns from the rewards (PPO) or from the loss's gradient through the edits.
  */
+import { createHash } from 'node:crypto';
 import type { WeightAlgorithm } from './algorithm/weight-algorithm.js';
 import { type WeightPpoOptions, weightPpo } from './algorithm/weight-ppo.js';
 import { average } from './average.js';
@@ -21,6 +22,8 @@ import { makeError } from './errors.js';
 import type { GuardFigures, GuardOptions } from './guard/guards.js';
 import { RoundGuard } from './guard/round-guard.js';
 import { deriveKey } from './random.js';
+import { blocks } from './ranks/shares.js';
+import { gatherTrials } from './ranks/trials.js';
 import { answerLoss } from './reward/answer-loss.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
@@ -113,7 +116,7 @@ async function playRound(
   options: WeightSealOptions,
   settings: Settings,
 ): Promise<RoundResult> {
-  const { head, task, signal } = options;
+  const { head, task, signal, ranks } = options;
   const { policy } = head;
   const { seed, samples, reward, algorithm } = settings;
   const clock = new PhaseClock(round, options);
@@ -131,7 +134,10 @@ async function playRound(
         const version = base ? 'base' : `policy ${policy.version}`;
         const asking = askOptions(reward, policy.model.tokenizer, call);
         const of = (cache: BaselineCache, some: readonly TaskContext[], how: AskOptions) =>
-          cache.get(parent, version, some, how, reward.examine);
+          cache.get(parent, version, some, how, reward.examine, {
+            ranks,
+            phase: `baselines of round ${round}`,
+          });
         return {
           ...about,
           baseline: await of(settings.baselines, about.contexts, asking),
@@ -147,15 +153,25 @@ async function playRound(
       written = await head.write(readings, { samples, seed, round, ...call });
       return { noiseKl: calibration?.kl ?? Number.NaN };
     });
-    forks = await applyEdits(parent, written);
-    const rewarded = await clock.run('evaluate', (call) => {
-      const baselines = written.map(({ group }) => baseline[group]!);
+    // Reading and writing are the same everywhere; testing, which costs most, is shared.
+    const owners = blocks(written.length, ranks?.world ?? 1);
+    const mine = written.filter((_, index) => owners[index] === (ranks?.rank ?? 0));
+    forks = await applyEdits(parent, mine);
+    const rewarded = await clock.run('evaluate', async (call) => {
+      const baselines = mine.map(({ group }) => baseline[group]!);
       const given = { ...reward, ...call, baselines, earlier, earlierBaselines };
-      return rewardForks(parent, written, forks, retention, given);
+      const own = await rewardForks(parent, mine, forks, retention, given);
+      return gatherTrials(
+        own.map(({ baseline: _, ...rest }) => rest),
+        owners,
+        ranks,
+        round,
+      );
     });
-    const judged = written.map((item, index) =>
-      judgeEdit(identityOf(round, item), baseline[item.group]!, [rewarded[index]!], reward),
-    );
+    const judged = written.map((item, index) => {
+      const before = baseline[item.group]!;
+      return judgeEdit(identityOf(round, item), before, [{ ...rewarded[index]!, baseline: before }], reward);
+    });
     const edits = settleRewards(judged, reward);
     const groups = written.map(({ group }) => group);
     const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
@@ -178,6 +194,7 @@ async function playRound(
       reward: rewardSummary(edits),
       ...guard.end(update),
       timings: clock.timings,
+      ...(await clock.ranks(async () => fingerprintOf(head.parameters()))),
     };
   } finally {
     for (const fork of forks) await fork.close();
@@ -185,6 +202,10 @@ async function playRound(
     for (const reading of readings) await reading.close();
     await parent.close();
   }
+}
+
+function fingerprintOf(values: Float32Array): string {
+  return createHash('sha256').update(values).digest('hex');
 }
 
 function identityOf(round: number, { context, sample, edit }: WrittenWeightEdit<TaskContext>): EditIdentity {

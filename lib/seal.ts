@@ -29,6 +29,7 @@ import type { GuardFigures, GuardOptions } from './guard/guards.js';
 import { RoundGuard } from './guard/round-guard.js';
 import type { Policy } from './policy.js';
 import { deriveKey } from './random.js';
+import { gatherTrials, ownTrials } from './ranks/trials.js';
 import { BaselineCache } from './reward/baseline.js';
 import { rewardForks } from './reward/evaluate.js';
 import type { AskOptions } from './reward/measure.js';
@@ -124,11 +125,12 @@ function algorithmOf(given: NonNullable<SealOptions['algorithm']>, maxTokens: nu
 }
 
 async function playRound(round: number, options: SealOptions, settings: Settings): Promise<RoundResult> {
-  const { policy, task, signal } = options;
+  const { policy, task, signal, ranks, deterministic } = options;
   const clock = new PhaseClock(round, options);
   const { seed, samples, repeats, algorithm, reward, hooks } = settings;
   const retention = retentionTokens(round, options, settings);
   const base = options.adaptFrom === 'base';
+  const inner = { ...options.adapt, ...(deterministic ? { deterministic } : {}) };
   const writer = policy.fork();
   const parent = base ? policy.model.fork() : policy.fork();
   let forks: EditedFork[] = [];
@@ -136,13 +138,16 @@ async function playRound(round: number, options: SealOptions, settings: Settings
     const about = () => roundContexts(parent, task, round, options.labels, { ...settings, signal });
     const { contexts, earlier, votes } = await (options.labels ? clock.run('baseline', about) : about());
     const written = await clock.run('write', (call) =>
-      writeEdits(writer, contexts, { ...settings.edit, ...call, task: hooks, samples, seed, round }),
+      writeEdits(writer, contexts, { ...settings.edit, ...call, task: hooks, samples, seed, round, ranks }),
     );
     const { baseline, earlierBaselines } = await clock.run('baseline', async (call) => {
       const version = base ? 'base' : `policy ${policy.version}`;
       const asking = askOptions(reward, policy.model.tokenizer, call);
       const of = (cache: BaselineCache, some: readonly TaskContext[], how: AskOptions) =>
-        cache.get(parent, version, some, how, reward.examine);
+        cache.get(parent, version, some, how, reward.examine, {
+          ranks,
+          phase: `baselines of round ${round}`,
+        });
       return {
         baseline: await of(settings.baselines, contexts, asking),
         earlierBaselines: await of(settings.earlierBaselines, earlier, payingOnly(asking, reward)),
@@ -157,15 +162,19 @@ async function playRound(round: number, options: SealOptions, settings: Settings
         seed: deriveKey(seed, 'adapt', [round, item.group, repeat]),
       })),
     );
-    forks = await clock.run('adapt', (call) => applyEdits(parent, trials, { ...options.adapt, ...call }));
-    const rewarded = await clock.run('evaluate', (call) => {
-      const known = trials.map(({ group }) => baseline[group]!);
+    const mine = ownTrials(trials, ranks);
+    forks = await clock.run('adapt', (call) => applyEdits(parent, mine.trials, { ...inner, ...call }));
+    const tested = await clock.run('evaluate', async (call) => {
+      const known = mine.trials.map(({ group }) => baseline[group]!);
       const given = { ...reward, ...call, baselines: known, earlier, earlierBaselines };
-      return rewardForks(parent, trials, forks, retention, given);
+      const rewarded = await rewardForks(parent, mine.trials, forks, retention, given);
+      // The parent's answers are known everywhere.
+      const own = rewarded.map(({ baseline: _, ...rest }, index) => ({ ...rest, loss: forks[index]!.loss }));
+      return gatherTrials(own, mine.owners, ranks, round);
     });
     const judged = written.map((item) => {
       const own = trials.flatMap((trial, index) =>
-        trial.item === item ? [{ ...rewarded[index]!, loss: forks[index]!.loss }] : [],
+        trial.item === item ? [{ ...tested[index]!, baseline: baseline[item.group]! }] : [],
       );
       return judgeEdit(identityOf(round, item), baseline[item.group]!, own, reward);
     });
@@ -174,7 +183,7 @@ async function playRound(round: number, options: SealOptions, settings: Settings
     const guard = settings.guard.begin(edits, groups, contexts, weightsOf(reward), votes);
     const { update, skipped } = await clock.run('update', async () => {
       if (guard.halts) return { update: {} };
-      const context = { seed, round, temperature: settings.edit.temperature, signal };
+      const context = { seed, round, temperature: settings.edit.temperature, signal, ranks, deterministic };
       const kept = learnable(edits, groups, round);
       const rollouts = toRollouts(
         kept.map((index) => written[index]!),
@@ -190,6 +199,7 @@ async function playRound(round: number, options: SealOptions, settings: Settings
       reward: rewardSummary(edits),
       ...guard.end(update),
       timings: clock.timings,
+      ...(await clock.ranks(() => policy.fingerprint())),
     };
   } finally {
     await closeRound(forks, writer, parent);

@@ -1,4 +1,5 @@
 import type { Policy } from '../policy.js';
+import type { Ranks } from '../ranks/ranks.js';
 
 /** One sampled self-edit and its reward. */
 export interface Rollout {
@@ -24,10 +25,15 @@ export interface UpdateContext {
   /** Temperature at which the rollouts were sampled (1): log-probs are of the scaled distribution. */
   readonly temperature?: number;
   readonly signal?: AbortSignal | undefined;
+  /** The processes that make the update together; each is given the same policy, rollouts and options. */
+  readonly ranks?: Ranks | undefined;
+  /** Gradients are summed in the order of the contexts, so that the number of ranks does not show in any bit. */
+  readonly deterministic?: boolean | undefined;
 }
 
 /** @internal A context with its defaults filled in. */
-export type SettledContext = Required<Omit<UpdateContext, 'signal'>> & Pick<UpdateContext, 'signal'>;
+export type SettledContext = Required<Pick<UpdateContext, 'seed' | 'round' | 'temperature'>> &
+  Pick<UpdateContext, 'signal' | 'ranks' | 'deterministic'>;
 
 /** Figures of one update; NaN where a figure does not apply. */
 export type UpdateStatistics = Readonly<Record<string, number | boolean>>;

@@ -54,8 +54,8 @@ export function steeredByKl(
     restore: (state) => {
       controller.coefficient = state.klCoefficient ?? klCoefficient;
     },
-    update: async (policy, rollouts, { seed = 0, round = 0, temperature = 1, signal } = {}) => {
-      const context = { seed, round, temperature, signal };
+    update: async (policy, rollouts, { seed = 0, round = 0, temperature = 1, ...rest } = {}) => {
+      const context = { seed, round, temperature, ...rest };
       const statistics = await update(policy, rollouts, context, controller.coefficient);
       controller.observe(Number(statistics.klReference));
       return statistics;

@@ -7,6 +7,7 @@
  */
 import { average } from '../average.js';
 import type { Policy } from '../policy.js';
+import { shared } from '../ranks/ranks.js';
 import { generalizedAdvantages, leaveOneOut, whiten } from './advantages.js';
 import type { Algorithm, Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
 import { steeredByKl } from './kl-controller.js';
@@ -33,7 +34,13 @@ async function update(
 ): Promise<UpdateStatistics> {
   const pass = await firstPass(policy, rollouts, context, options);
   if (options.baseline === 'value') {
-    const values = await policy.values(pass.rows.map(({ rollout }) => rollout.tokens));
+    const values = await shared(
+      context.ranks,
+      `values of round ${context.round}`,
+      pass.rows.map(({ rollout }) => rollout.tokens),
+      (mine) => policy.values(mine),
+      ({ length }) => length,
+    );
     pass.rows.forEach((row, index) => {
       row.values = values[index]!;
     });

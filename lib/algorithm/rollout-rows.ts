@@ -1,7 +1,10 @@
 /** From rollouts to the rows of an optimizer step: the trainer's own first pass, KL in the reward, minibatches. */
 import { makeError } from '../errors.js';
+import type { Fork } from '../fork.js';
+import type { Model } from '../model.js';
 import type { Policy, PolicyRow } from '../policy.js';
 import { deriveKey, permutation } from '../random.js';
+import { shared } from '../ranks/ranks.js';
 import { score } from '../score.js';
 import type { Rollout, SettledContext } from './algorithm.js';
 
@@ -59,19 +62,22 @@ export async function firstPass(
       `${rollouts.length} rollouts without a single sampled token; expected at least one edit`,
     );
   }
-  const scoring = { temperature: context.temperature, signal: context.signal };
   const fork = policy.fork();
-  const old = await score(
-    acting.map(({ tokens }) => ({ fork, tokens })),
-    scoring,
-  ).finally(() => fork.close());
+  const scored = (by: Fork | Model, what: string) =>
+    shared(
+      context.ranks,
+      `${what} of round ${context.round}`,
+      acting,
+      (mine) =>
+        score(
+          mine.map(({ tokens }) => ({ fork: by, tokens })),
+          { temperature: context.temperature, signal: context.signal },
+        ),
+      ({ tokens }) => tokens.length,
+    );
+  const old = await scored(fork, 'log-probs').finally(() => fork.close());
   const reference =
-    options.klCoefficient === 0
-      ? undefined
-      : await score(
-          acting.map(({ tokens }) => ({ fork: policy.model, tokens })),
-          scoring,
-        );
+    options.klCoefficient === 0 ? undefined : await scored(policy.model, 'reference log-probs');
 
   let samplerGap = 0;
   acting.forEach((rollout, index) => {

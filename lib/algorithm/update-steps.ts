@@ -3,6 +3,7 @@ import { average } from '../average.js';
 import type { PolicyStepStats } from '../binding.js';
 import { isOverflow } from '../errors.js';
 import type { Policy, PolicyStepOptions } from '../policy.js';
+import { stepTogether } from '../ranks/policy-step.js';
 import type { Rollout, SettledContext, UpdateStatistics } from './algorithm.js';
 import { actions, type FirstPass, minibatches, type RolloutRow, toPolicyRow } from './rollout-rows.js';
 import type { UpdateOptions } from './update-options.js';
@@ -41,17 +42,17 @@ export async function takeSteps(
   let skipped = 0;
   for (let epoch = 0; epoch < options.epochs; epoch++) {
     for (const batch of minibatches(rows, options.minibatch, context, epoch)) {
-      const step = policy.step({
-        rows: batch.map(toPolicyRow),
+      const numbers = {
         temperature: context.temperature,
         entropyCoefficient: options.entropyCoefficient,
         learningRate: options.learningRate,
         weightDecay: options.weightDecay,
         maxGradNorm: options.maxGradNorm,
-        signal: context.signal,
         ...objective(batch),
-      });
-      const stats = await unlessOverflow(step);
+      };
+      const grouped = batch.map((row) => ({ group: row.rollout.group, row: toPolicyRow(row) }));
+      const phase = `step ${steps.length + skipped} of round ${context.round}`;
+      const stats = await unlessOverflow(stepTogether(policy, grouped, numbers, { ...context, phase }));
       if (stats === undefined) {
         skipped++;
         continue;

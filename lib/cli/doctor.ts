@@ -35,6 +35,7 @@ function describeReport(report: DoctorReport): string {
     ['', report.noGpu ? `no GPU: ${report.noGpu}` : ''],
     ['threads', report.threads > 0 ? `${report.threads}` : 'not known'],
     ['kernels', report.simd || 'not known'],
+    ['many ranks', addon.loads ? (report.noRanks ?? 'Gloo on the CPU') : 'not known'],
     ['memory', `${bytesText(memory.free)} free of ${bytesText(memory.total)}`],
   ].filter(([, value]) => value !== '');
   const problems = report.problems.map((problem) => `\nproblem: ${problem}\n`).join('');

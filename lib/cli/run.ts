@@ -36,7 +36,11 @@ export async function runCli(argv: readonly string[]): Promise<void> {
   try {
     await buildProgram(session).parseAsync(argv);
   } catch (error) {
-    if (interrupted !== undefined && !isUsage(error)) writeError('ABORTED', 'interrupted');
+    if (interrupted !== undefined && !isUsage(error)) {
+      // Of several processes, the line says which one it is.
+      const ranked = error instanceof SelfeditError && error.message.startsWith('rank ') ? error : undefined;
+      writeError(ranked?.code ?? 'ABORTED', ranked?.message ?? 'interrupted');
+    }
     end(error);
   }
   session.endMeter();

@@ -2,13 +2,17 @@
 import { existsSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import type { Command } from 'commander';
+import { native } from '../binding.js';
 import { comparisonText } from '../comparison-text.js';
 import { makeError, SelfeditError } from '../errors.js';
+import { ranksFromEnvironment } from '../ranks/environment.js';
+import { Ranks } from '../ranks/ranks.js';
 import { type RunConfig, readConfig } from '../run/config.js';
 import { realDisk } from '../run/disk.js';
 import { readRunConfig } from '../run/folder.js';
 import { readTask } from '../run/task.js';
 import { type TrainResult, train } from '../run/train.js';
+import { rankDevice } from '../run/train-ranks.js';
 import { openModel } from './options.js';
 import type { Session } from './session.js';
 import { TrainProgress } from './train-progress.js';
@@ -16,6 +20,7 @@ import { TrainProgress } from './train-progress.js';
 interface Options {
   out?: string;
   resume?: string;
+  resumeOrBegin?: boolean;
   json?: boolean;
 }
 
@@ -26,6 +31,7 @@ export function addTrain(program: Command, session: Session): void {
     .argument('[config]', 'YAML configuration; not needed with --resume')
     .option('--out <run>', 'folder of the run (default: runs/<name of the configuration>)')
     .option('--resume <run>', 'continue a run after its last complete round')
+    .option('--resume-or-begin', 'with --out: continue the run that is there, or begin it')
     .option('--json', 'the result as one JSON object, instead of the closing table')
     .addHelpText(
       'after',
@@ -35,24 +41,58 @@ and at the end policy/ (a PEFT adapter; head.safetensors for weight edits) and c
 
 Example:
   selfedit train config.yaml --out runs/first
-  selfedit train --resume runs/first`,
+  selfedit train --resume runs/first
+  torchrun --no-python --nproc-per-node 4 selfedit train config.yaml --out runs/first --resume-or-begin
+
+Started by torchrun, srun or as Kubernetes pods, the processes run it together (docs/ranks.md).`,
     )
-    .action((config: string | undefined, options: Options) => run(config, options, session));
+    .action((config: string | undefined, options: Options) => runTogether(config, options, session));
 }
 
-async function run(path: string | undefined, options: Options, session: Session): Promise<void> {
-  const { out, resume } = options;
+/** Joins the ranks that were started with this one, if any. */
+async function runTogether(path: string | undefined, options: Options, session: Session): Promise<void> {
+  const place = ranksFromEnvironment(process.env);
+  if (!place || place.world === 1) return run(path, options, session);
+  const ranks = await Ranks.join(place, { signal: session.signal });
+  try {
+    await run(path, options, session, ranks);
+  } catch (error) {
+    // An alarm is no failure of a rank, and all have it.
+    if (error instanceof SelfeditError && error.code === 'GUARD_ALARM') throw error;
+    throw await ranks.fail(error);
+  } finally {
+    await ranks.close();
+  }
+}
+
+async function run(
+  path: string | undefined,
+  options: Options,
+  session: Session,
+  ranks?: Ranks,
+): Promise<void> {
+  const { out, resume, resumeOrBegin = false } = options;
   if (out !== undefined && resume !== undefined) {
     throw makeError('OPTION_INVALID', 'both --out and --resume are given; expected one of them');
   }
+  if (resumeOrBegin && (out === undefined || path === undefined)) {
+    throw makeError('OPTION_INVALID', '--resume-or-begin needs the configuration and --out RUN');
+  }
+  const lead = ranks?.lead ?? true;
   const folder = resume ?? out ?? (path === undefined ? undefined : freeFolder(path));
   if (folder === undefined) {
     throw makeError('OPTION_INVALID', 'no configuration is given; expected CONFIG.yaml, or --resume RUN');
   }
-  const config = path === undefined ? await readRunConfig(realDisk, folder) : await readConfig(path);
+  const configured =
+    path !== undefined ? await readConfig(path) : lead ? await readRunConfig(realDisk, folder) : undefined;
+  // The folder may be on the disk of rank 0 alone.
+  const config = configured ?? (await ranks!.broadcast<RunConfig>('configuration', undefined));
+  if (path === undefined && lead) await ranks?.broadcast('configuration', config);
   // Bad data and a bad model are reported before a folder is made, the data first, as it is read sooner.
   const read = await readTask(config);
-  await using model = await openModel(config, session);
+  const device = rankDevice(config.device, ranks, () => native().gpus().length);
+  const threads = config.threads ?? ranks?.threads;
+  await using model = await openModel({ ...config, device, threads }, session);
   const progress = new TrainProgress(session, config);
   let result: TrainResult;
   try {
@@ -60,26 +100,32 @@ async function run(path: string | undefined, options: Options, session: Session)
       run: folder,
       model,
       read,
-      resume: resume !== undefined,
+      resume: resume !== undefined || (resumeOrBegin && 'if-begun'),
+      ranks,
       signal: session.signal,
       onEvent: (event) => progress.show(event),
     });
   } catch (error) {
     session.endMeter();
-    if (progress.begun && !(error instanceof SelfeditError && error.exitCode === 2)) {
+    if (lead && progress.begun && !(error instanceof SelfeditError && error.exitCode === 2)) {
       session.note(`The run is resumable: selfedit train --resume ${folder}`);
     }
     throw error;
   }
   session.endMeter();
+  if (!lead) return checkAlarm(result);
   await session.print(options.json ? `${JSON.stringify(result)}\n` : closing(result));
+  checkAlarm(result);
+  session.note(`Next: ${nextCommand(config, folder)}`);
+}
+
+function checkAlarm(result: TrainResult): void {
   if (result.halted) {
     const { message } = result.alarms.at(-1)!;
     const policy =
       result.halted === 'rollback' ? 'the policy whose edits last passed' : 'the policy as it was';
     throw makeError('GUARD_ALARM', `${message}; the run has ended early with ${policy}`);
   }
-  session.note(`Next: ${nextCommand(config, folder)}`);
 }
 
 /** `runs/<name>`, with a number when that is taken. */

@@ -7,6 +7,7 @@ import { generate } from '../generate.js';
 import type { Model } from '../model.js';
 import type { CallOptions } from '../native-job.js';
 import { deriveKey } from '../random.js';
+import { type Ranks, shared } from '../ranks/ranks.js';
 import type { TaskContext, TaskHooks } from '../task/task.js';
 import { checkDirectiveBounds, type DirectiveBounds } from './directives.js';
 import type { TextEdit } from './edit.js';
@@ -68,6 +69,8 @@ export interface WriteCall extends CallOptions {
   round?: number;
   /** The task, or what it does in its own way: the prompt's wording, augmentations for directives, how a text is read. */
   task?: TaskHooks;
+  /** The processes that write together; each gets all edits. */
+  ranks?: Ranks | undefined;
 }
 
 /** One edit as written: the parsed edit, and the tokens that an algorithm trains on. */
@@ -95,30 +98,28 @@ export async function writeEdits(
   contexts: readonly TaskContext[],
   given: Partial<WriteOptions> & WriteCall = {},
 ): Promise<WrittenEdit[]> {
-  const { samples = 1, seed = 0, round = 0, task = {}, signal, onProgress, ...rest } = given;
+  const { samples = 1, seed = 0, round = 0, task = {}, ranks, signal, onProgress, ...rest } = given;
   const { augmentations } = task;
   const options = { ...writeDefaults(task), ...rest };
   const { tokenizer, config } = writer.model;
   const template = editTemplate(options.prompt);
   const reading = { ...options.parse, directives: options.directives, layers: config.layers, augmentations };
   const prompts = contexts.map((context) => renderEditPrompt(template, context, tokenizer, options.form));
-  const written = await generate(
-    prompts.map(({ tokens }, group) => ({
-      fork: writer,
-      prompt: tokens,
-      samples,
-      seed: deriveKey(seed, 'edit', [round, group]),
-    })),
-    {
-      maxTokens: options.maxTokens,
-      temperature: options.temperature,
-      topP: 1,
-      topK: 0,
-      stop: [...options.stop],
-      signal,
-      onProgress,
-    },
+  const settings = { maxTokens: options.maxTokens, temperature: options.temperature, topP: 1, topK: 0 };
+  const items = contexts.flatMap((_, group) =>
+    Array.from({ length: samples }, (__, sample) => ({ group, sample })),
   );
+  const written = await shared(ranks, `edits of round ${round}`, items, async (mine) => {
+    const rows = [...new Set(mine.map(({ group }) => group))].map((group) => ({
+      fork: writer,
+      prompt: prompts[group]!.tokens,
+      samples,
+      only: mine.flatMap((item) => (item.group === group ? [item.sample] : [])),
+      seed: deriveKey(seed, 'edit', [round, group]),
+    }));
+    const made = await generate(rows, { ...settings, stop: [...options.stop], signal, onProgress });
+    return made.map(({ text, tokens, logprobs, finish }) => ({ text, tokens, logprobs, finish }));
+  });
   return written.map(({ text, tokens, logprobs, finish }, index) => {
     const group = Math.floor(index / samples);
     const context = contexts[group]!;

@@ -143,6 +143,8 @@ const schema = z.strictObject({
   editsPerContext: z.int().min(2).default(5),
   repeats: atLeast1.default(1),
   adaptFrom: z.enum(['policy', 'base']).default('policy'),
+  /** The same bits on any number of ranks: gradients are summed in the order of the contexts. */
+  deterministic: z.boolean().default(false),
   task: anyTask,
   edit: edit.prefault({}),
   adapt: adapt.prefault({}),

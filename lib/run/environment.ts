@@ -27,6 +27,8 @@ export interface Session {
   readonly simd: string;
   readonly threads: number;
   readonly device: string;
+  /** Processes that ran it together, where there were several. */
+  readonly ranks?: number;
   /** What differs from the first session, as `threads: 2 → 4`: with it the bits of the result may, too. */
   readonly differs?: readonly string[];
 }
@@ -39,7 +41,7 @@ export interface Environment {
 const NAME = 'environment.json';
 
 /** Describes this process. */
-export function describeSession(device: string): Session {
+export function describeSession(device: string, ranks?: number): Session {
   const { version, torch, simd, threads } = native().info();
   return {
     started: new Date().toISOString(),
@@ -51,6 +53,7 @@ export function describeSession(device: string): Session {
     simd,
     threads,
     device,
+    ...(ranks ? { ranks } : {}),
   };
 }
 
@@ -86,7 +89,7 @@ export async function recordSession(
   return differs;
 }
 
-function comparable({ started: _, differs: __, ...session }: Session): object {
+function comparable({ started: _, differs: __, ranks: ___, ...session }: Session): object {
   return session;
 }
 

@@ -35,6 +35,11 @@ async function checkEmpty(disk: Disk, run: string): Promise<void> {
   throw makeError('RUN_EXISTS', `${run} ${what}; expected a new folder, or resume the run that is there`);
 }
 
+/** Whether a run was begun in the folder. */
+export async function holdsRun(disk: Disk, run: string): Promise<boolean> {
+  return exists(disk, join(run, CONFIG));
+}
+
 /** The configuration that a run was begun with. Throws `RUN_INVALID` when there is none. */
 export async function readRunConfig(
   disk: Disk,

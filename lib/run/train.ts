@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import type { Algorithm } from '../algorithm/algorithm.js';
 import { type AlgorithmName, algorithmNamed } from '../algorithm/named.js';
+import { native } from '../binding.js';
 import { type Comparison, compareMethods, type Method } from '../compare.js';
 import { comparisonText } from '../comparison-text.js';
 import { EditHead } from '../edit-head.js';
@@ -11,6 +12,7 @@ import { summarizeGuards } from '../guard/summary.js';
 import { Model } from '../model.js';
 import type { Progress } from '../native-job.js';
 import { Policy } from '../policy.js';
+import type { Ranks } from '../ranks/ranks.js';
 import type { RewardOptions } from '../reward/options.js';
 import type { Phase } from '../round.js';
 import { seal } from '../seal.js';
@@ -21,7 +23,7 @@ import { COMPARISON, readComparison } from './comparison.js';
 import type { RunConfig } from './config.js';
 import { type Disk, realDisk, replaceFolder, writeAtomic } from './disk.js';
 import { describeSession, recordSession } from './environment.js';
-import { checkSameConfig, createRun } from './folder.js';
+import { checkSameConfig, createRun, holdsRun } from './folder.js';
 import { appendJournal, journalLines } from './journal.js';
 import { lockRun, type RunLock } from './lock.js';
 import { modelPath } from './model-path.js';
@@ -29,6 +31,7 @@ import { restore } from './restore.js';
 import { type Played, prune } from './retention.js';
 import { type RewardParticipants, rewardFiles, rewardOf } from './reward.js';
 import { type ReadTask, readTask } from './task.js';
+import { checkSameInputs, rankDevice, sharePolicy } from './train-ranks.js';
 import { headOptions, weightAlgorithmOf } from './weights.js';
 
 /** What a run tells while it works. */
@@ -45,8 +48,13 @@ export type TrainEvent =
 export interface TrainOptions extends RewardParticipants {
   /** The run folder. New, unless `resume`. */
   run: string;
-  /** Continue after the last complete round. */
-  resume?: boolean;
+  /** Continue after the last complete round; `if-begun`: begin where the folder holds no run yet. */
+  resume?: boolean | 'if-begun';
+  /**
+   * The processes that run it together, with the same configuration, model and data. Rank 0 alone has the folder, writes and
+   * tells events; all return the same result. A rank that fails ends all with its error.
+   */
+  ranks?: Ranks | undefined;
   signal?: AbortSignal;
   onEvent?: (event: TrainEvent) => void;
   /** An open model to use instead of loading `config.model`; it is not closed. */
@@ -75,25 +83,38 @@ export interface TrainResult {
  * `policy/` (the trained delta as a PEFT adapter) and `comparison.{json,txt}`.
  *
  * Throws `RUN_EXISTS` rather than overwrite, `RUN_INVALID` when a run to resume is damaged or was begun otherwise,
- * `RUN_LOCKED` when another process has the folder, `IO` when saving fails (earlier checkpoints stay intact), `ABORTED` when
+ * `RUN_LOCKED` when another process has the folder, `RANK_LOST` or `RANKS_DIVERGED` where several ranks run it, `IO` when saving fails (earlier checkpoints stay intact), `ABORTED` when
  * `signal` fires.
  */
 export async function train(config: RunConfig, options: TrainOptions): Promise<TrainResult> {
-  const { run, resume = false, disk = realDisk } = options;
-  if (resume) await checkSameConfig(disk, run, config);
+  const { ranks } = options;
+  if (!ranks) return trainHere(config, options);
+  const signals = [ranks.signal, ...(options.signal ? [options.signal] : [])];
+  const { onEvent: _, ...quiet } = options;
+  try {
+    return await trainHere(config, { ...(ranks.lead ? options : quiet), signal: AbortSignal.any(signals) });
+  } catch (error) {
+    throw await ranks.fail(error);
+  }
+}
+
+async function trainHere(config: RunConfig, options: TrainOptions): Promise<TrainResult> {
+  const { disk = realDisk, ranks } = options;
   // Bad data is reported before a folder is made or a model loaded.
   const own = options.task && { task: options.task, data: options.task.name };
   const { task, data } = own ?? options.read ?? (await readTask(config));
   const reward = await rewardOf(config, options);
-  const lock = await (resume ? lockRun(disk, run) : createRun(disk, run, config));
+  const lock = ranks && !ranks.lead ? undefined : await openRun(config, disk, options);
   try {
-    const model = options.model ?? (await openModel(config, options.signal));
+    const model = options.model ?? (await openModel(config, options));
     try {
       const files = await rewardFiles(config);
       const inputs = { model: await model.fingerprint(), data, ...(files ? { reward: files } : {}) };
-      const differs = await recordSession(disk, run, inputs, describeSession(model.device));
+      await checkSameInputs(ranks, config, inputs);
+      const session = describeSession(model.device, ranks?.world);
+      const differs = lock ? await recordSession(disk, options.run, inputs, session) : [];
       if (differs.length > 0) {
-        const message = `run ${run} was begun elsewhere, so its bits may differ: ${differs.join('; ')}`;
+        const message = `run ${options.run} was begun elsewhere, so its bits may differ: ${differs.join('; ')}`;
         options.onEvent?.({ type: 'warning', message });
       }
       return await trainModel(config, model, { task, reward, lock }, disk, options);
@@ -101,14 +122,21 @@ export async function train(config: RunConfig, options: TrainOptions): Promise<T
       if (!options.model) await model.close();
     }
   } finally {
-    await lock.release();
+    await lock?.release();
   }
+}
+
+async function openRun(config: RunConfig, disk: Disk, { run, resume }: TrainOptions): Promise<RunLock> {
+  if (!resume || (resume === 'if-begun' && !(await holdsRun(disk, run)))) return createRun(disk, run, config);
+  await checkSameConfig(disk, run, config);
+  return lockRun(disk, run);
 }
 
 interface Parts {
   readonly task: Task;
   readonly reward: Partial<RewardOptions>;
-  readonly lock: RunLock;
+  /** Of rank 0. */
+  readonly lock: RunLock | undefined;
 }
 
 async function trainModel(
@@ -118,7 +146,7 @@ async function trainModel(
   disk: Disk,
   options: TrainOptions,
 ): Promise<TrainResult> {
-  const { run, signal, onEvent } = options;
+  const { run, signal, onEvent, ranks } = options;
   const weights = config.edit.kind === 'weights';
   const algorithm = weights ? weightAlgorithmOf(config) : algorithmOf(config);
   const policy = Policy.create(model, {
@@ -133,10 +161,13 @@ async function trainModel(
   const rolls = config.guards.onAlarm === 'rollback';
   try {
     const warn = (message: string) => onEvent?.({ type: 'warning', message });
-    const { state, rounds: before } = await restore(disk, run, config, { policy, algorithm, head }, warn);
+    const begun = lock ? await restore(disk, run, config, { policy, algorithm, head }, warn) : undefined;
+    const { state, rounds: before } = ranks ? await ranks.broadcast('state of the run', begun) : begun!;
+    if (state) await sharePolicy(ranks, 'policy of the run', policy, head);
+    if (state && 'restore' in algorithm) algorithm.restore(state.algorithm.state);
     const played: Played[] = [...before];
     const firstRound = state ? state.round + 1 : 0;
-    if (rolls && !state) await saveInitial(disk, run, policy, head);
+    if (lock && rolls && !state) await saveInitial(disk, run, policy, head);
     onEvent?.({ type: 'begin', run, firstRound, rounds: config.rounds });
     const loop = {
       ...loopOptions(config),
@@ -152,6 +183,7 @@ async function trainModel(
       onProgress: (round: number, phase: Phase, progress: Progress) =>
         onEvent?.({ type: 'progress', round, phase, progress }),
       ...(signal ? { signal } : {}),
+      ...(ranks ? { ranks } : {}),
     };
     const { noiseKl, lambda } = config.weights;
     const rounds =
@@ -164,10 +196,13 @@ async function trainModel(
       done++;
       halted = result.halted;
       const version = head?.version ?? policy.version;
-      await lock.check();
-      await appendJournal(disk, run, journalLines(result, version));
-      // The edits of this round were written by the policy after the last one, those that passed by the one before it.
-      if (halted === 'rollback') await rollBack(disk, run, policy, result.round - 2, head);
+      await lock?.check();
+      if (lock) await appendJournal(disk, run, journalLines(result, version));
+      if (halted === 'rollback') {
+        // The edits of this round were written by the policy after the last one, those that passed by the one before it.
+        if (lock) await rollBack(disk, run, policy, result.round - 2, head);
+        await sharePolicy(ranks, `rollback of round ${result.round}`, policy, head);
+      }
       const checkpoint = {
         format: 1 as const,
         round: result.round,
@@ -175,14 +210,16 @@ async function trainModel(
         algorithm: { name: algorithm.name, state: 'state' in algorithm ? algorithm.state() : {} },
         ...(halted ? { halted } : {}),
       };
-      await saveCheckpoint(disk, run, policy, checkpoint, head);
+      if (lock) await saveCheckpoint(disk, run, policy, checkpoint, head);
       // As the journal has it, so that a resumed run sees the same.
       played.push(JSON.parse(JSON.stringify({ ...result, edits: [] })) as Played);
-      await prune(disk, run, config, played);
+      if (lock) await prune(disk, run, config, played);
       onEvent?.({ type: 'round', result });
     }
-    await lock.check();
-    const comparison = await close(config, policy, head, { task, reward }, played, disk, options);
+    await lock?.check();
+    // Rank 0 alone: the others wait for as long as it lives.
+    const closed = lock && (await close(config, policy, head, { task, reward }, played, disk, options));
+    const comparison = ranks ? await ranks.broadcast('closing table', closed) : closed;
     return {
       run,
       rounds: done,
@@ -226,6 +263,7 @@ export function loopOptions(config: RunConfig) {
     adaptFrom: config.adaptFrom,
     edit: config.edit,
     adapt: config.adapt,
+    deterministic: config.deterministic,
   };
 }
 
@@ -280,11 +318,12 @@ function answered(contexts: Task['evaluation'], { labels }: RunConfig): TaskCont
   });
 }
 
-async function openModel(config: RunConfig, signal?: AbortSignal): Promise<Model> {
+async function openModel(config: RunConfig, { signal, ranks }: TrainOptions): Promise<Model> {
+  const threads = config.threads ?? ranks?.threads;
   return Model.load(await modelPath(config.model), {
     dtype: config.dtype,
-    device: config.device,
-    ...(config.threads ? { threads: config.threads } : {}),
+    device: rankDevice(config.device, ranks, () => native().gpus().length),
+    ...(threads ? { threads } : {}),
     signal,
   });
 }

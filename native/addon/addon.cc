@@ -8,8 +8,10 @@
 #include "addon/environment.h"
 #include "addon/handles.h"
 #include "addon/job.h"
+#include "addon/ranks_handle.h"
 #include "core/device.h"
 #include "core/memory.h"
+#include "core/process_group.h"
 #include "core/random.h"
 #include "core/workspace.h"
 #include "cpu/kernels.h"
@@ -34,6 +36,8 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
   o.Set("whyNoGpu", WhyNoGpu());
   o.Set("threads", Engine::Get().threads());
   o.Set("simd", cpu::SimdName());
+  o.Set("gloo", HasGloo());
+  o.Set("whyNoGloo", WhyNoGloo());
   return o;
 }
 
@@ -152,6 +156,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   environment->fork = Napi::Persistent(ForkHandle::Define(env));
   environment->delta = Napi::Persistent(DeltaHandle::Define(env));
   environment->policy = Napi::Persistent(PolicyHandle::Define(env));
+  environment->ranks = Napi::Persistent(RanksHandle::Define(env));
   environment->edit_head = Napi::Persistent(EditHeadHandle::Define(env));
   auto call = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports.Set(name, Napi::Function::New(env, function, name));
@@ -159,6 +164,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   call("info", Info);
   call("gpus", ListGpus);
   call("setThreads", SetThreads);
+  call("ranks", RanksCall);
   call("inspect", InspectCall);
   call("loadModel", LoadModelCall);
   call("randomModel", RandomModelCall);

@@ -91,6 +91,11 @@ struct TypedArrayOf<float> {
   static constexpr const char* kName = "a Float32Array";
 };
 template <>
+struct TypedArrayOf<double> {
+  static constexpr napi_typedarray_type kType = napi_float64_array;
+  static constexpr const char* kName = "a Float64Array";
+};
+template <>
 struct TypedArrayOf<uint64_t> {
   static constexpr napi_typedarray_type kType = napi_biguint64_array;
   static constexpr const char* kName = "a BigUint64Array";

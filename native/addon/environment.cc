@@ -42,6 +42,9 @@ void Environment::Leave() {
   if (left_) return;
   left_ = true;
   for (const auto& job : jobs_) job->stop = true;
+  for (const auto& courier : couriers_) {
+    if (const auto alive = courier.lock()) alive->Stop();
+  }
   Engine::Get().Leave(this);  // waits: no work of this environment runs beyond this line
   jobs_.clear();
 }

@@ -6,7 +6,10 @@
 #include <atomic>
 #include <memory>
 #include <set>
+#include <utility>
+#include <vector>
 
+#include "addon/courier.h"
 #include "core/mailbox.h"
 #include "core/types.h"
 
@@ -33,7 +36,10 @@ class Environment {
   void Leave();
   bool left() const { return left_; }
 
-  Napi::FunctionReference model, fork, delta, policy, edit_head;
+  // Threads beside the compute thread, stopped with the environment.
+  void Own(std::weak_ptr<Courier> courier) { couriers_.push_back(std::move(courier)); }
+
+  Napi::FunctionReference model, fork, delta, policy, edit_head, ranks;
 
  private:
   static void Close(void* data);
@@ -42,6 +48,7 @@ class Environment {
   Napi::ThreadSafeFunction wake_;
   std::shared_ptr<Mailbox> mailbox_;
   std::set<std::shared_ptr<Job>> jobs_;
+  std::vector<std::weak_ptr<Courier>> couriers_;
   bool left_ = false;
 };
 

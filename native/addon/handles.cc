@@ -5,6 +5,7 @@
 #include "addon/environment.h"
 #include "addon/handle_helpers.h"
 #include "addon/job.h"
+#include "addon/ranks_handle.h"
 #include "core/materialised.h"
 #include "core/random.h"
 
@@ -37,6 +38,12 @@ const napi_type_tag& TagOf<EditHeadHandle>() {
   return tag;
 }
 
+template <>
+const napi_type_tag& TagOf<RanksHandle>() {
+  static const napi_type_tag tag{0x4be1a7530d9c82f6ull, 0xf708192a3b4c5d6eull};
+  return tag;
+}
+
 template <typename Handle>
 Handle& Unwrap(const Napi::Value& value) {
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&TagOf<Handle>())) {
@@ -49,6 +56,7 @@ template ForkHandle& Unwrap<ForkHandle>(const Napi::Value&);
 template DeltaHandle& Unwrap<DeltaHandle>(const Napi::Value&);
 template PolicyHandle& Unwrap<PolicyHandle>(const Napi::Value&);
 template EditHeadHandle& Unwrap<EditHeadHandle>(const Napi::Value&);
+template RanksHandle& Unwrap<RanksHandle>(const Napi::Value&);
 
 // ---- model
 // ----------------------------------------------------------------------------------------------------------

@@ -113,9 +113,16 @@ class PolicyHandle : public Napi::ObjectWrap<PolicyHandle> {
   Policy& Idle() const;  // throws CLOSED, or INPUT_INVALID while a job works on it
   Napi::Value Steps(const Napi::CallbackInfo& info);
   Napi::Value HasValueHead(const Napi::CallbackInfo& info);
+  Napi::Value GradientBytes(const Napi::CallbackInfo& info);
   Napi::Value MakeFork(const Napi::CallbackInfo& info);
   Napi::Value MakeDelta(const Napi::CallbackInfo& info);
   Napi::Value Step(const Napi::CallbackInfo& info);
+  Napi::Value Accumulate(const Napi::CallbackInfo& info);
+  Napi::Value KeepGradient(const Napi::CallbackInfo& info);
+  Napi::Value ReduceGradient(const Napi::CallbackInfo& info);
+  Napi::Value SumKept(const Napi::CallbackInfo& info);
+  Napi::Value Apply(const Napi::CallbackInfo& info);
+  Napi::Value Fingerprint(const Napi::CallbackInfo& info);
   Napi::Value ValuesOf(const Napi::CallbackInfo& info);
   Napi::Value Gradients(const Napi::CallbackInfo& info);
   Napi::Value Parameters(const Napi::CallbackInfo& info);

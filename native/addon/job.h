@@ -4,6 +4,7 @@
 #include <napi.h>
 
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -64,19 +65,18 @@ inline Napi::Object ProgressObject(Napi::Env env, const Progress& progress) {
   return object;
 }
 
-// work: Result(const JobControl&) on the compute thread; convert: Napi::Value(Napi::Env, Result&&) on the
-// event loop. Returns { promise, cancel }.
-template <typename Work, typename Convert>
-Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
+// work: Result(const JobControl&) on the thread that `post` (which is told the job, too) gives it to;
+// convert: Napi::Value(Napi::Env, Result&&) on the event loop. Returns { promise, cancel, warnings }.
+template <typename Post, typename Work, typename Convert>
+Napi::Object RunJobOn(Post post, Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
   using Result = decltype(work(std::declval<const JobControl&>()));
   Environment& environment = Environment::Of(env);
   if (environment.left()) throw Error("CLOSED", "the process is exiting; no more work is taken");
   auto job = std::make_shared<RunningJob<Result>>(env);
   if (on_progress.IsFunction()) job->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
   const bool wants_progress = on_progress.IsFunction();
-  const void* owner = &environment;
-  Engine::Get().Post(owner, [job, mailbox = environment.mailbox(), wants_progress, work = std::move(work),
-                             convert = std::move(convert)]() mutable {
+  auto run = [job, mailbox = environment.mailbox(), wants_progress, work = std::move(work),
+              convert = std::move(convert)]() mutable {
     JobControl control;
     control.stop = &job->stop;
     control.warn = [&job](const std::string& text) {
@@ -126,7 +126,8 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
         job->deferred.Reject(MakeError(env, DescribeException()).Value());
       }
     });
-  });
+  };
+  post(std::move(run), std::weak_ptr<Job>(job));
   environment.Begin(job);  // its end is told on this thread, so it cannot have been told yet
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("promise", job->deferred.Promise());
@@ -142,6 +143,15 @@ Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert c
                if (auto alive = weak.lock()) alive->stop = true;
              }));
   return handle;
+}
+
+// The same on the compute thread.
+template <typename Work, typename Convert>
+Napi::Object RunJob(Napi::Env env, Napi::Value on_progress, Work work, Convert convert) {
+  const void* owner = &Environment::Of(env);
+  return RunJobOn([owner](std::function<void()> run,
+                          const std::weak_ptr<Job>&) { Engine::Get().Post(owner, std::move(run)); },
+                  env, on_progress, std::move(work), std::move(convert));
 }
 
 }  // namespace selfedit::addon

@@ -2,6 +2,7 @@
 #include "addon/environment.h"
 #include "addon/handles.h"
 #include "addon/job.h"
+#include "addon/ranks_handle.h"
 
 namespace selfedit::addon {
 namespace {
@@ -65,18 +66,27 @@ Napi::Value Nothing(Napi::Env env, bool&&) { return env.Undefined(); }
 }  // namespace
 
 Napi::Function PolicyHandle::Define(Napi::Env env) {
-  return DefineClass(
-      env, "NativePolicy",
-      {InstanceAccessor<&PolicyHandle::Steps>("steps"),
-       InstanceAccessor<&PolicyHandle::HasValueHead>("valueHead"),
-       InstanceMethod<&PolicyHandle::MakeFork>("fork"), InstanceMethod<&PolicyHandle::MakeDelta>("delta"),
-       InstanceMethod<&PolicyHandle::Step>("step"), InstanceMethod<&PolicyHandle::ValuesOf>("values"),
-       InstanceMethod<&PolicyHandle::Gradients>("gradients"),
-       InstanceMethod<&PolicyHandle::Parameters>("parameters"),
-       InstanceMethod<&PolicyHandle::SetParameters>("setParameters"),
-       InstanceMethod<&PolicyHandle::ResetOptimizer>("resetOptimizer"),
-       InstanceMethod<&PolicyHandle::Save>("save"), InstanceMethod<&PolicyHandle::Load>("load"),
-       InstanceMethod<&PolicyHandle::Close>("close")});
+  return DefineClass(env, "NativePolicy",
+                     {InstanceAccessor<&PolicyHandle::Steps>("steps"),
+                      InstanceAccessor<&PolicyHandle::HasValueHead>("valueHead"),
+                      InstanceAccessor<&PolicyHandle::GradientBytes>("gradientBytes"),
+                      InstanceMethod<&PolicyHandle::MakeFork>("fork"),
+                      InstanceMethod<&PolicyHandle::MakeDelta>("delta"),
+                      InstanceMethod<&PolicyHandle::Step>("step"),
+                      InstanceMethod<&PolicyHandle::Accumulate>("accumulate"),
+                      InstanceMethod<&PolicyHandle::KeepGradient>("keepGradient"),
+                      InstanceMethod<&PolicyHandle::ReduceGradient>("reduceGradient"),
+                      InstanceMethod<&PolicyHandle::SumKept>("sumKept"),
+                      InstanceMethod<&PolicyHandle::Apply>("apply"),
+                      InstanceMethod<&PolicyHandle::Fingerprint>("fingerprint"),
+                      InstanceMethod<&PolicyHandle::ValuesOf>("values"),
+                      InstanceMethod<&PolicyHandle::Gradients>("gradients"),
+                      InstanceMethod<&PolicyHandle::Parameters>("parameters"),
+                      InstanceMethod<&PolicyHandle::SetParameters>("setParameters"),
+                      InstanceMethod<&PolicyHandle::ResetOptimizer>("resetOptimizer"),
+                      InstanceMethod<&PolicyHandle::Save>("save"),
+                      InstanceMethod<&PolicyHandle::Load>("load"),
+                      InstanceMethod<&PolicyHandle::Close>("close")});
 }
 Napi::Object PolicyHandle::Make(Napi::Env env, std::shared_ptr<GuardedPolicy> policy) {
   return Environment::Of(env).policy.New({Napi::External<std::shared_ptr<GuardedPolicy>>::New(env, &policy)});
@@ -104,6 +114,12 @@ Napi::Value PolicyHandle::HasValueHead(const Napi::CallbackInfo& info) {
     return Napi::Boolean::New(info.Env(), Idle().has_value_head());
   });
 }
+Napi::Value PolicyHandle::GradientBytes(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] {
+    addon::Unwrap<PolicyHandle>(info.This());
+    return Napi::Number::New(info.Env(), static_cast<double>(Idle().gradient_bytes()));
+  });
+}
 Napi::Value PolicyHandle::MakeFork(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
     Policy& policy = Idle();
@@ -122,6 +138,90 @@ Napi::Value PolicyHandle::Step(const Napi::CallbackInfo& info) {
           return pin.get().Step(spec, control);
         },
         [](Napi::Env env, PolicyStepStats&& stats) { return StatsObject(env, stats); });
+  });
+}
+Napi::Value PolicyHandle::Accumulate(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    return RunJob(
+        info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_), spec = StepSpecFrom(Object(info[0], "spec"))](const JobControl& control) {
+          return pin.get().Accumulate(spec, control).List();
+        },
+        [](Napi::Env env, std::vector<double>&& sums) -> Napi::Value {
+          Napi::Float64Array array = Napi::Float64Array::New(env, sums.size());
+          std::copy(sums.begin(), sums.end(), array.Data());
+          return array;
+        });
+  });
+}
+Napi::Value PolicyHandle::KeepGradient(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    return RunJob(
+        info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_)](const JobControl&) {
+          pin.get().KeepGradient();
+          return true;
+        },
+        Nothing);
+  });
+}
+Napi::Value PolicyHandle::ReduceGradient(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    RanksHandle& handle = addon::Unwrap<RanksHandle>(info[0]);
+    return RunJobOn(
+        handle.Poster(0), info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_), ranks = handle.get()](const JobControl& control) {
+          pin.get().ReduceGradient(ranks->group.get(), control);
+          return true;
+        },
+        Nothing);
+  });
+}
+Napi::Value PolicyHandle::SumKept(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    const auto owners = Values<int32_t>(info[1], "owners");
+    if (info[0].IsNull()) {
+      return RunJob(
+          info.Env(), info.Env().Undefined(),
+          [pin = PolicyPin(policy_), owners](const JobControl& control) {
+            pin.get().SumKept(nullptr, owners, control);
+            return true;
+          },
+          Nothing);
+    }
+    RanksHandle& handle = addon::Unwrap<RanksHandle>(info[0]);
+    return RunJobOn(
+        handle.Poster(0), info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_), ranks = handle.get(), owners](const JobControl& control) {
+          pin.get().SumKept(ranks->group.get(), owners, control);
+          return true;
+        },
+        Nothing);
+  });
+}
+Napi::Value PolicyHandle::Apply(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    return RunJob(
+        info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_), spec = StepSpecFrom(Object(info[0], "spec")),
+         sums = PolicySums::From(Values<double>(info[1], "sums"))](const JobControl&) {
+          return pin.get().Apply(spec, sums);
+        },
+        [](Napi::Env env, PolicyStepStats&& stats) { return StatsObject(env, stats); });
+  });
+}
+Napi::Value PolicyHandle::Fingerprint(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    Idle();
+    return RunJob(
+        info.Env(), info.Env().Undefined(),
+        [pin = PolicyPin(policy_)](const JobControl&) { return pin.get().Fingerprint(); },
+        [](Napi::Env env, std::string&& digits) -> Napi::Value { return Napi::String::New(env, digits); });
   });
 }
 Napi::Value PolicyHandle::ValuesOf(const Napi::CallbackInfo& info) {

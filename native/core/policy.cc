@@ -26,7 +26,7 @@ void CheckLength(const char* name, size_t found, size_t expected) {
   }
 }
 
-void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_head) {
+void CheckRows(const PolicyStepSpec& spec, const ModelConfig& config, bool value_head) {
   CheckRagged(spec.rows, config, "row");
   const size_t n = spec.rows.tokens.size();
   CheckLength("actionMask", spec.action_mask.size(), n);
@@ -41,6 +41,14 @@ void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_hea
     CheckLength("returns", spec.returns.size(), n);
     CheckLength("oldValues", spec.old_values.size(), n);
   }
+  for (int64_t r = 0; r < spec.rows.rows(); ++r) {
+    if (spec.action_mask[spec.rows.offsets[r]] != 0) {
+      throw Error("INPUT_INVALID", "row " + std::to_string(r) + ": its first token cannot be an action");
+    }
+  }
+}
+
+void CheckNumbers(const PolicyStepSpec& spec) {
   CheckTemperature(spec.temperature, "the policy");
   // A rate that is NaN would be noticed one step late: when the values are gone.
   auto check = [](const char* name, double value, double least, bool finite) {
@@ -63,24 +71,10 @@ void Check(const PolicyStepSpec& spec, const ModelConfig& config, bool value_hea
     throw Error("OPTION_INVALID", "beta1 and beta2 must lie in [0, 1), epsilon above 0");
   }
   if (!(spec.normalizer > 0)) throw Error("OPTION_INVALID", "normalizer must be above 0");
-  for (int64_t r = 0; r < spec.rows.rows(); ++r) {
-    if (spec.action_mask[spec.rows.offsets[r]] != 0) {
-      throw Error("INPUT_INVALID", "row " + std::to_string(r) + ": its first token cannot be an action");
-    }
-  }
 }
 
-// Sums over the action tokens of all micro-batches.
-struct Sums {
-  double policy = 0, kl = 0, value = 0, entropy = 0, k1_ref = 0, k3_ref = 0, k1_old = 0, k3_old = 0,
-         clipped = 0;
-  double gap = 0;
-  double returns = 0, returns2 = 0, error = 0, error2 = 0;
-  int64_t tokens = 0;
-};
-
 // Terms of one action token; returns dL/dlogprob before the division by the normalizer.
-double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, Sums* sums) {
+double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, PolicySums* sums) {
   const double advantage = spec.advantages[t];
   const double weight = spec.importance.empty() ? 1.0 : spec.importance[t];
   double g = 0;
@@ -114,7 +108,7 @@ double TokenLoss(const PolicyStepSpec& spec, int64_t t, double logprob, Sums* su
 
 // dL/dV of one action token before the division by the normalizer (clipped value loss, as in PPO's reference
 // code).
-double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, Sums* sums) {
+double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, PolicySums* sums) {
   const double target = spec.returns[t], old = spec.old_values[t];
   const double bounded = old + std::clamp(value - old, -spec.value_clip, spec.value_clip);
   const double plain = (value - target) * (value - target);
@@ -129,9 +123,46 @@ double ValueLoss(const PolicyStepSpec& spec, int64_t t, double value, Sums* sums
   return std::abs(value - old) < spec.value_clip ? spec.value_coefficient * (bounded - target) : 0.0;
 }
 
-at::Tensor ValuesOf(const at::Tensor& hidden, const at::Tensor& value) {
+// w . h + b of each row, added up in one order: a library's product would choose it by the number of rows,
+// and a row's value would depend on what else is in the batch. Float64.
+template <typename T>
+void RowValues(const at::Tensor& hidden, const at::Tensor& value, double* out) {
   const int64_t c = hidden.size(1);
-  return at::mv(hidden, value.narrow(0, 0, c)).add_(value.narrow(0, c, 1)).to(at::kDouble);
+  const T* h = hidden.const_data_ptr<T>();
+  const T* w = value.const_data_ptr<T>();
+  for (int64_t r = 0; r < hidden.size(0); ++r) {
+    double sum = w[c];
+    for (int64_t i = 0; i < c; ++i) sum += static_cast<double>(w[i]) * static_cast<double>(h[r * c + i]);
+    out[r] = sum;
+  }
+}
+
+at::Tensor ValuesOf(const at::Tensor& given, const at::Tensor& value) {
+  const at::Tensor hidden = given.to(value.scalar_type()).contiguous();
+  at::Tensor values = at::empty({hidden.size(0)}, at::kDouble);
+  double* out = values.mutable_data_ptr<double>();
+  if (value.scalar_type() == at::kDouble) {
+    RowValues<double>(hidden, value, out);
+  } else {
+    RowValues<float>(hidden, value, out);
+  }
+  return values;
+}
+
+// gradient += sum_r dvalue_r (h_r, 1), row by row.
+template <typename T>
+void AddValueGradient(const at::Tensor& given, const std::vector<int64_t>& rows,
+                      const std::vector<double>& dvalue, const at::Tensor& gradient) {
+  const at::Tensor hidden = given.to(gradient.scalar_type()).contiguous();
+  const int64_t c = hidden.size(1);
+  std::vector<double> sum(static_cast<size_t>(c) + 1, 0.0);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const T* h = hidden.const_data_ptr<T>() + rows[r] * c;
+    for (int64_t i = 0; i < c; ++i) sum[i] += dvalue[r] * static_cast<double>(h[i]);
+    sum[c] += dvalue[r];
+  }
+  T* out = gradient.mutable_data_ptr<T>();
+  for (int64_t i = 0; i <= c; ++i) out[i] = static_cast<T>(out[i] + sum[i]);
 }
 
 void MoveByAdamW(const at::Tensor& value, const at::Tensor& first, const at::Tensor& second,
@@ -145,10 +176,10 @@ void MoveByAdamW(const at::Tensor& value, const at::Tensor& first, const at::Ten
   }
 }
 
-PolicyStepStats Summarise(const Sums& s, const PolicyStepSpec& spec, bool value_head) {
+PolicyStepStats Summarise(const PolicySums& s, const PolicyStepSpec& spec, bool value_head) {
   PolicyStepStats stats;
-  const double n = std::max<double>(1, static_cast<double>(s.tokens)), z = spec.normalizer;
-  stats.tokens = s.tokens;
+  const double n = std::max<double>(1, s.tokens), z = spec.normalizer;
+  stats.tokens = static_cast<int64_t>(s.tokens);
   stats.policy_loss = s.policy / z;
   stats.kl_loss = s.kl / z;
   stats.value_loss = s.value / z;
@@ -161,7 +192,7 @@ PolicyStepStats Summarise(const Sums& s, const PolicyStepSpec& spec, bool value_
   stats.clip_fraction = s.clipped / n;
   stats.max_logprob_gap = s.gap;
   stats.explained_variance = std::numeric_limits<double>::quiet_NaN();
-  if (value_head && !spec.returns.empty()) {
+  if (value_head) {  // without returns there is no variance either
     const double variance = s.returns2 / n - (s.returns / n) * (s.returns / n);
     const double rest = s.error2 / n - (s.error / n) * (s.error / n);
     if (variance > 0) stats.explained_variance = 1.0 - rest / variance;
@@ -198,16 +229,42 @@ DType DTypeOf(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
 }
 }  // namespace
+std::vector<double> PolicySums::List() const {
+  return {policy,  kl,      value,    entropy, k1_ref, k3_ref, k1_old, k3_old,
+          clipped, returns, returns2, error,   error2, tokens, gap};
+}
+
+PolicySums PolicySums::From(const std::vector<double>& list) {
+  if (list.size() != kCount) {
+    throw Error("INPUT_INVALID", "there are " + std::to_string(list.size()) +
+                                     " sums of a policy step; expected " + std::to_string(kCount));
+  }
+  PolicySums sums;
+  double* const fields[] = {&sums.policy,   &sums.kl,     &sums.value,  &sums.entropy, &sums.k1_ref,
+                            &sums.k3_ref,   &sums.k1_old, &sums.k3_old, &sums.clipped, &sums.returns,
+                            &sums.returns2, &sums.error,  &sums.error2, &sums.tokens,  &sums.gap};
+  for (size_t i = 0; i < kCount; ++i) *fields[i] = list[i];
+  return sums;
+}
 
 PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& control) {
-  Check(spec, model_->config(), has_value_head());
-  const int64_t c = model_->config().hidden_size;
+  return Apply(spec, Accumulate(spec, control));
+}
+
+PolicySums Policy::Accumulate(const PolicyStepSpec& spec, const JobControl& control) {
+  CheckNumbers(spec);
+  if (spec.rows.rows() == 0) {
+    delta_.ZeroGradient();
+    if (has_value_head()) value_gradient_.zero_();
+    return {};
+  }
+  CheckRows(spec, model_->config(), has_value_head());
   const int64_t most = spec.max_batch_tokens > 0 ? spec.max_batch_tokens : kDefaultBatchTokens;
   const DeltaStack nothing;
-  Sums sums;
+  PolicySums sums;
   const auto pass = [&](int64_t tokens_at_once) {
     // Sums and gradients add up over batches: an attempt begins at zero.
-    sums = Sums();
+    sums = PolicySums();
     delta_.ZeroGradient();
     if (has_value_head()) value_gradient_.zero_();
     std::unique_ptr<DeviceTraining> device;
@@ -223,7 +280,7 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       }
       const HeadRows rows =
           NextTokenRows(batch, [&](int64_t token) { return spec.action_mask[source[token]] != 0; });
-      sums.tokens += rows.size();
+      sums.tokens += static_cast<double>(rows.size());
       const bool entropy = spec.entropy_coefficient != 0 || !spec.old_logprobs.empty();
       const auto loss = [&](int64_t begin, int64_t n, const double* logprob, const double* entropies,
                             double* g, double* e) {
@@ -254,19 +311,27 @@ PolicyStepStats Policy::Step(const PolicyStepSpec& spec, const JobControl& contr
       if (wants_values) {
         // The trunk is detached: only the head learns from the values.
         const at::Tensor values = ValuesOf(hidden, value_);
-        at::Tensor dvalue = at::zeros({hidden.size(0)}, at::kDouble);
-        for (const int64_t row : rows.row) {
-          dvalue.mutable_data_ptr<double>()[row] =
-              ValueLoss(spec, source[row + 1], values.const_data_ptr<double>()[row], &sums) / spec.normalizer;
+        std::vector<int64_t> at_rows(rows.row.begin(), rows.row.end());
+        std::vector<double> dvalue;
+        for (const int64_t row : at_rows) {
+          dvalue.push_back(ValueLoss(spec, source[row + 1], values.const_data_ptr<double>()[row], &sums) /
+                           spec.normalizer);
         }
-        dvalue = dvalue.to(hidden.scalar_type());
-        value_gradient_.narrow(0, 0, c).add_(at::mv(hidden.t(), dvalue));
-        value_gradient_.narrow(0, c, 1).add_(dvalue.sum());
+        if (value_gradient_.scalar_type() == at::kDouble) {
+          AddValueGradient<double>(hidden, at_rows, dvalue, value_gradient_);
+        } else {
+          AddValueGradient<float>(hidden, at_rows, dvalue, value_gradient_);
+        }
       }
     }
     if (device) device->AddGradient(&delta_);
   };
   WithHalving(most, control, "policy step", pass);
+  return sums;
+}
+
+PolicyStepStats Policy::Apply(const PolicyStepSpec& spec, const PolicySums& sums) {
+  CheckNumbers(spec);
   PolicyStepStats stats = Summarise(sums, spec, has_value_head());
   stats.grad_norm = delta_.gradient().to(at::kDouble).norm().item<double>();
   const double value_norm = has_value_head() ? value_gradient_.to(at::kDouble).norm().item<double>() : 0.0;

@@ -47,7 +47,7 @@ describe('help', () => {
       generate: [...model, ...options(generate)],
       adapt: [...model, ...options(adapt)],
       eval: [...model, ...options('adapter task data solutions')],
-      train: options('out resume json'),
+      train: options('out resume resume-or-begin json'),
       grade: options('grader input endpoint model key-variable rubric cache concurrency timeout'),
       rate: options('ratings seed count summary'),
       reliability: options('recording wanted seeds seed json'),
