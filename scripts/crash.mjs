@@ -8,6 +8,7 @@
 //   --kinds a,b     kinds of runs, all by default: see test/crash/small-run.mjs
 //   --kills         also kills at every file call of a whole run of these kinds, before it and in the middle of it
 //   --failures      also lets every file call of a whole run of these kinds fail once: ENOSPC, EIO, short writes
+//   SIGTERM ends it with what it has counted by then.
 //   --width N       processes at a time (2)
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -57,21 +58,32 @@ function settings() {
   };
 }
 
+let ended = false;
+process.once('SIGTERM', () => {
+  ended = true;
+});
+const stopped = () => ended;
+
 /** Runs killed at random; the times of run i depend on the seed and on i alone. */
 async function randomly(world, { kinds, random, first, seed, width }) {
   const spans = {};
   for (const kind of kinds) spans[kind] = await trials.spanOf(world, kind);
   const indices = Array.from({ length: random }, (_, index) => first + index);
-  const done = await trials.inParallel(indices, width, async (index) => {
-    const kind = kinds[index % kinds.length];
-    const draw = trials.randomOf(seed * 1_000_003 + index);
-    const result = await trials.killRandomly(world, kind, draw, spans[kind], 3);
-    for (const problem of result.problems) console.error(`run ${index} (${kind}): ${problem}`);
-    return result;
-  });
+  const done = await trials.inParallel(
+    indices,
+    width,
+    async (index) => {
+      const kind = kinds[index % kinds.length];
+      const draw = trials.randomOf(seed * 1_000_003 + index);
+      const result = await trials.killRandomly(world, kind, draw, spans[kind], 3);
+      for (const problem of result?.problems ?? []) console.error(`run ${index} (${kind}): ${problem}`);
+      return result;
+    },
+    stopped,
+  );
   return {
     first,
-    runs: random,
+    runs: done.length,
     kills: done.reduce((sum, { kills }) => sum + kills, 0),
     neverKilled: done.filter(({ kills }) => kills === 0).length,
     identical: done.filter(({ problems }) => problems.length === 0).length,
@@ -84,11 +96,15 @@ async function atEveryCall(world, { kinds }, width, thingsOf, work) {
   for (const kind of kinds) {
     const calls = await trials.callsOf(world, kind, 0);
     const things = calls.flatMap((call) => thingsOf(call).map((thing) => ({ call, thing })));
-    const problems = (
-      await trials.inParallel(things, width, ({ call, thing }) => work(kind, calls, call, thing))
-    ).filter((list) => list.length > 0);
+    const problems = await trials.inParallel(
+      things,
+      width,
+      ({ call, thing }) => work(kind, calls, call, thing),
+      stopped,
+    );
     for (const problem of problems.flat()) console.error(`${kind}: ${problem}`);
-    found[kind] = { calls: calls.length, trials: things.length, identical: things.length - problems.length };
+    const identical = problems.filter((list) => list.length === 0).length;
+    found[kind] = { calls: calls.length, planned: things.length, trials: problems.length, identical };
   }
   return found;
 }
@@ -127,6 +143,7 @@ async function main() {
   } finally {
     await world.model.close();
   }
+  if (ended) report.ended = 'early, by SIGTERM';
   report.seconds = Math.round((performance.now() - started) / 1000);
   console.log(JSON.stringify(report, null, 2));
   const counts = [

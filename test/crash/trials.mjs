@@ -141,6 +141,7 @@ function child(kind, run, { fault, kill } = {}) {
 export async function killAt(world, kind, rounds, calls, { layer, at, call }, effect) {
   const run = await freshRun(world, kind, rounds);
   const { status, signal, errors } = await child(kind, run, { fault: { layer, at, effect } });
+  if (signal === 'SIGTERM') return undefined; // all of this is being ended
   if (signal !== 'SIGKILL') return [`${layer} ${at} was not reached: ended with ${status} ${errors}`];
   const index = calls.findIndex((one) => one.layer === layer && one.at === at);
   const least = rounds + roundsIn(calls.slice(0, index + (effect === 'torn' ? 1 : 0)));
@@ -190,6 +191,7 @@ export async function killRandomly(world, kind, random, span, most) {
   let kills = 0;
   for (let time = 0; time < times; time++) {
     const { signal, status, errors } = await child(kind, run, { kill: random() * span });
+    if (signal === 'SIGTERM') return undefined; // all of this is being ended
     if (signal === 'SIGKILL') kills++;
     else if (status === 0) break;
     else return { kills, problems: [`ended with ${status}: ${errors}`] };
@@ -216,16 +218,16 @@ export function randomOf(seed) {
   };
 }
 
-/** Works off a list, so many at a time, in order. */
-export async function inParallel(items, width, work) {
+/** Works off a list, so many at a time, in order; what comes after `stopped` is left out. */
+export async function inParallel(items, width, work, stopped = () => false) {
   const results = [];
   let next = 0;
   const lane = async () => {
-    while (next < items.length) {
+    while (next < items.length && !stopped()) {
       const index = next++;
       results[index] = await work(items[index], index);
     }
   };
   await Promise.all(Array.from({ length: width }, lane));
-  return results;
+  return results.filter((result) => result !== undefined);
 }
