@@ -74,8 +74,9 @@ interface Line {
 }
 const journal = (run: string) =>
   readFileSync(join(folder, run, 'journal.jsonl'), 'utf8')
-    .trim()
     .split('\n')
+    // What is after the last newline is being written.
+    .slice(0, -1)
     .map((line) => JSON.parse(line) as Line & Record<string, unknown>);
 /** Without what the clock writes, and the checksums over it. */
 const figures = (run: string) => journal(run).map(({ timings: _, ranks: __, crc32: ___, ...line }) => line);
@@ -174,7 +175,8 @@ describe('a run by several ranks', () => {
 });
 
 describe('a run of which a rank is killed', () => {
-  it.each([0, 1])(
+  // npm run test:ranks kills any; this one has the folder.
+  it.each([0])(
     'goes on to the same result under torchrun, rank %i',
     async (victim) => {
       const file = configured('killed', { ...value, rounds: 5 });
