@@ -18,7 +18,8 @@ async function timed(repeats, work) {
 
 /** What a rank tells of an edit, in form and about in size. */
 function edit(index) {
-  const text = `${index} The passage says that the river is long, and that the town beside it is old. `.repeat(12);
+  const text =
+    `${index} The passage says that the river is long, and that the town beside it is old. `.repeat(12);
   return {
     sample: index,
     text,
@@ -26,7 +27,11 @@ function edit(index) {
     tokens: Int32Array.from({ length: 232 }, (_, at) => (index * 31 + at) % 49152),
     logprobs: new Float32Array(232).fill(-1.25),
     reward: { score: 0.5, forget: 0.01, parts: { recall: 0.25, exact: 0 } },
-    answers: Array.from({ length: 5 }, (_, q) => ({ question: q, text: 'in the old town beside the river', score: 0.25 })),
+    answers: Array.from({ length: 5 }, (_, q) => ({
+      question: q,
+      text: 'in the old town beside the river',
+      score: 0.25,
+    })),
   };
 }
 

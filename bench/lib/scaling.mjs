@@ -1,47 +1,39 @@
 /**
  * Seconds of a SEAL round on many ranks, from measured parts. Pure; `bench/scaling.mjs` feeds it and docs/scaling.md explains it.
  *
- * parts     of one rank: seconds an edit of the phases, bytes of an edit, seconds the host takes to read one, parameters trained
- * network   bytes/s and seconds of a hop between ranks, seconds of one call of the store, bytes/s of SHA-256 and of the disk
+ * parts     of one rank: `seconds` of work an edit by phase, `bytes` that its results take, `readSeconds` that every rank's host spends on
+ *           them, `parameters` trained
+ * network   `bandwidth` in bytes/s of a rank, `latency` in seconds a hop, `storeSeconds` of a rank at a meeting, `hash` and `disk` in bytes/s
+ * update    `epochs`, and `minibatch` in edits
  */
 
-/** Phases whose edits are shared out. */
-export const SHARED = ['write', 'baseline', 'adapt', 'evaluate', 'update'];
-
-/** Places of a round where ranks meet: three gathers of edits and results, then two a minibatch; the fingerprint, the end. */
-export function meetings({ minibatches }) {
-  return 3 + 2 * minibatches + 2;
-}
+const SHARED = ['write', 'baseline', 'adapt', 'evaluate'];
 
 /** Seconds of an all-gather of `bytes` in all, on a ring. */
 export function gatherSeconds(bytes, world, { bandwidth, latency }) {
-  return world === 1 ? 0 : (bytes * (world - 1)) / world / bandwidth + (world - 1) * latency;
+  return (bytes / bandwidth / world) * (world - 1) + (world - 1) * latency;
 }
 
-/** Seconds of a sum of `bytes` over all ranks, on a ring; latencies as in a tree, which libraries take for short ones. */
+/** Seconds of a sum of `bytes` over all ranks: a ring's bytes, a tree's hops. */
 export function reduceSeconds(bytes, world, { bandwidth, latency }) {
-  return world === 1 ? 0 : (2 * bytes * (world - 1)) / world / bandwidth + 2 * Math.ceil(Math.log2(world)) * latency;
+  return (2 * bytes * (world - 1)) / world / bandwidth + 2 * Math.ceil(Math.log2(world)) * latency;
 }
 
-/**
- * How much longer the busiest rank works than the mean one: `edits` of the sizes' distribution, shared out as `balanced` does it (largest
- * first, to the least laden).
- */
-export function imbalance(sizes, edits, world) {
+/** Work of the busiest rank over the mean, of `count` items shared out largest first to the least laden. Sizes repeat. */
+export function imbalance(sizes, count, world) {
+  const items = Array.from({ length: count }, (_, index) => sizes[index % sizes.length]);
+  items.sort((left, right) => right - left);
   const load = new Float64Array(world);
-  const drawn = Array.from({ length: edits }, (_, index) => sizes[index % sizes.length]);
-  drawn.sort((left, right) => right - left);
-  // A heap would do; the sizes come in order, so that the least laden is found by a walk.
   const heap = [...load.keys()];
-  for (const size of drawn) {
+  for (const size of items) {
     load[heap[0]] += size;
     sink(heap, load);
   }
-  const total = drawn.reduce((sum, size) => sum + size, 0);
+  const total = items.reduce((sum, size) => sum + size, 0);
   return Math.max(...load) / (total / world);
 }
 
-/** Restores the order of a heap (least laden first) whose first one has grown. */
+/** Restores the order of a heap, the least laden first, when its first one has grown. */
 function sink(heap, load) {
   for (let at = 0; ; ) {
     let least = at;
@@ -54,48 +46,75 @@ function sink(heap, load) {
   }
 }
 
-/**
- * A round of `edits` edits by `world` ranks: seconds by part, their sum, and the part that has grown most over one rank's share.
- * In `deterministic` mode the gradient of every context travels instead of one sum.
- */
-export function plan({ parts, network, sizes, edits, world, contexts, deterministic = false }) {
-  const share = (edits / world) * imbalance(sizes, edits, world);
-  const own = Object.fromEntries(SHARED.map((name) => [name, parts.seconds[name] * share]));
+/** A round of `edits` edits by `world` ranks: seconds by part, and their sum. */
+export function plan({ parts, network, sizes, update, edits, world, deterministic = false }) {
+  const own = (edits / world) * imbalance(sizes, edits, world);
+  const seconds = Object.fromEntries(SHARED.map((name) => [name, parts.seconds[name] * own]));
+  // A minibatch keeps no more ranks busy than it has edits.
+  const busy = Math.min(world, update.minibatch);
+  seconds.update = ((parts.seconds.update * edits) / busy) * imbalance(sizes, update.minibatch, busy);
+  const steps = Math.ceil(edits / update.minibatch) * update.epochs;
   const gradient = 4 * parts.parameters;
-  const { minibatches } = parts;
-  const gradients = deterministic
-    ? // Contexts are in one minibatch each, and every gradient goes to all.
-      (parts.passes ?? 1) * gatherSeconds(contexts * gradient, world, network)
-    : minibatches * reduceSeconds(gradient, world, network);
-  const others = {
-    gather: gatherSeconds(edits * parts.bytes, world, network),
-    read: world === 1 ? 0 : edits * parts.readSeconds,
-    gradients,
-    meet: world === 1 ? 0 : meetings(parts) * (world * 4 * network.store + Math.ceil(Math.log2(world)) * network.latency),
-    // Values and both moments.
-    fingerprint: world === 1 ? 0 : (3 * gradient) / network.hash,
-    save: (3 * gradient + edits * parts.bytes) / network.disk,
+  const state = 3 * gradient;
+  // Two meetings a step, and eight a round: edits, answers, rewards, first pass, fingerprint, begin and end.
+  const meetings = 2 * steps + 8;
+  const apart = world === 1 ? 0 : 1;
+  return {
+    world,
+    edits,
+    steps,
+    seconds: {
+      ...seconds,
+      gather: apart * gatherSeconds(edits * parts.bytes, world, network),
+      read: apart * edits * parts.readSeconds,
+      // Deterministic: the gradient of every edit's context goes to all, one after the other.
+      gradients:
+        apart *
+        steps *
+        (deterministic
+          ? update.minibatch * (gradient / network.bandwidth + Math.ceil(Math.log2(world)) * network.latency)
+          : reduceSeconds(gradient, world, network)),
+      meet: apart * meetings * world * network.storeSeconds,
+      fingerprint: apart * (state / network.hash),
+      save: (state + edits * parts.bytes) / network.disk,
+    },
+    get total() {
+      return Object.values(this.seconds).reduce((sum, value) => sum + value, 0);
+    },
   };
-  const seconds = { ...own, ...others };
-  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
-  const [bottleneck] = Object.entries(others).sort(([, left], [, right]) => right - left)[0];
-  return { world, edits, seconds, total, bottleneck };
 }
 
-/** Weak scaling: the same number of edits a rank. Efficiency is the share of the round that one rank alone would need. */
-export function weak(options, worlds, perRank, contextsPerRank) {
-  const alone = plan({ ...options, world: 1, edits: perRank, contexts: contextsPerRank });
+/** The part of a plan that has grown most over what one rank spends on its share. */
+export function bottleneck(planned, alone) {
+  const share = alone.edits * planned.world === planned.edits ? 1 : 1 / planned.world;
+  const grown = Object.entries(planned.seconds).map(([name, value]) => [
+    name,
+    value - alone.seconds[name] * share,
+  ]);
+  return grown.sort(([, left], [, right]) => right - left)[0][0];
+}
+
+/** `edits` a rank on every number of ranks: each plan with its efficiency, the time of one rank alone over its own. */
+export function weak(options, worlds, edits, minibatch = () => options.update.minibatch) {
+  const alone = plan({ ...options, world: 1, edits });
   return worlds.map((world) => {
-    const planned = plan({ ...options, world, edits: perRank * world, contexts: contextsPerRank * world });
-    return { ...planned, efficiency: alone.total / planned.total };
+    const update = { ...options.update, minibatch: minibatch(world) };
+    const planned = plan({ ...options, update, world, edits: edits * world });
+    return {
+      ...planned,
+      total: planned.total,
+      efficiency: alone.total / planned.total,
+      bottleneck: bottleneck(planned, alone),
+    };
   });
 }
 
-/** Strong scaling: one round, spread out. */
-export function strong(options, worlds, edits, contexts) {
-  const alone = plan({ ...options, world: 1, edits, contexts });
+/** One round of `edits` edits on more and more ranks. */
+export function strong(options, worlds, edits) {
+  const alone = plan({ ...options, world: 1, edits });
   return worlds.map((world) => {
-    const planned = plan({ ...options, world, edits, contexts });
-    return { ...planned, efficiency: alone.total / planned.total / world };
+    const planned = plan({ ...options, world, edits });
+    const efficiency = alone.total / planned.total / world;
+    return { ...planned, total: planned.total, efficiency, bottleneck: bottleneck(planned, alone) };
   });
 }
