@@ -712,6 +712,8 @@ export interface NativeAddon {
     /** Whether several ranks can work on the CPU, and what to install where they cannot. */
     gloo: boolean;
     whyNoGloo: string;
+    /** Groups of ranks on GPUs talk over NCCL. */
+    nccl: boolean;
   };
   /** Facts of every GPU. Starts CUDA on each of them. */
   gpus(): GpuInfo[];

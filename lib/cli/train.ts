@@ -12,7 +12,7 @@ import { realDisk } from '../run/disk.js';
 import { readRunConfig } from '../run/folder.js';
 import { readTask } from '../run/task.js';
 import { type TrainResult, train } from '../run/train.js';
-import { rankDevice } from '../run/train-ranks.js';
+import { groupDevice, rankDevice } from '../run/train-ranks.js';
 import { openModel } from './options.js';
 import type { Session } from './session.js';
 import { TrainProgress } from './train-progress.js';
@@ -53,7 +53,10 @@ Started by torchrun, srun or as Kubernetes pods, the processes run it together (
 async function runTogether(path: string | undefined, options: Options, session: Session): Promise<void> {
   const place = ranksFromEnvironment(process.env);
   if (!place || place.world === 1) return run(path, options, session);
-  const ranks = await Ranks.join(place, { signal: session.signal });
+  // What --resume goes on with is known to rank 0 alone, and only when they have joined.
+  const wanted = path === undefined ? 'cpu' : (await readConfig(path)).device;
+  const device = groupDevice(wanted, place, native().info().nccl, () => native().gpus().length);
+  const ranks = await Ranks.join(place, { signal: session.signal, device });
   try {
     await run(path, options, session, ranks);
   } catch (error) {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { EditHead } from '../edit-head.js';
 import { makeError } from '../errors.js';
 import type { Policy } from '../policy.js';
+import type { RankPlace } from '../ranks/environment.js';
 import type { Ranks } from '../ranks/ranks.js';
 import type { RunConfig } from './config.js';
 
@@ -85,6 +86,19 @@ export async function sharePolicy(
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/**
+ * Whose memory the ranks talk between: a GPU a rank (NCCL) where the configuration says `cuda` and the addon has NCCL, else the hosts'
+ * (Gloo). `auto` may be one thing on one host and another elsewhere, so that it is Gloo.
+ */
+export function groupDevice(
+  device: string,
+  { localRank }: Pick<RankPlace, 'localRank'>,
+  nccl: boolean,
+  gpus: () => number,
+): string {
+  return device === 'cuda' && nccl && localRank < gpus() ? `cuda:${localRank}` : 'cpu';
 }
 
 /** The device of a rank: ranks of one host take its GPUs in turn. */

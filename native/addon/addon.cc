@@ -38,6 +38,7 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
   o.Set("simd", cpu::SimdName());
   o.Set("gloo", HasGloo());
   o.Set("whyNoGloo", WhyNoGloo());
+  o.Set("nccl", HasNccl());
   return o;
 }
 

@@ -37,6 +37,12 @@ std::string WhyNoGloo() {
 }
 #endif
 
+#ifdef SELFEDIT_NCCL
+bool HasNccl() { return true; }
+#else
+bool HasNccl() { return false; }
+#endif
+
 #ifdef SELFEDIT_C10D
 using std::chrono::milliseconds;
 

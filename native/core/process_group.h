@@ -25,6 +25,8 @@ struct GroupSpec {
 // Whether this build has Gloo, or why not: what to install.
 bool HasGloo();
 std::string WhyNoGloo();
+// Whether groups on a GPU talk over NCCL.
+bool HasNccl();
 
 // One connection to the store. Calls of one connection exclude each other; a call that the server does not
 // answer waits. Errors: RANK_LOST where the server cannot be reached.

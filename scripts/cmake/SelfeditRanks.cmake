@@ -15,6 +15,18 @@ if(EXISTS "${c10d}/TCPStore.hpp")
     message(STATUS "Many ranks on the CPU are not built: gloo/rendezvous/store.h was not found (apt-get install libgloo-dev)")
   endif()
 endif()
+# With a CUDA libtorch: NCCL, whose header comes in torch's nvidia packages.
+if(SELFEDIT_HAS_C10D AND SELFEDIT_HAS_CUDA)
+  find_path(SELFEDIT_NCCL_INCLUDE NAMES nccl.h HINTS ${nvidia_includes} "${toolkit}/include" PATH_SUFFIXES include)
+  if(SELFEDIT_NCCL_INCLUDE AND EXISTS "${c10d}/ProcessGroupNCCL.hpp")
+    list(APPEND definitions SELFEDIT_NCCL)
+    set_source_files_properties(native/cuda/runtime/nccl_group.cc PROPERTIES
+      COMPILE_DEFINITIONS "SELFEDIT_NCCL;USE_C10D_NCCL" INCLUDE_DIRECTORIES "${SELFEDIT_NCCL_INCLUDE}" SKIP_PRECOMPILE_HEADERS ON)
+    message(STATUS "Many ranks on GPUs: NCCL, header in ${SELFEDIT_NCCL_INCLUDE}")
+  else()
+    message(STATUS "Many ranks on GPUs use Gloo: nccl.h was not found in torch's nvidia packages or the toolkit")
+  endif()
+endif()
 set_source_files_properties(${SELFEDIT_C10D_SOURCE} PROPERTIES COMPILE_DEFINITIONS "${definitions}"
                             SKIP_PRECOMPILE_HEADERS ON)
 # The system's own folder is searched anyway, and must not come before the compiler's.

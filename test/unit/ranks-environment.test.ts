@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ranksFromEnvironment } from '../../lib/index.js';
 import { firstHost } from '../../lib/ranks/environment.js';
+import { groupDevice } from '../../lib/run/train-ranks.js';
 
 const torchrun = {
   RANK: '5',
@@ -160,4 +161,15 @@ describe('the first host of Slurm’s list', () => {
     ['a-b[10,12].example.org,c', 'a-b10.example.org'],
     ['rack1-[7]', 'rack1-7'],
   ])('%s', (list, host) => expect(firstHost(list)).toBe(host));
+});
+
+describe('where ranks talk', () => {
+  const on = (device: string, localRank = 1, nccl = true, gpus = 2) =>
+    groupDevice(device, { localRank }, nccl, () => gpus);
+  it('between GPUs where each rank has one and all are sure to agree; else between hosts', () => {
+    expect(on('cuda')).toBe('cuda:1');
+    expect([on('auto'), on('cpu'), on('cuda:1'), on('cuda', 1, false), on('cuda', 2)]).toEqual(
+      Array(5).fill('cpu'),
+    );
+  });
 });
