@@ -46,7 +46,10 @@ function sink(heap, load) {
   }
 }
 
-/** A round of `edits` edits by `world` ranks: seconds by part, and their sum. */
+/**
+ * A round of `edits` edits by `world` ranks: seconds by part, and their sum.
+ * @returns {{ world: number, edits: number, steps: number, seconds: Record<string, number>, total: number }}
+ */
 export function plan({ parts, network, sizes, update, edits, world, deterministic = false }) {
   const own = (edits / world) * imbalance(sizes, edits, world);
   const seconds = Object.fromEntries(SHARED.map((name) => [name, parts.seconds[name] * own]));
@@ -94,7 +97,10 @@ export function bottleneck(planned, alone) {
   return grown.sort(([, left], [, right]) => right - left)[0][0];
 }
 
-/** `edits` a rank on every number of ranks: each plan with its efficiency, the time of one rank alone over its own. */
+/**
+ * `edits` a rank on every number of ranks: each plan with its efficiency, the time of one rank alone over its own.
+ * @param {(world: number) => number} [minibatch]
+ */
 export function weak(options, worlds, edits, minibatch = () => options.update.minibatch) {
   const alone = plan({ ...options, world: 1, edits });
   return worlds.map((world) => {
