@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { AbortedError } from './errors.js';
 
-/** @internal Work that can pause wherever it yields; what it gives does not depend on where it was paused. */
+/** Work that can pause wherever it yields; what it gives does not depend on where it was paused. */
 export type Work<T> = Generator<void, T, void>;
 
 /** Milliseconds of one slice. Well below what a caller of a timer notices; a turn of the loop costs microseconds. */
