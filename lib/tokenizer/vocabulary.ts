@@ -77,6 +77,8 @@ export class Vocabulary {
   #length = 0;
   /** Ids that tokens have. */
   #used = 0;
+  /** A token has been given another id: what is known by id is made anew before it is read. */
+  #stale = false;
 
   static from(tokens: Readonly<Record<string, number>>): Vocabulary {
     const vocabulary = new Vocabulary();
@@ -90,11 +92,13 @@ export class Vocabulary {
   }
   /** One more than the largest id. */
   get length(): number {
+    this.#settle();
     return this.#length;
   }
 
   /** Different ids; fewer than tokens where two have the same. */
   get ids(): number {
+    this.#settle();
     return this.#used;
   }
 
@@ -116,11 +120,7 @@ export class Vocabulary {
     let slot = this.#place(hash, (text) => this.#texts.equals(text, token));
     let text = this.#slots[slot]!;
     if (text >= 0) {
-      const before = this.#ids[text]!;
-      if (this.#textOf[before] === text) {
-        this.#textOf[before] = -1;
-        this.#used--;
-      }
+      this.#stale ||= this.#ids[text] !== id;
     } else {
       text = this.#texts.length;
       this.#texts.push(token);
@@ -137,9 +137,22 @@ export class Vocabulary {
     const known = this.#textOf.length;
     this.#textOf = grown(this.#textOf, id + 1);
     this.#textOf.fill(-1, known);
+    this.#enter(text, id);
+  }
+
+  #enter(text: number, id: number): void {
     if (this.#textOf[id]! < 0) this.#used++;
     this.#textOf[id] = text;
     this.#length = Math.max(this.#length, id + 1);
+  }
+
+  #settle(): void {
+    if (!this.#stale) return;
+    this.#stale = false;
+    this.#textOf.fill(-1);
+    this.#used = 0;
+    this.#length = 0;
+    for (let text = 0; text < this.size; text++) this.#enter(text, this.#ids[text]!);
   }
 
   get(token: string): number | undefined {
@@ -186,6 +199,7 @@ export class Vocabulary {
   }
 
   #text(id: number): number {
+    this.#settle();
     return id >= 0 && id < this.#length ? this.#textOf[id]! : -1;
   }
 

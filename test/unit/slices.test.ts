@@ -188,9 +188,24 @@ describe('a vocabulary', () => {
           expect(vocabulary.shared() !== undefined).toBe(isShared);
           if (!isShared) for (const [text, id] of ids) expect(vocabulary.token(id)).toBe(text);
           expect(vocabulary.token(3001)).toBeUndefined();
+          expect(vocabulary.length).toBe(Math.max(-1, ...ids.values()) + 1);
         },
       ),
-      RUNS,
+      {
+        ...RUNS,
+        examples: [
+          // One of two that share an id gets another; and the one with the largest a smaller.
+          [[...'ab'].map((text): [string, number] => [text, 1]).concat([['b', 2]]), ''],
+          [[...'ab'].map((text): [string, number] => [text, 1]).concat([['a', 2]]), ''],
+          [
+            [
+              ['a', 9],
+              ['a', 3],
+            ],
+            'a',
+          ],
+        ],
+      },
     );
   });
 
